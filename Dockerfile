@@ -1,0 +1,62 @@
+# Two images from one file: `operator` (the controller) and `postgres` (PostgreSQL 15 under Patroni, with medianest-dbctl).
+# A machine whose package proxy has its own certificate authority mounts it at /run/host-ca.crt; elsewhere nothing is there.
+FROM debian:bookworm-slim AS build
+SHELL ["/bin/sh", "-eu", "-c"]
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv python3-pip ca-certificates
+WORKDIR /src
+COPY requirements-build.lock ./
+RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
+    python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
+COPY pyproject.toml README.md ./
+COPY operator operator
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-cache-dir -w /wheels .
+
+FROM build AS operator-venv
+COPY requirements.lock ./
+RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
+    python3 -m venv /opt/medianest && /opt/medianest/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
+RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
+ && /opt/medianest/bin/pip uninstall -y -q setuptools pip \
+ && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
+ && rm -rf /opt/medianest/lib/python3.11/site-packages/kubernetes/aio
+
+FROM build AS postgres-venv
+COPY requirements-postgres.lock ./
+RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
+    python3 -m venv /opt/medianest && /opt/medianest/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements-postgres.lock
+RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
+ && /opt/medianest/bin/pip uninstall -y -q setuptools pip \
+ && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
+ && python3 -m compileall -q /opt/medianest/lib
+
+FROM debian:bookworm-slim AS operator
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 ca-certificates \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
+ && groupadd -g 65532 medianest && useradd -u 65532 -g 65532 -M -d /tmp -s /usr/sbin/nologin medianest
+COPY --from=operator-venv /opt/medianest /opt/medianest
+LABEL org.opencontainers.image.title="medianest-operator" \
+      org.opencontainers.image.description="Controller of MediaNestDatabase objects" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/medianest/bin:/usr/bin:/bin
+USER 65532:65532
+ENTRYPOINT ["/opt/medianest/bin/medianest-operator"]
+
+FROM debian:bookworm-slim AS postgres
+SHELL ["/bin/sh", "-eu", "-c"]
+# The package's just-in-time compiler is left out (jit = off): LLVM alone is larger than PostgreSQL, and MediaNest's queries are short.
+RUN groupadd -g 999 postgres && useradd -u 999 -g 999 -M -d /var/lib/postgresql -s /bin/bash postgres \
+ && apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-common \
+ && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-15 python3 ca-certificates \
+ && rm -rf /usr/lib/postgresql/15/lib/bitcode /usr/lib/postgresql/15/lib/llvmjit* /usr/lib/llvm-* /usr/lib/*/libLLVM* /usr/lib/*/libz3* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* /usr/share/postgresql/15/man /var/lib/postgresql/15
+COPY --from=postgres-venv /opt/medianest /opt/medianest
+LABEL org.opencontainers.image.title="medianest-postgres" \
+      org.opencontainers.image.description="PostgreSQL 15 under Patroni for MediaNestDatabase objects" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/medianest/bin:/usr/lib/postgresql/15/bin:/usr/bin:/bin LANG=C.UTF-8
+USER 999:999
+CMD ["/opt/medianest/bin/patroni", "/etc/medianest/patroni.yml"]

@@ -1,0 +1,22 @@
+"""How a reconcile ends when it can't finish: each kind says what happens next."""
+
+
+class ReconcileError(Exception):
+    """A reason from the fixed list of the API, and a sentence that says what is wrong and what to do."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class Pending(ReconcileError):
+    """Something else has to happen first; its event brings the object back."""
+
+
+class Transient(ReconcileError):
+    """Worth another try by itself, with backoff."""
+
+
+class Permanent(ReconcileError):
+    """Only a change of the spec (or of what it names) helps: the object is Stalled until then."""

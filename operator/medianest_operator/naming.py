@@ -1,0 +1,205 @@
+"""Every name that the project gives: kinds, labels, annotations, objects, ports, paths, roles.
+
+Nothing else spells one. Objects of a database start with the database's own name, so that `kubectl get all` sorts them
+together; labels follow the Kubernetes recommended set.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+GROUP: Final = "medianest.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "MediaNestDatabase"
+PLURAL: Final = "medianestdatabases"
+SINGULAR: Final = "medianestdatabase"
+SHORT_NAME: Final = "mndb"
+CATEGORY: Final = "medianest"
+
+OPERATOR: Final = "medianest-operator"
+"""The controller's own name: field manager, user agent, Lease, event source."""
+FIELD_MANAGER: Final = OPERATOR
+STATUS_FIELD_MANAGER: Final = f"{OPERATOR}-status"
+
+# Labels (https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/)
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_DATABASE: Final = f"{GROUP}/database"
+LABEL_ROLE: Final = f"{GROUP}/role"
+"""Set on every database pod by Patroni."""
+LABEL_SCOPE: Final = f"{GROUP}/patroni-scope"
+MANAGED_SELECTOR: Final = f"{LABEL_MANAGED_BY}={OPERATOR}"
+
+ROLE_PRIMARY: Final = "primary"
+ROLE_REPLICA: Final = "replica"
+COMPONENT_POSTGRES: Final = "postgres"
+COMPONENT_MIGRATION: Final = "migration"
+
+ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
+"""Digest of the manifest as it was last applied, so that a field that left the manifest is noticed."""
+ANNOTATION_POD_INPUTS: Final = f"{GROUP}/pod-inputs"
+"""Digest of the parts of the spec that a database pod depends on: another digest, and only that, replaces the pod."""
+ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
+PATRONI_STATUS_ANNOTATION: Final = "status"
+"""The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
+
+# Ports
+POSTGRES_PORT: Final = 5432
+PATRONI_PORT: Final = 8008
+METRICS_PORT: Final = 8080
+HEALTH_PORT: Final = 8081
+
+# Inside the database image
+POSTGRES_UID: Final = 999
+CONTROLLER_UID: Final = 65532
+POSTGRES_BIN: Final = "/usr/lib/postgresql/15/bin"
+PATRONI_BIN: Final = "/opt/medianest/bin/patroni"
+DBCTL_BIN: Final = "/opt/medianest/bin/medianest-dbctl"
+DATA_MOUNT: Final = "/pgdata"
+DATA_DIRECTORY: Final = f"{DATA_MOUNT}/pgdata"
+WAL_MOUNT: Final = "/pgwal"
+WAL_DIRECTORY: Final = f"{WAL_MOUNT}/pg_wal"
+SOCKET_DIRECTORY: Final = "/run/postgresql"
+CONFIG_MOUNT: Final = "/etc/medianest"
+PATRONI_CONFIG_KEY: Final = "patroni.yml"
+PATRONI_CONFIG: Final = f"{CONFIG_MOUNT}/{PATRONI_CONFIG_KEY}"
+SERVER_TLS_MOUNT: Final = "/tls/server"
+CLIENT_TLS_MOUNT: Final = "/tls/client"
+MIGRATIONS_MOUNT: Final = "/migrations"
+
+# Containers and volumes
+CONTAINER_POSTGRES: Final = "postgres"
+CONTAINER_MIGRATE: Final = "migrate"
+VOLUME_DATA: Final = "data"
+VOLUME_WAL: Final = "wal"
+
+# PostgreSQL roles that don't depend on the spec
+SUPERUSER: Final = "postgres"
+REPLICATION_ROLE: Final = "standby"
+CERT_MAP: Final = "medianest"
+"""The pg_ident map from certificate names to roles."""
+CERT_PATRONI: Final = "medianest-patroni"
+CERT_CONTROLLER: Final = "medianest-controller"
+
+TLS_CERT: Final = "tls.crt"
+TLS_KEY: Final = "tls.key"
+TLS_CA: Final = "ca.crt"
+CLIENT_CA: Final = "client-ca.crt"
+"""In the server's Secret: the authority whose client certificates PostgreSQL and Patroni accept."""
+
+MAX_INSTANCES: Final = 9
+LEASE: Final = OPERATOR
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of everything that belongs to one database."""
+
+    namespace: str
+    database: str
+
+    @property
+    def scope(self) -> str:
+        """Patroni's scope, so that its leader object is the endpoints of the read-write Service."""
+        return self.read_write_service
+
+    @property
+    def stateful_set(self) -> str:
+        return self.database
+
+    @property
+    def service_account(self) -> str:
+        return self.database
+
+    @property
+    def role(self) -> str:
+        return self.database
+
+    @property
+    def read_write_service(self) -> str:
+        return f"{self.database}-rw"
+
+    @property
+    def read_only_service(self) -> str:
+        return f"{self.database}-ro"
+
+    @property
+    def pods_service(self) -> str:
+        """The headless Service that gives every pod its DNS name."""
+        return f"{self.database}-pods"
+
+    @property
+    def patroni_services(self) -> tuple[str, ...]:
+        """Services without a selector that keep Patroni's own Endpoints.
+
+        The endpoints controller deletes Endpoints without a Service when it starts; Patroni's configuration and its
+        list of synchronous replicas live in such objects.
+        """
+        return (f"{self.scope}-config", f"{self.scope}-sync")
+
+    @property
+    def patroni_endpoints(self) -> tuple[str, ...]:
+        return (self.scope, *self.patroni_services, f"{self.scope}-failover")
+
+    @property
+    def patroni_config(self) -> str:
+        return f"{self.database}-patroni"
+
+    @property
+    def disruption_budget(self) -> str:
+        return self.database
+
+    @property
+    def ca_secret(self) -> str:
+        return f"{self.database}-ca"
+
+    @property
+    def server_tls_secret(self) -> str:
+        return f"{self.database}-server-tls"
+
+    @property
+    def patroni_tls_secret(self) -> str:
+        return f"{self.database}-patroni-tls"
+
+    @property
+    def controller_tls_secret(self) -> str:
+        return f"{self.database}-controller-tls"
+
+    def role_secret(self, suffix: str) -> str:
+        """The Secret of a login role: `app`, `readonly`, `migrator` or `monitor`."""
+        return f"{self.database}-{suffix}"
+
+    def pod(self, ordinal: int) -> str:
+        return f"{self.stateful_set}-{ordinal}"
+
+    def ordinal(self, pod: str) -> int:
+        """The ordinal of a pod of this database. Raises ValueError for a pod of another."""
+        return int(pod.removeprefix(f"{self.stateful_set}-"))
+
+    def pod_fqdn(self, pod: str) -> str:
+        return f"{pod}.{self.pods_service}.{self.namespace}.svc"
+
+    def service_fqdn(self, service: str) -> str:
+        return f"{service}.{self.namespace}.svc"
+
+    def claim(self, volume: str, ordinal: int) -> str:
+        """The PersistentVolumeClaim that the StatefulSet makes for a pod."""
+        return f"{volume}-{self.pod(ordinal)}"
+
+    def migration_job(self, digest: str) -> str:
+        return f"{self.database}-migrate-{digest[:8]}"
+
+    def labels(self, component: str | None = None) -> dict[str, str]:
+        labels = {
+            LABEL_MANAGED_BY: OPERATOR,
+            LABEL_NAME: CATEGORY,
+            LABEL_INSTANCE: self.database,
+            LABEL_DATABASE: self.database,
+        }
+        return labels | ({LABEL_COMPONENT: component} if component else {})
+
+    @property
+    def pod_selector(self) -> dict[str, str]:
+        return {LABEL_DATABASE: self.database, LABEL_COMPONENT: COMPONENT_POSTGRES}
