@@ -1,0 +1,1 @@
+"""`medianest-dbctl`: what runs inside the pods and Jobs."""

@@ -1,0 +1,258 @@
+"""The command line of `medianest-dbctl`.
+
+Exit codes, which the Jobs' `podFailurePolicy` relies on:
+
+- 0: done (for `migrate`: everything up to the target is applied);
+- 1: failed, and would fail again unchanged: the source, the target or the database needs a person (Stalled);
+- 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal): try again.
+
+A wrong command line exits 1 as well, where click by itself would exit 2: no retry helps it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from medianest_operator.migrations.reasons import MigrationResult
+    from medianest_operator.migrations.source import Migration
+
+EXIT_FAILED = 1
+EXIT_TRANSIENT = 2
+# What typer itself exits with for a wrong command line, and what the commands raise instead of EXIT_TRANSIENT so that
+# the two stay apart until `main` maps them (75 is BSD's EX_TEMPFAIL).
+_TYPER_USAGE = 2
+_TEMPORARY = 75
+
+_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
+
+app = typer.Typer(
+    name="medianest-dbctl",
+    help="Migrations, plan, indexes and catalog of a MediaNest database.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def duration(text: str) -> int:
+    """Milliseconds of a duration such as `10s`, `1m30s`, `500ms` or `0`.
+
+    Raises:
+        typer.BadParameter: not a duration.
+    """
+    if text == "0":
+        return 0
+    parts = re.findall(r"(\d+)(ms|min|s|m|h)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"{text!r} is not a duration; write 10s, 1m30s or 500ms")
+    return sum(int(number) * _MILLISECONDS[unit] for number, unit in parts)
+
+
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder with migrations: Prisma's layout, or a mounted ConfigMap with <name>.sql keys."),
+]
+BundledOption = Annotated[bool, typer.Option("--bundled", help="Take the migrations that come with the operator.")]
+TargetOption = Annotated[str | None, typer.Option(help="Stop after this migration.")]
+ConnectTimeoutOption = Annotated[
+    str, typer.Option(help="How long to wait for the server to let us in.", metavar="DURATION")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def migrate(
+    source: SourceOption = None,
+    bundled: BundledOption = False,
+    target: TargetOption = None,
+    lock_timeout: Annotated[
+        str, typer.Option(help="How long a statement waits for a table's lock; 0 for ever.", metavar="DURATION")
+    ] = "10s",
+    statement_timeout: Annotated[
+        str, typer.Option(help="How long a statement may take; 0 for ever.", metavar="DURATION")
+    ] = "0",
+    run_lock_timeout: Annotated[
+        str, typer.Option(help="How long to wait for another run to end.", metavar="DURATION")
+    ] = "10s",
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: Annotated[
+        Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
+    ] = None,
+) -> None:
+    """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
+    from medianest_operator.migrations.execute import Interrupted
+    from medianest_operator.migrations.reasons import MigrationResult, Reason
+    from medianest_operator.migrations.run import RunOptions
+
+    options = RunOptions(
+        target=target,
+        lock_timeout=duration(lock_timeout),
+        statement_timeout=duration(statement_timeout),
+        run_lock_timeout=duration(run_lock_timeout) / 1000,
+    )
+    wait = duration(connect_timeout) / 1000
+    _check_source_options(source, bundled)
+    _stop_on_sigterm()
+    try:
+        result = _migrate(source, options, wait)
+    except Interrupted:
+        result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
+    _finish(result, result_file)
+
+
+@app.command()
+def plan(
+    source: SourceOption = None,
+    bundled: BundledOption = False,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+    connect_timeout: ConnectTimeoutOption = "10s",
+) -> None:
+    """Show what `migrate` would do. Changes nothing; exits 1 if something is in the way."""
+    from medianest_operator.agent import show
+    from medianest_operator.migrations.history import read_history
+    from medianest_operator.migrations.plan import make_plan
+
+    _check_source_options(source, bundled)
+    migrations = _load_or_exit(source)
+    with _connect_or_exit(connect_timeout, "plan") as connection:
+        result = make_plan(migrations, read_history(connection), target)
+    _say(show.plan_as_json(result) if as_json else show.plan_as_table(result, migrations))
+    if result.blocker is not None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption = "10s") -> None:
+    """Show the indexes' health. Exits 1 if a critical index is missing or any index is invalid."""
+    from medianest_operator.agent import show
+    from medianest_operator.postgres.indexes import read_index_health
+    from medianest_operator.schema import application_facts
+
+    with _connect_or_exit(connect_timeout, "indexes") as connection:
+        health = read_index_health(connection, application_facts().critical_indexes)
+    _say(health.model_dump_json(indent=2) if as_json else show.index_health(health))
+    if not health.is_healthy:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def catalog(
+    as_json: Annotated[bool, typer.Option("--json", help="Print canonical JSON (the default).")] = False,
+    fingerprint: Annotated[bool, typer.Option("--fingerprint", help="Print the JSON's SHA-256 instead.")] = False,
+    connect_timeout: ConnectTimeoutOption = "10s",
+) -> None:
+    """Print the database's catalog: every table, column, index, function, grant and so on."""
+    from medianest_operator.postgres.catalog import read_catalog
+
+    if as_json and fingerprint:
+        raise typer.BadParameter("give at most one of --json and --fingerprint")
+    with _connect_or_exit(connect_timeout, "catalog") as connection:
+        found = read_catalog(connection)
+    _say(found.fingerprint() if fingerprint else found.to_json())
+
+
+def main() -> None:
+    """The entry point; a wrong command line exits 1, because 2 means "try again" to the Jobs."""
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+        sys.exit({_TYPER_USAGE: EXIT_FAILED, _TEMPORARY: EXIT_TRANSIENT}.get(code, code))
+
+
+def _migrate(source: Path | None, options: Any, wait: float) -> MigrationResult:
+    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from
+    from medianest_operator.migrations.reasons import MigrationResult, Reason
+    from medianest_operator.migrations.run import MigrationRun
+    from medianest_operator.migrations.source import SourceError
+
+    try:
+        migrations = _load(source)
+        conninfo = conninfo_from()
+    except (SourceError, ValueError) as error:
+        return MigrationResult.of(Reason.INVALID_SOURCE, f"Nothing was changed: {error}.")
+    try:
+        connection = connect(conninfo, wait, _say, "migrate")
+    except ConnectError as error:
+        return MigrationResult.of(Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}")
+    with connection:
+        connection.add_notice_handler(lambda diag: _say(f"{diag.severity}: {diag.message_primary}"))
+        return MigrationRun(connection, migrations, options, _say).run()
+
+
+def _load(source: Path | None) -> tuple[Migration, ...]:
+    from medianest_operator.migrations.source import migrations_from_directory
+    from medianest_operator.schema import bundled_migrations
+
+    return bundled_migrations() if source is None else migrations_from_directory(source)
+
+
+def _load_or_exit(source: Path | None) -> tuple[Migration, ...]:
+    from medianest_operator.migrations.source import SourceError
+
+    try:
+        return _load(source)
+    except SourceError as error:
+        _fail(str(error), EXIT_FAILED)
+
+
+def _connect_or_exit(timeout: str, purpose: str) -> Connection[Any]:
+    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from
+
+    wait = duration(timeout) / 1000
+    try:
+        return connect(conninfo_from(), wait, lambda line: typer.echo(line, err=True), purpose)
+    except ValueError as error:
+        _fail(f"DATABASE_URL: {error}", EXIT_FAILED)
+    except ConnectError as error:
+        _fail(f"no connection within {wait:g} s: {error}", _TEMPORARY)
+
+
+def _check_source_options(source: Path | None, bundled: bool) -> None:
+    if bundled == (source is not None):
+        raise typer.BadParameter("give exactly one of --source DIR and --bundled")
+
+
+def _finish(result: MigrationResult, result_file: Path | None) -> NoReturn:
+    _say(result.message if result.outcome.exit_code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
+    if result_file is not None:
+        result_file.write_text(result.to_json(), encoding="utf-8")
+    code = result.outcome.exit_code
+    raise typer.Exit(_TEMPORARY if code == EXIT_TRANSIENT else code)
+
+
+def _stop_on_sigterm() -> None:
+    from medianest_operator.migrations.execute import Interrupted
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Once is enough: a second signal must not cut the roll-back short.
+        for ignored in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ignored, signal.SIG_IGN)
+        raise Interrupted
+
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, stop)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How `medianest-dbctl` finds its server: libpq's environment, or a URL written for Prisma."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import Connection
+from psycopg.pq import Conninfo
+from psycopg.rows import TupleRow
+
+APPLICATION_NAME = "medianest-dbctl"
+# Seconds: one attempt, and the pauses between attempts.
+ATTEMPT_TIMEOUT = 5
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 2.0
+
+
+class ConnectError(Exception):
+    """The server could not be reached, or let nobody in, for the whole time allowed."""
+
+
+def libpq_uri(url: str) -> str:
+    """Turn the application's `DATABASE_URL` into one that libpq accepts.
+
+    Prisma's own parameters (`connection_limit`, `pool_timeout`, `pgbouncer`, `schema`, ...) are dropped, because libpq
+    refuses a URI with a parameter that it doesn't know. Where Prisma has another name for libpq's thing, it is
+    translated: `sslaccept=strict` to `sslmode=verify-full`, and `sslcert`, which is the server's CA to Prisma, to
+    `sslrootcert` unless a client's `sslkey` stands beside it.
+
+    Raises:
+        ValueError: not a PostgreSQL URL, or one for a schema other than `public`, which is where migrations go.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("the URL does not begin with postgresql://")
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema = given.get("schema", "public")
+    if schema != "public":
+        raise ValueError(f"the URL asks for schema {schema}; MediaNest's tables are in public")
+    if given.get("sslaccept") == "strict":
+        given["sslmode"] = "verify-full"
+    if "sslcert" in given and "sslkey" not in given:
+        given["sslrootcert"] = given.pop("sslcert")
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    kept = {name: value for name, value in given.items() if name in known}
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def conninfo_from(environment: Mapping[str, str] = os.environ) -> str:
+    """`DATABASE_URL` made fit for libpq if it is set; otherwise empty, so that libpq reads PGHOST and its kin.
+
+    Raises:
+        ValueError: as `libpq_uri`.
+    """
+    url = environment.get("DATABASE_URL")
+    return libpq_uri(url) if url else ""
+
+
+def connect(conninfo: str, timeout: float, report: Callable[[str], None], purpose: str) -> Connection[TupleRow]:
+    """Connect in autocommit, trying again until the server lets us in.
+
+    A server that is starting, a role that is about to be created and a Service without endpoints all look like a
+    failure for a while, so every refusal is retried until the time is over.
+
+    Args:
+        conninfo: for libpq; empty takes everything from its environment.
+        timeout: seconds for all attempts together.
+        report: called with a line of text when the reason for waiting changes.
+        purpose: shown in `pg_stat_activity` after the program's name.
+
+    Raises:
+        ConnectError: the time is over; the text is the last refusal.
+    """
+    deadline = time.monotonic() + timeout
+    pause, told = FIRST_PAUSE, ""
+    # libpq's connect_timeout is in whole seconds, at least 2.
+    options: dict[str, Any] = {
+        "application_name": f"{APPLICATION_NAME} {purpose}",
+        "connect_timeout": max(2, min(ATTEMPT_TIMEOUT, int(timeout))),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+    while True:
+        try:
+            return psycopg.connect(conninfo, autocommit=True, **options)
+        except psycopg.OperationalError as error:
+            refusal = " ".join(str(error).split())
+            if time.monotonic() + pause >= deadline:
+                raise ConnectError(refusal) from error
+            if refusal != told:
+                report(f"waiting for the server: {refusal}")
+                told = refusal
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)

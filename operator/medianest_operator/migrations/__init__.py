@@ -1,0 +1,1 @@
+"""Prisma's migration history, kept as Prisma keeps it: sources, plan, run."""

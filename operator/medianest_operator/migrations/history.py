@@ -1,0 +1,209 @@
+"""Prisma's migration history: the table `_prisma_migrations` and the lock that guards it.
+
+The table, the lock's key and the meaning of a row are Prisma's (observed on 6.19): a migration is applied when
+`finished_at` is set and `rolled_back_at` is not; a row with neither is a failure that nobody resolved; names repeat
+when a migration was rolled back and applied again. The rows are written as Prisma writes them, so that its command
+line and this operator can take turns on one database.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import tuple_row
+
+from medianest_operator.migrations.source import Migration
+
+TABLE = "_prisma_migrations"
+# The key that Prisma's schema engine hands to pg_advisory_lock.
+LOCK_KEY = 72707369
+
+CREATE_TABLE: LiteralString = """
+CREATE TABLE IF NOT EXISTS public._prisma_migrations (
+    id                  varchar(36) PRIMARY KEY NOT NULL,
+    checksum            varchar(64) NOT NULL,
+    finished_at         timestamptz,
+    migration_name      varchar(255) NOT NULL,
+    logs                text,
+    rolled_back_at      timestamptz,
+    started_at          timestamptz NOT NULL DEFAULT now(),
+    applied_steps_count integer NOT NULL DEFAULT 0
+)
+"""
+
+# One row always: whether there is a history, and whether the schema holds anything else (what Prisma calls P3005).
+# An extension's own objects don't count: pg_stat_statements brings views into public.
+SELECT_STATE: LiteralString = """
+SELECT pg_catalog.to_regclass('public._prisma_migrations') IS NOT NULL,
+       (SELECT pg_catalog.count(*)
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = pg_catalog.to_regnamespace('public')
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+           AND c.relname <> '_prisma_migrations'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                              AND d.objid = c.oid AND d.deptype = 'e'))
+"""
+
+SELECT_ROWS: LiteralString = """
+SELECT id, checksum, finished_at, migration_name, logs, rolled_back_at, started_at, applied_steps_count
+  FROM public._prisma_migrations
+ ORDER BY started_at, id
+"""
+
+INSERT_STARTED: LiteralString = """
+INSERT INTO public._prisma_migrations (id, checksum, started_at, migration_name) VALUES (%s, %s, %s, %s)
+"""
+
+MARK_FINISHED: LiteralString = """
+UPDATE public._prisma_migrations
+   SET finished_at = %s, applied_steps_count = applied_steps_count + 1
+ WHERE id = %s
+"""
+
+MARK_FAILED: LiteralString = "UPDATE public._prisma_migrations SET logs = %s WHERE id = %s"
+
+MARK_ROLLED_BACK: LiteralString = "UPDATE public._prisma_migrations SET rolled_back_at = %s WHERE id = %s"
+
+# Who holds the lock, for people: a bigint key is split over classid and objid, and objsubid is 1 for it.
+SELECT_LOCK_HOLDER: LiteralString = """
+SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),
+       pg_catalog.floor(extract(epoch FROM pg_catalog.now() - a.backend_start))::bigint
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = 72707369 AND l.objsubid = 1
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+ LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One row of `_prisma_migrations`."""
+
+    id: str
+    checksum: str
+    finished_at: datetime | None
+    migration_name: str
+    logs: str | None
+    rolled_back_at: datetime | None
+    started_at: datetime
+    applied_steps_count: int
+
+    @property
+    def is_applied(self) -> bool:
+        """Finished and not rolled back."""
+        return self.finished_at is not None and self.rolled_back_at is None
+
+    @property
+    def is_failed(self) -> bool:
+        """Neither finished nor rolled back: Prisma refuses to go on (P3009) until somebody resolves it."""
+        return self.finished_at is None and self.rolled_back_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the database says about its migrations.
+
+    Attributes:
+        exists: whether `_prisma_migrations` is there at all.
+        rows: its rows in the order in which they were started.
+        other_relations: how many tables and views `public` holds beside it, not counting those of extensions.
+    """
+
+    exists: bool = False
+    rows: tuple[HistoryRow, ...] = ()
+    other_relations: int = 0
+
+    @property
+    def applied(self) -> tuple[HistoryRow, ...]:
+        """The rows that count, in the order of names."""
+        return tuple(sorted((row for row in self.rows if row.is_applied), key=lambda row: row.migration_name))
+
+    @property
+    def version(self) -> str | None:
+        """The last applied migration's name, `None` on a database without one."""
+        applied = self.applied
+        return applied[-1].migration_name if applied else None
+
+
+def history_from_rows(exists: bool, other_relations: int, rows: Iterable[Sequence[Any]]) -> History:
+    """Build a `History` from what `SELECT_STATE` and `SELECT_ROWS` return."""
+    return History(exists=exists, rows=tuple(HistoryRow(*row) for row in rows), other_relations=other_relations)
+
+
+def read_history(connection: Connection[Any]) -> History:
+    """Read the history; a database without one is no error.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        state = cursor.execute(SELECT_STATE).fetchone()
+        assert state is not None
+        rows = cursor.execute(SELECT_ROWS).fetchall() if state[0] else []
+    return history_from_rows(state[0], state[1], rows)
+
+
+async def read_history_async(connection: AsyncConnection[Any]) -> History:
+    """As `read_history`, for the controller."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        state = await (await cursor.execute(SELECT_STATE)).fetchone()
+        assert state is not None
+        rows = await (await cursor.execute(SELECT_ROWS)).fetchall() if state[0] else []
+    return history_from_rows(state[0], state[1], rows)
+
+
+def ensure_table(connection: Connection[Any]) -> None:
+    """Create `_prisma_migrations` as Prisma does, if it isn't there."""
+    connection.execute(CREATE_TABLE)
+
+
+def insert_started(connection: Connection[Any], migration: Migration, started_at: datetime) -> str:
+    """Record that a migration begins; returns the row's id."""
+    row_id = str(uuid.uuid4())
+    connection.execute(INSERT_STARTED, (row_id, migration.checksum, started_at, migration.name))
+    return row_id
+
+
+def mark_finished(connection: Connection[Any], row_id: str) -> None:
+    """Record that the migration's script has run."""
+    connection.execute(MARK_FINISHED, (datetime.now(UTC), row_id))
+
+
+def mark_failed(connection: Connection[Any], row_id: str, logs: str) -> None:
+    """Record why the script failed; the row now blocks further runs until it is resolved."""
+    connection.execute(MARK_FAILED, (logs, row_id))
+
+
+def mark_rolled_back(connection: Connection[Any], row_id: str) -> None:
+    """What `prisma migrate resolve --rolled-back` leaves: the failed row no longer counts, its logs stay."""
+    connection.execute(MARK_ROLLED_BACK, (datetime.now(UTC), row_id))
+
+
+def try_lock(connection: Connection[Any]) -> bool:
+    """Take Prisma's session-level advisory lock if it is free; it ends with the session.
+
+    Asked for rather than waited for: a session that waits inside `pg_advisory_lock` holds a snapshot, and a
+    `CREATE INDEX CONCURRENTLY` of the lock's holder would wait for that snapshot in turn.
+    """
+    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def lock_holder(connection: Connection[Any]) -> str | None:
+    """The lock's holder in words, `None` if it has just been released."""
+    row = connection.execute(SELECT_LOCK_HOLDER).fetchone()
+    if row is None:
+        return None
+    pid, user, application, address, age = row
+    # Without pg_read_all_stats the server hides another role's details.
+    who = f" ({application or 'unnamed'}, role {user or 'hidden'}, from {address or 'a local socket'})"
+    since = f", connected for {age} s" if age is not None else ""
+    return f"pid {pid}{who}{since}"

@@ -1,0 +1,180 @@
+"""What a migration run can end in: outcomes, reasons, and the result that the Job hands to the operator."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+# The kubelet reads no more of a termination message (Kubernetes: "Determine the Reason for Pod Failure").
+RESULT_LIMIT = 4096
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended, and with it the exit code: 0, 1 and 2."""
+
+    APPLIED = "Applied"
+    FAILED = "Failed"
+    TRANSIENT = "Transient"
+
+    @property
+    def exit_code(self) -> int:
+        return {Outcome.APPLIED: 0, Outcome.FAILED: 1, Outcome.TRANSIENT: 2}[self]
+
+
+class Reason(enum.StrEnum):
+    """Why a run ended as it did. Each belongs to one outcome."""
+
+    APPLIED = "MigrationsApplied"
+    UP_TO_DATE = "UpToDate"
+
+    INVALID_SOURCE = "InvalidSource"
+    UNKNOWN_TARGET = "UnknownTarget"
+    BASELINE_REQUIRED = "BaselineRequired"
+    UNRESOLVED_FAILURE = "UnresolvedFailure"
+    PERMISSION_DENIED = "PermissionDenied"
+    MIGRATION_FAILED = "MigrationFailed"
+    PARTIALLY_APPLIED = "PartiallyApplied"
+    STATEMENT_TIMEOUT = "StatementTimeout"
+    TRANSACTION_LEFT_OPEN = "TransactionLeftOpen"
+    INTERNAL_ERROR = "InternalError"
+
+    CONNECT_FAILED = "ConnectFailed"
+    NOT_PRIMARY = "NotPrimary"
+    LOCK_NOT_GRANTED = "LockNotGranted"
+    LOCK_TIMEOUT = "LockTimeout"
+    CONNECTION_LOST = "ConnectionLost"
+    CONFLICT = "Conflict"
+    OUT_OF_RESOURCES = "OutOfResources"
+    INTERRUPTED = "Interrupted"
+
+    @property
+    def outcome(self) -> Outcome:
+        if self in _APPLIED:
+            return Outcome.APPLIED
+        return Outcome.TRANSIENT if self in _TRANSIENT else Outcome.FAILED
+
+
+_APPLIED = frozenset({Reason.APPLIED, Reason.UP_TO_DATE})
+_TRANSIENT = frozenset(
+    {
+        Reason.CONNECT_FAILED,
+        Reason.NOT_PRIMARY,
+        Reason.LOCK_NOT_GRANTED,
+        Reason.LOCK_TIMEOUT,
+        Reason.CONNECTION_LOST,
+        Reason.CONFLICT,
+        Reason.OUT_OF_RESOURCES,
+        Reason.INTERRUPTED,
+    }
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AppliedMigration(_Frozen):
+    """One migration that this run applied."""
+
+    name: str
+    milliseconds: int
+
+
+class FailedMigration(_Frozen):
+    """The migration that ended the run, and where.
+
+    Attributes:
+        migration: its name.
+        statement: which of the file's statements failed, counted from 1; `None` if it was none of them (a deferred
+            constraint at the commit, a lost connection between two statements).
+        line: the line on which that statement begins, or the error's own where the server gave its position.
+        sqlstate: PostgreSQL's five-character code, `None` if the failure isn't the server's.
+        message: the server's message, in its own words.
+        detail: the server's detail, if it gave one.
+        hint: the server's hint, if it gave one.
+    """
+
+    migration: str
+    statement: int | None = None
+    line: int | None = None
+    sqlstate: str | None = None
+    message: str = ""
+    detail: str | None = None
+    hint: str | None = None
+
+
+class MigrationResult(_Frozen):
+    """How a run ended; its JSON is the Job's termination message.
+
+    Attributes:
+        outcome: applied, failed (nothing changes until the source does), or transient (worth another try).
+        reason: one of `Reason`.
+        message: one or two sentences for people: what happened and what to do.
+        version: the last applied migration's name after the run; `None` if there is none, or if it isn't known.
+        applied: what this run applied, in order.
+        pending: what is still to be applied, up to the target.
+        warnings: what doesn't stop a run and still wants a look: edited, missing or out-of-order migrations.
+        failed: where a migration failed.
+        truncated: texts or lists were shortened to fit a termination message.
+    """
+
+    outcome: Outcome
+    reason: Reason
+    message: str
+    version: str | None = None
+    applied: tuple[AppliedMigration, ...] = ()
+    pending: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    failed: FailedMigration | None = None
+    truncated: bool = False
+
+    @classmethod
+    def of(cls, reason: Reason, message: str, **values: Any) -> MigrationResult:
+        """A result whose outcome follows from its reason."""
+        return cls(outcome=reason.outcome, reason=reason, message=message, **values)
+
+    def to_json(self, limit: int = RESULT_LIMIT) -> str:
+        """The result as JSON of at most `limit` bytes in UTF-8 (at least 1024 are needed), shortened if it must be.
+
+        Long texts go first, then the ends of long lists; outcome, reason, version, statement and line always stay.
+        """
+        text = self.model_dump_json(exclude_none=True)
+        for longest in (1200, 600, 300, 150, 60):
+            if len(text.encode("utf-8")) <= limit:
+                return text
+            text = self._shortened(longest).model_dump_json(exclude_none=True)
+        if len(text.encode("utf-8")) <= limit:
+            return text
+        bare = self._shortened(60).model_copy(update={"applied": (), "pending": (), "warnings": ()})
+        return bare.model_dump_json(exclude_none=True)
+
+    def _shortened(self, longest: int) -> MigrationResult:
+        items = max(1, longest // 50)
+        failed = self.failed and self.failed.model_copy(
+            update={
+                "message": shorten(self.failed.message, longest),
+                "detail": self.failed.detail and shorten(self.failed.detail, longest // 2),
+                "hint": self.failed.hint and shorten(self.failed.hint, longest // 2),
+            }
+        )
+        return self.model_copy(
+            update={
+                "message": shorten(self.message, longest),
+                "failed": failed,
+                # The last applied and the next pending are what people look for.
+                "applied": self.applied[-items:],
+                "pending": self.pending[:items],
+                "warnings": tuple(shorten(warning, longest // 2) for warning in self.warnings[:items]),
+                "truncated": True,
+            }
+        )
+
+
+def shorten(text: str, longest: int) -> str:
+    """At most `longest` UTF-8 bytes of the text, with an ellipsis where something was left out."""
+    raw = text.encode("utf-8")
+    if len(raw) <= longest:
+        return text
+    return raw[: max(0, longest - 3)].decode("utf-8", "ignore") + "…"

@@ -1,0 +1,227 @@
+"""What PostgreSQL's own grammar says about a migration file: its statements, where they begin, and what they commit.
+
+Found by parsing with pglast (PostgreSQL's parser as a library), never by pattern: `COMMIT` inside a string, a comment
+or a function's body is none. pglast is imported on first use, because it is only needed where migrations run.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# How much of a statement is quoted to people.
+EXCERPT = 60
+
+
+class Kind(enum.Enum):
+    """What a statement does to the transaction that it runs in."""
+
+    ORDINARY = "ordinary"
+    # Opens an explicit transaction, which the file has to end itself.
+    BEGINS = "begins"
+    # Ends the transaction around it: what came before it stays, whatever fails later.
+    COMMITS = "commits"
+    # The server refuses it inside a transaction block (PreventInTransactionBlock in PostgreSQL's source).
+    STANDALONE = "standalone"
+    # A DO block or CALL that, alone in its file, may commit from the inside.
+    MAY_COMMIT = "may commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a file: its number from 1, the line it begins on, its kind and its beginning in one line."""
+
+    ordinal: int
+    line: int
+    kind: Kind
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A parsed file.
+
+    Attributes:
+        statements: in order; the server answers one result for each.
+        parsed: False if the grammar refused the file. The server then refuses it as a whole as well, before it runs
+            anything; if it does not (a grammar newer or older than pglast's), nothing is known about the file.
+    """
+
+    statements: tuple[Statement, ...]
+    parsed: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing but white space and comments."""
+        return self.parsed and not self.statements
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether the whole file can run inside one transaction, and so be undone by rolling that back.
+
+        A file of several statements is one transaction to the server unless it commits by itself. Within it a DO block
+        can't commit and a statement that must stand alone is refused, so neither leaves anything behind.
+        """
+        if not self.parsed:
+            return False
+        kinds = [statement.kind for statement in self.statements]
+        if len(kinds) == 1:
+            return kinds[0] is Kind.ORDINARY
+        return Kind.COMMITS not in kinds and Kind.BEGINS not in kinds
+
+    @property
+    def standalone(self) -> Statement | None:
+        """The first statement that can't run inside a transaction block."""
+        return next((s for s in self.statements if s.kind is Kind.STANDALONE), None)
+
+    def may_have_committed(self, completed: int) -> bool:
+        """Whether a failure after `completed` whole statements can have left changes behind that the catalog hides.
+
+        Without a statement that commits, only a lone DO or CALL can; a lone CREATE INDEX CONCURRENTLY shows what it
+        left in the catalog.
+        """
+        if not self.parsed:
+            return completed > 0
+        if any(s.kind is Kind.COMMITS for s in self.statements[:completed]):
+            return True
+        return len(self.statements) == 1 and self.statements[0].kind is Kind.MAY_COMMIT
+
+
+def parse(sql: str) -> Script:
+    """Parse a file; a file that isn't SQL gives a script that says so rather than an error."""
+    from pglast import parse_sql
+    from pglast.parser import ParseError
+
+    try:
+        tree = parse_sql(sql)
+    except ParseError:
+        return Script((), parsed=False)
+    statements = []
+    for ordinal, raw in enumerate(tree, start=1):
+        start = raw.stmt_location or 0
+        end = start + raw.stmt_len if raw.stmt_len else len(sql)
+        text = sql[start:end]
+        statements.append(
+            Statement(
+                ordinal=ordinal,
+                line=line_of(sql, start),
+                kind=_kind(raw.stmt, text),
+                excerpt=_excerpt(text),
+            )
+        )
+    return Script(tuple(statements))
+
+
+def line_of(sql: str, position: int) -> int:
+    """The line, from 1, of a character's index from 0."""
+    return sql.count("\n", 0, position) + 1
+
+
+def ordinal_at(sql: str, position: int) -> int | None:
+    """Which statement of a file that doesn't parse holds a character (from 0), counted by the lexer alone."""
+    from pglast import split
+    from pglast.parser import ParseError
+
+    try:
+        # The error's token may be the first of its statement; any token in its place makes the statement count.
+        return len(split(sql[:position] + " x", with_parser=False))
+    except ParseError:
+        return None
+
+
+def _excerpt(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= EXCERPT else words[: EXCERPT - 1] + "…"
+
+
+def _kind(node: Any, text: str) -> Kind:
+    from pglast import ast, enums
+
+    transaction = enums.TransactionStmtKind
+    match node:
+        case ast.TransactionStmt():
+            # Savepoints stay inside a transaction; ending it in any way is what breaks the file in two.
+            if node.kind in (transaction.TRANS_STMT_BEGIN, transaction.TRANS_STMT_START):
+                return Kind.BEGINS
+            inside = (
+                transaction.TRANS_STMT_SAVEPOINT,
+                transaction.TRANS_STMT_RELEASE,
+                transaction.TRANS_STMT_ROLLBACK_TO,
+            )
+            return Kind.ORDINARY if node.kind in inside else Kind.COMMITS
+        case ast.IndexStmt(concurrent=True) | ast.DropStmt(concurrent=True):
+            return Kind.STANDALONE
+        case ast.ReindexStmt():
+            return Kind.STANDALONE if _reindex_is_standalone(node) else Kind.ORDINARY
+        case ast.AlterTableStmt():
+            detaches = (c for c in node.cmds or () if c.subtype == enums.AlterTableType.AT_DetachPartition)
+            return Kind.STANDALONE if any(getattr(c.def_, "concurrent", False) for c in detaches) else Kind.ORDINARY
+        case ast.VacuumStmt():
+            return Kind.STANDALONE if node.is_vacuumcmd else Kind.ORDINARY
+        case ast.ClusterStmt():
+            return Kind.ORDINARY if node.relation else Kind.STANDALONE
+        case (
+            ast.AlterSystemStmt()
+            | ast.CreatedbStmt()
+            | ast.DropdbStmt()
+            | ast.CreateTableSpaceStmt()
+            | ast.DropTableSpaceStmt()
+            | ast.CreateSubscriptionStmt()
+            | ast.AlterSubscriptionStmt()
+            | ast.DropSubscriptionStmt()
+        ):
+            return Kind.STANDALONE
+        case ast.AlterDatabaseStmt():
+            return Kind.STANDALONE if any(o.defname == "tablespace" for o in node.options or ()) else Kind.ORDINARY
+        case ast.DoStmt():
+            return Kind.MAY_COMMIT if _block_may_commit(node, text) else Kind.ORDINARY
+        case ast.CallStmt():
+            return Kind.MAY_COMMIT
+        case _:
+            return Kind.ORDINARY
+
+
+def _reindex_is_standalone(node: Any) -> bool:
+    from pglast import enums
+
+    whole = (
+        enums.ReindexObjectType.REINDEX_OBJECT_SCHEMA,
+        enums.ReindexObjectType.REINDEX_OBJECT_SYSTEM,
+        enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
+    )
+    if node.kind in whole:
+        return True
+    for option in node.params or ():
+        if option.defname == "concurrently":
+            value = getattr(option.arg, "sval", None) or getattr(option.arg, "boolval", None)
+            return option.arg is None or str(value).lower() in ("true", "on", "1")
+    return False
+
+
+def _block_may_commit(node: Any, text: str) -> bool:
+    """Whether a DO block holds a COMMIT, a ROLLBACK or a CALL of its own; what can't be read may."""
+    from pglast import parse_plpgsql
+    from pglast.parser import ParseError
+
+    language = next((o.arg.sval for o in node.args or () if o.defname == "language"), "plpgsql")
+    if language.lower() != "plpgsql":
+        return True
+    try:
+        tree = parse_plpgsql(text)
+    except (ParseError, json.JSONDecodeError, ValueError):
+        return True
+    ending = {"PLpgSQL_stmt_commit", "PLpgSQL_stmt_rollback", "PLpgSQL_stmt_call"}
+    return any(key in ending for key in _keys(tree))
+
+
+def _keys(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield key
+            yield from _keys(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _keys(value)

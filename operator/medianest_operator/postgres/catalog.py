@@ -1,0 +1,180 @@
+"""The live catalog as a value: read in one query, compared in words, and reduced to a fingerprint.
+
+Two databases that hold the same schema give equal catalogs, whatever their object identifiers, their server's minor
+version or the order in which things were made (the order of a table's columns is part of its schema).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import tuple_row
+
+from medianest_operator.postgres.catalog_queries import SELECT_CATALOG, SET_SEARCH_PATH
+
+# Kinds and attributes that follow from roles and the server's setup rather than from the schema.
+PRIVILEGE_KINDS = frozenset({"grants", "settings"})
+PRIVILEGE_ATTRIBUTES = frozenset({"owner"})
+# Kinds that hold other objects: where one is absent, its parts aren't told one by one.
+_HOLDERS = ("table", "view", "materialized view", "foreign table")
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogObject:
+    """One object of the database.
+
+    Attributes:
+        kind: `table`, `column`, `index`, `constraint`, `sequence`, `function`, `grants` and so on.
+        table: the table that it belongs to, empty if none. Names carry their schema unless it is `public`.
+        name: its name, quoted as in SQL; a function's carries its arguments.
+        attributes: what makes it equal to another, as JSON values; absent ones are left out.
+    """
+
+    kind: str
+    table: str
+    name: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.table, self.name
+
+    @property
+    def label(self) -> str:
+        """How messages call it: `table users: column nickname (text)`."""
+        extra = f" ({self.attributes['type']})" if self.kind == "column" else ""
+        own = f"{self.kind} {self.name}{extra}"
+        return f"table {self.table}: {own}" if self.table else own
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All objects of a database's own schemas, by kind, table and name."""
+
+    objects: Mapping[Key, CatalogObject]
+
+    def of_kind(self, kind: str) -> tuple[CatalogObject, ...]:
+        """The objects of one kind, in the order of table and name."""
+        return tuple(self.objects[key] for key in sorted(self.objects) if key[0] == kind)
+
+    def without_privileges(self) -> Catalog:
+        """The schema alone: no owners, grants and settings, which carry the names of this database's roles."""
+        return self._filtered(lambda item: item.kind not in PRIVILEGE_KINDS, PRIVILEGE_ATTRIBUTES)
+
+    def without_table(self, table: str) -> Catalog:
+        """Leave out a table with everything that belongs to it, such as `_prisma_migrations`."""
+        return self._filtered(
+            lambda item: (
+                item.table != table
+                and not (item.kind in _HOLDERS and item.name == table)
+                and not (item.kind == "grants" and item.name == f"table {table}")
+            )
+        )
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal catalogs give equal text."""
+        document = [
+            {"kind": item.kind, "table": item.table, "name": item.name, **item.attributes}
+            for _, item in sorted(self.objects.items())
+        ]
+        return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over `to_json`, lowercase hex."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+
+    def _filtered(
+        self, keep: Callable[[CatalogObject], bool], dropped_attributes: frozenset[str] = frozenset()
+    ) -> Catalog:
+        kept = {}
+        for key, item in self.objects.items():
+            if keep(item):
+                attributes = {k: v for k, v in item.attributes.items() if k not in dropped_attributes}
+                kept[key] = CatalogObject(item.kind, item.table, item.name, attributes)
+        return Catalog(kept)
+
+
+def catalog_from_rows(rows: Iterable[Sequence[Any]]) -> Catalog:
+    """Build a catalog from what `SELECT_CATALOG` returns: rows of one JSON array each, a section a row."""
+    objects: dict[Key, CatalogObject] = {}
+    for (section,) in rows:
+        for raw in section:
+            attributes = {k: v for k, v in raw.items() if k not in ("kind", "owner_table", "name") and v is not None}
+            item = CatalogObject(raw["kind"], raw["owner_table"] or "", raw["name"], attributes)
+            objects[item.key] = item
+    return Catalog(objects)
+
+
+def read_catalog(connection: Connection[Any]) -> Catalog:
+    """Read the catalog of the database that the connection is in; leaves the session as it was.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(SET_SEARCH_PATH)
+        return catalog_from_rows(cursor.execute(SELECT_CATALOG).fetchall())
+
+
+async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:
+    """As `read_catalog`, for the controller."""
+    async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(SET_SEARCH_PATH)
+        return catalog_from_rows(await (await cursor.execute(SELECT_CATALOG)).fetchall())
+
+
+def difference(expected: Catalog, actual: Catalog) -> list[str]:
+    """What is unlike in `actual`, in words, in a stable order; empty if the catalogs are equal.
+
+    Parts of a table that is missing or not expected as a whole are not listed one by one.
+    """
+    lines = []
+    whole = _one_sided_holders(expected, actual)
+    for key in sorted(expected.objects.keys() | actual.objects.keys(), key=lambda key: (key[1] or key[2], key)):
+        wanted, found = expected.objects.get(key), actual.objects.get(key)
+        item = wanted or found
+        assert item is not None
+        if item.table in whole or (item.kind == "grants" and item.name.removeprefix("table ") in whole):
+            continue
+        if found is None:
+            lines.append(f"{item.label} is missing")
+        elif wanted is None:
+            lines.append(f"{item.label} is not expected")
+        else:
+            lines += _changes(wanted, found)
+    return lines
+
+
+def _one_sided_holders(one: Catalog, other: Catalog) -> set[str]:
+    keys = one.objects.keys() ^ other.objects.keys()
+    return {name for kind, _, name in keys if kind in _HOLDERS}
+
+
+def _changes(wanted: CatalogObject, found: CatalogObject) -> list[str]:
+    lines = []
+    for name in sorted(wanted.attributes.keys() | found.attributes.keys()):
+        before, after = wanted.attributes.get(name), found.attributes.get(name)
+        if before == after:
+            continue
+        if name == "valid" and after is False:
+            lines.append(f"{found.label} is invalid")
+        else:
+            lines.append(f"{found.label}: {name.replace('_', ' ')} is {_word(after)}, expected {_word(before)}")
+    return lines
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "(" + ", ".join(str(item) for item in value) + ")"
+    return str(value)

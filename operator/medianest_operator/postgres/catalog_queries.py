@@ -1,0 +1,274 @@
+"""The questions that `catalog.py` asks the server: one for each kind of object, all sent as one statement.
+
+Each gives rows with `kind`, `owner_table` (the table that the object belongs to, if any), `name` and the attributes
+that make two objects equal. Object identifiers, physical order and statistics are left out on purpose: they differ
+between servers that hold the same schema. Objects of extensions are left out too; the extension itself stands for them.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+# Names are spelled as in SQL, and without the schema in `public`, so that they read well in messages.
+_PUBLIC: LiteralString = "CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END"
+_USER_SCHEMA: LiteralString = (
+    "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"  # pg_catalog, pg_toast, pg_temp_*
+)
+
+
+def _not_of_extension(catalog: LiteralString, alias: LiteralString) -> LiteralString:
+    return (
+        f"NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass"
+        f" AND d.objid = {alias}.oid AND d.deptype = 'e')"
+    )
+
+
+TABLES: LiteralString = f"""
+SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
+                      ELSE 'table' END AS kind,
+       NULL AS owner_table, {_PUBLIC} || quote_ident(c.relname) AS name,
+       pg_get_userbyid(c.relowner) AS owner, c.relpersistence AS persistence, c.relkind = 'p' AS partitioned,
+       c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
+       c.relreplident AS replica_identity, c.reloptions AS options,
+       pg_get_expr(c.relpartbound, c.oid) AS partition_bound,
+       CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
+       (SELECT array_agg(i.inhparent::regclass::text ORDER BY i.inhseqno)
+          FROM pg_inherits i WHERE i.inhrelid = c.oid) AS parents,
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END AS definition
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+"""
+
+# The position counts live columns only: a dropped one leaves a gap in attnum that no dump brings back.
+COLUMNS: LiteralString = f"""
+SELECT 'column' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(a.attname) AS name,
+       row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum) AS position,
+       format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS nullable,
+       pg_get_expr(d.adbin, d.adrelid) AS "default",
+       nullif(a.attidentity::text, '') AS identity, nullif(a.attgenerated::text, '') AS generated,
+       CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END AS collation,
+       CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage END AS storage,
+       nullif(a.attcompression::text, '') AS compression,
+       nullif(a.attstattarget, -1) AS statistics_target, a.attoptions AS options
+  FROM pg_attribute a
+  JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}
+   AND {_not_of_extension("pg_class", "c")}
+"""
+
+CONSTRAINTS: LiteralString = f"""
+SELECT 'constraint' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(k.conname) AS name,
+       k.contype AS type, pg_get_constraintdef(k.oid) AS definition, k.convalidated AS validated,
+       k.condeferrable AS deferrable, k.condeferred AS deferred,
+       (SELECT array_agg(a.attname ORDER BY u.ord) FROM unnest(k.conkey) WITH ORDINALITY u(num, ord)
+          JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num) AS columns,
+       CASE WHEN k.confrelid <> 0 THEN k.confrelid::regclass::text END AS ref_table,
+       (SELECT array_agg(a.attname ORDER BY u.ord) FROM unnest(k.confkey) WITH ORDINALITY u(num, ord)
+          JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num) AS ref_columns,
+       CASE k.confdeltype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+                          WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END AS on_delete,
+       CASE k.confupdtype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+                          WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END AS on_update
+  FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.contype <> 't' AND {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+"""
+
+INDEXES: LiteralString = f"""
+SELECT 'index' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(i.relname) AS name,
+       m.amname AS method, x.indisunique AS "unique", x.indisprimary AS "primary",
+       x.indisvalid AND x.indisready AND x.indislive AS valid,
+       x.indisclustered AS clustered, x.indisreplident AS replica_identity,
+       (SELECT array_agg(coalesce(a.attname, pg_get_indexdef(x.indexrelid, u.ord::int, false)) ORDER BY u.ord)
+          FROM unnest(x.indkey::int2[]) WITH ORDINALITY u(num, ord)
+          LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.num) AS columns,
+       pg_get_expr(x.indpred, x.indrelid) AS predicate, pg_get_indexdef(x.indexrelid) AS definition
+  FROM pg_index x
+  JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+  JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+"""
+
+# Where a sequence stands is data, not schema.
+SEQUENCES: LiteralString = f"""
+SELECT 'sequence' AS kind, NULL AS owner_table, {_PUBLIC} || quote_ident(c.relname) AS name,
+       pg_get_userbyid(c.relowner) AS owner, format_type(s.seqtypid, NULL) AS type, s.seqstart AS start,
+       s.seqincrement AS increment, s.seqmin AS minimum, s.seqmax AS maximum, s.seqcache AS cache, s.seqcycle AS cycle,
+       (SELECT d.refobjid::regclass::text || '.' || quote_ident(a.attname)
+          FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
+           AND d.refclassid = 'pg_class'::regclass) AS owned_by
+  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+"""
+
+FUNCTIONS: LiteralString = f"""
+SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END AS kind,
+       NULL AS owner_table,
+       {_PUBLIC} || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name,
+       pg_get_userbyid(p.proowner) AS owner, pg_get_function_result(p.oid) AS result,
+       CASE WHEN p.prokind IN ('f', 'p', 'w') THEN pg_get_functiondef(p.oid) END AS definition
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p")}
+"""
+
+TRIGGERS: LiteralString = f"""
+SELECT 'trigger' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(t.tgname) AS name,
+       t.tgenabled AS enabled, pg_get_triggerdef(t.oid) AS definition
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT t.tgisinternal AND {_USER_SCHEMA}
+"""
+
+# Views are rules inside; their definition is taken above.
+RULES: LiteralString = f"""
+SELECT 'rule' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(r.rulename) AS name,
+       r.ev_enabled AS enabled, pg_get_ruledef(r.oid) AS definition
+  FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE r.rulename <> '_RETURN' AND {_USER_SCHEMA}
+"""
+
+POLICIES: LiteralString = f"""
+SELECT 'policy' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(p.polname) AS name,
+       p.polcmd AS command, p.polpermissive AS permissive,
+       (SELECT array_agg(CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r)::text END ORDER BY 1)
+          FROM unnest(p.polroles) r) AS roles,
+       pg_get_expr(p.polqual, p.polrelid) AS "using", pg_get_expr(p.polwithcheck, p.polrelid) AS "check"
+  FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMA}
+"""
+
+# A table's own row type is the table.
+TYPES: LiteralString = f"""
+SELECT CASE t.typtype WHEN 'e' THEN 'enum type' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite type'
+                      WHEN 'r' THEN 'range type' ELSE 'type' END AS kind,
+       NULL AS owner_table, {_PUBLIC} || quote_ident(t.typname) AS name, pg_get_userbyid(t.typowner) AS owner,
+       (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
+       CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base,
+       t.typnotnull AS not_null, t.typdefault AS "default",
+       (SELECT array_agg(quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid) ORDER BY k.conname)
+          FROM pg_constraint k WHERE k.contypid = t.oid) AS constraints,
+       (SELECT array_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+          FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
+       (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid) AS subtype
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE t.typtype IN ('e', 'd', 'c', 'r') AND {_USER_SCHEMA}
+   AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+   AND {_not_of_extension("pg_type", "t")}
+"""
+
+STATISTICS: LiteralString = f"""
+SELECT 'statistics object' AS kind, s.stxrelid::regclass::text AS owner_table,
+       {_PUBLIC} || quote_ident(s.stxname) AS name, pg_get_statisticsobjdef(s.oid) AS definition
+  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+ WHERE {_USER_SCHEMA}
+"""
+
+EXTENSIONS: LiteralString = """
+SELECT 'extension' AS kind, NULL AS owner_table, e.extname AS name, e.extversion AS version, n.nspname AS schema
+  FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+"""
+
+SCHEMAS: LiteralString = f"""
+SELECT 'schema' AS kind, NULL AS owner_table, quote_ident(n.nspname) AS name, pg_get_userbyid(n.nspowner) AS owner
+  FROM pg_namespace n
+ WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_namespace", "n")}
+"""
+
+# 16384 is the first identifier of an object that initdb didn't make.
+COMMENTS: LiteralString = """
+SELECT 'comment' AS kind, NULL AS owner_table, i.type || ' ' || i.identity AS name, d.description AS text
+  FROM pg_description d, pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+ WHERE d.objoid >= 16384 AND i.identity IS NOT NULL
+   AND NOT EXISTS (SELECT FROM pg_depend e
+                    WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e')
+   AND d.classoid <> 'pg_extension'::regclass
+"""
+
+PUBLICATIONS: LiteralString = """
+SELECT 'publication' AS kind, NULL AS owner_table, quote_ident(p.pubname) AS name,
+       p.puballtables AS all_tables, p.pubinsert AS "insert", p.pubupdate AS "update", p.pubdelete AS "delete",
+       p.pubtruncate AS "truncate",
+       (SELECT array_agg(r.prrelid::regclass::text ORDER BY 1)
+          FROM pg_publication_rel r WHERE r.prpubid = p.oid) AS tables
+  FROM pg_publication p
+"""
+
+# The built-in rights of an object without its own list are spelled out, so that they equal the same rights granted.
+GRANTS: LiteralString = f"""
+SELECT 'grants' AS kind, NULL AS owner_table, g.name,
+       array_agg(g.grantee || ': ' || g.rights ORDER BY g.grantee) AS rights
+  FROM (SELECT o.name, CASE a.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
+               string_agg(a.privilege_type || CASE WHEN a.is_grantable THEN ' (grantable)' ELSE '' END, ', '
+                          ORDER BY a.privilege_type) AS rights
+          FROM (SELECT CASE c.relkind WHEN 'S' THEN 'sequence ' ELSE 'table ' END
+                       || {_PUBLIC} || quote_ident(c.relname),
+                       coalesce(c.relacl,
+                                acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
+                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_USER_SCHEMA}
+                   AND {_not_of_extension("pg_class", "c")}
+                UNION ALL
+                SELECT 'column ' || {_PUBLIC} || quote_ident(c.relname) || '.' || quote_ident(t.attname), t.attacl
+                  FROM pg_attribute t
+                  JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE t.attacl IS NOT NULL AND NOT t.attisdropped AND {_USER_SCHEMA}
+                UNION ALL
+                SELECT 'function ' || p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner))
+                  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                 WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p")}
+                UNION ALL
+                SELECT 'schema ' || quote_ident(n.nspname), coalesce(n.nspacl, acldefault('n', n.nspowner))
+                  FROM pg_namespace n WHERE {_USER_SCHEMA}
+                UNION ALL
+                SELECT 'type ' || t.oid::regtype::text, t.typacl
+                  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+                 WHERE t.typacl IS NOT NULL AND {_USER_SCHEMA}
+                UNION ALL
+                SELECT 'database', coalesce(b.datacl, acldefault('d', b.datdba))
+                  FROM pg_database b WHERE b.datname = current_database()
+                UNION ALL
+                SELECT 'defaults for ' || pg_get_userbyid(f.defaclrole) || coalesce(' in ' || n.nspname, '')
+                       || ' ' || f.defaclobjtype::text, f.defaclacl
+                  FROM pg_default_acl f LEFT JOIN pg_namespace n ON n.oid = f.defaclnamespace
+               ) o(name, acl), aclexplode(o.acl) a
+         GROUP BY o.name, a.grantee) g
+ GROUP BY g.name
+"""
+
+SETTINGS: LiteralString = """
+SELECT 'settings' AS kind, NULL AS owner_table,
+       concat_ws(' ', CASE WHEN s.setdatabase = 0 THEN 'cluster' ELSE 'database' END,
+                 CASE WHEN s.setrole <> 0 THEN 'role ' || pg_get_userbyid(s.setrole) END) AS name,
+       (SELECT array_agg(v ORDER BY v) FROM unnest(s.setconfig) v) AS values
+  FROM pg_db_role_setting s
+ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+SECTIONS: tuple[LiteralString, ...] = (
+    TABLES,
+    COLUMNS,
+    CONSTRAINTS,
+    INDEXES,
+    SEQUENCES,
+    FUNCTIONS,
+    TRIGGERS,
+    RULES,
+    POLICIES,
+    TYPES,
+    STATISTICS,
+    EXTENSIONS,
+    SCHEMAS,
+    COMMENTS,
+    PUBLICATIONS,
+    GRANTS,
+    SETTINGS,
+)
+
+SELECT_CATALOG: LiteralString = "\nUNION ALL\n".join(
+    f"SELECT coalesce((SELECT json_agg(q) FROM ({section}) q), '[]'::json)" for section in SECTIONS
+)
+
+# Names resolve the same way whoever asks, and pg_get_* spell tables in public without it.
+SET_SEARCH_PATH: LiteralString = "SET LOCAL search_path TO public"

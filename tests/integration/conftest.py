@@ -1,0 +1,67 @@
+"""Fixtures of the tests that need a real PostgreSQL 15."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from integration.postgres_server import Database, PostgresServer, running_server
+from medianest_operator.migrations.reasons import MigrationResult
+from medianest_operator.migrations.run import MigrationRun, RunOptions
+from medianest_operator.migrations.source import Migration, migrations_from_mapping
+from medianest_operator.schema import bundled_migrations
+
+Run = Callable[..., MigrationResult]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgresServer]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def empty(server: PostgresServer) -> Iterator[Database]:
+    """A database as the operator makes it, before the first migration."""
+    database = server.create_database()
+    yield database
+    server.drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def template(server: PostgresServer) -> Database:
+    """The bundled schema, made once; no test works in it."""
+    database = server.create_database(name="medianest_template")
+    result = migrate(database, bundled_migrations())
+    assert result.outcome == "Applied", result
+    return database
+
+
+@pytest.fixture
+def medianest(server: PostgresServer, template: Database) -> Iterator[Database]:
+    """A database with the bundled schema."""
+    database = server.create_database(template.name)
+    yield database
+    server.drop_database(database)
+
+
+def migrate(
+    database: Database,
+    source: tuple[Migration, ...] | Mapping[str, str | bytes],
+    options: RunOptions | None = None,
+    user: str = "medianest_migrator",
+) -> MigrationResult:
+    """Run migrations as the Job does, as the migrator role."""
+    migrations = migrations_from_mapping(source) if isinstance(source, Mapping) else source
+    with database.connect(user) as connection:
+        return MigrationRun(connection, migrations, options).run()
+
+
+def write_folder(folder: Path, files: Mapping[str, str]) -> Path:
+    """A migrations folder in Prisma's layout from `name -> SQL`."""
+    for name, text in files.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "migration.sql").write_text(text, encoding="utf-8")
+    return folder

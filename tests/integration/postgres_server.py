@@ -1,0 +1,157 @@
+"""A throwaway PostgreSQL 15 for a test session: own data directory, socket in a private folder, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+
+_BINARIES = "/usr/lib/postgresql/15/bin"
+_SUPERUSER = "postgres"
+_START_LIMIT = 30.0
+_PR_SET_PDEATHSIG = 1
+
+# Roles as the operator makes them (DESIGN, section 5): nobody who logs in owns anything.
+_ROLES = """
+CREATE ROLE medianest NOLOGIN;
+CREATE ROLE medianest_app LOGIN;
+CREATE ROLE medianest_readonly LOGIN;
+CREATE ROLE medianest_migrator LOGIN NOINHERIT IN ROLE medianest;
+ALTER ROLE medianest_migrator SET role = 'medianest';
+CREATE ROLE stranger LOGIN;
+"""
+
+_DEFAULT_PRIVILEGES = """
+ALTER DEFAULT PRIVILEGES FOR ROLE medianest GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO medianest_app;
+ALTER DEFAULT PRIVILEGES FOR ROLE medianest GRANT USAGE, SELECT ON SEQUENCES TO medianest_app;
+ALTER DEFAULT PRIVILEGES FOR ROLE medianest GRANT SELECT ON TABLES TO medianest_readonly;
+"""
+
+
+def binary(name: str) -> str:
+    """The path of one of the server's programs: Debian's folder for version 15 first, then PATH."""
+    candidate = Path(_BINARIES, name)
+    found = str(candidate) if candidate.exists() else shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} of PostgreSQL 15 not found; on Debian: apt-get install postgresql-15")
+    return found
+
+
+class Database:
+    """One database of the server, with what a client needs to log in."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server = server
+        self.name = name
+
+    def environment(self, user: str = "medianest_migrator") -> dict[str, str]:
+        """libpq's environment variables, as the migration Job gets them."""
+        return {"PGHOST": str(self.server.folder), "PGPORT": "5432", "PGUSER": user, "PGDATABASE": self.name}
+
+    def connect(self, user: str = _SUPERUSER, **options: Any) -> Connection[Any]:
+        """A connection in autocommit."""
+        return psycopg.connect(
+            host=str(self.server.folder), port=5432, user=user, dbname=self.name, autocommit=True, **options
+        )
+
+    def execute(self, statements: str, user: str = _SUPERUSER) -> list[tuple[Any, ...]]:
+        """Run SQL and return the last statement's rows."""
+        with self.connect(user) as connection:
+            cursor = connection.execute(statements.encode())
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+
+class PostgresServer:
+    """A running server; made by `running_server`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def maintenance(self) -> Database:
+        return Database(self, "postgres")
+
+    def create_database(self, template: str | None = None, name: str | None = None) -> Database:
+        """Make a database that belongs to `medianest`: empty, or a copy of another one."""
+        name = name or f"t_{uuid.uuid4().hex[:12]}"
+        with self.maintenance.connect() as connection:
+            query = sql.SQL("CREATE DATABASE {} OWNER medianest TEMPLATE {}")
+            connection.execute(query.format(sql.Identifier(name), sql.Identifier(template or "template0")))
+        database = Database(self, name)
+        if template is None:
+            database.execute(_DEFAULT_PRIVILEGES)
+        return database
+
+    def drop_database(self, database: Database) -> None:
+        with self.maintenance.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.name)))
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """Start a server, stop it and remove its folder at the end. It also ends when this process is killed."""
+    # PostgreSQL refuses to run as root: Debian's package brings the account `postgres`.
+    user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    as_user: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid} if os.geteuid() == 0 else {}
+    # A short path: a socket's path may have 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="mn-pg-"))
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    data = folder / "data"
+    try:
+        subprocess.run(
+            [binary("initdb"), "-D", data, "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **as_user,
+        )
+        arguments = [binary("postgres"), "-D", str(data), "-k", str(folder)]
+        for setting in ("listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60"):
+            arguments += ["-c", setting]
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                arguments, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_parent, **as_user
+            )
+        try:
+            server = PostgresServer(folder)
+            _wait_until_ready(server, process)
+            server.maintenance.execute(_ROLES)
+            yield server
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            process.wait()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_LIMIT
+    while True:
+        try:
+            server.maintenance.connect().close()
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = (server.folder / "server.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"PostgreSQL did not start:\n{log}") from None
+            time.sleep(0.05)
+        else:
+            return
