@@ -126,8 +126,8 @@ def ordinal_at(sql: str, position: int) -> int | None:
     from pglast.parser import ParseError
 
     try:
-        # The error's token may be the first of its statement; any token in its place makes the statement count.
-        return len(split(sql[:position] + " x", with_parser=False))
+        # The error's token may be the first of its statement; the lexer counts a statement once it holds a keyword.
+        return len(split(sql[:position] + " SELECT", with_parser=False))
     except ParseError:
         return None
 

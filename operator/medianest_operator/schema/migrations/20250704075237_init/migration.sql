@@ -86,8 +86,6 @@ CREATE TABLE media_requests (
     CONSTRAINT media_requests_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id)
         ON DELETE RESTRICT ON UPDATE CASCADE
 );
-CREATE INDEX media_requests_user_id_status_idx ON media_requests (user_id, status);
-CREATE INDEX media_requests_created_at_idx ON media_requests (created_at);
 
 CREATE TABLE youtube_downloads (
     id                 text NOT NULL,
@@ -142,4 +140,3 @@ CREATE TABLE rate_limits (
     CONSTRAINT rate_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id)
         ON DELETE RESTRICT ON UPDATE CASCADE
 );
-CREATE INDEX rate_limits_user_id_endpoint_idx ON rate_limits (user_id, endpoint);

@@ -1,0 +1,1 @@
+"""The resource kinds as pydantic models: the one source of `crds/`."""

@@ -1,0 +1,64 @@
+"""Condition types and their reasons: the fixed words of the status.
+
+kstatus (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus) reads Ready, Reconciling and Stalled; the
+last two exist only while they are true.
+"""
+
+from enum import StrEnum
+
+
+class Condition(StrEnum):
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    AVAILABLE = "Available"
+    SCHEMA_UP_TO_DATE = "SchemaUpToDate"
+    INDEXES_HEALTHY = "IndexesHealthy"
+
+
+ABNORMAL_TRUE = frozenset({Condition.RECONCILING, Condition.STALLED})
+
+
+class Reason(StrEnum):
+    # Ready, and why not yet
+    READY = "Ready"
+    CREATING = "Creating"
+    SCALING = "Scaling"
+    FAILING_OVER = "FailingOver"
+    RESTARTING = "Restarting"
+    UPDATING = "Updating"
+    GROWING_VOLUMES = "GrowingVolumes"
+    WAITING_FOR_REPLICAS = "WaitingForReplicas"
+    DELETING = "Deleting"
+    HIBERNATED = "Hibernated"
+    HIBERNATING = "Hibernating"
+    PAUSED = "Paused"
+    # what a person must mend
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_PARAMETER = "InvalidParameter"
+    INVALID_CERTIFICATE = "InvalidCertificate"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    UNSCHEDULABLE = "Unschedulable"
+    VOLUME_UNAVAILABLE = "VolumeUnavailable"
+    VOLUME_CANNOT_GROW = "VolumeCannotGrow"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_REJECTED = "PodRejected"
+    POD_FAILING = "PodFailing"
+    API_ERROR = "ApiError"
+    NAME_TAKEN = "NameTaken"
+    # Available
+    PRIMARY_SERVING = "PrimaryServing"
+    NO_PRIMARY = "NoPrimary"
+    PRIMARY_UNREACHABLE = "PrimaryUnreachable"
+    # SchemaUpToDate
+    UP_TO_DATE = "UpToDate"
+    MIGRATING = "Migrating"
+    MIGRATION_FAILED = "MigrationFailed"
+    SOURCE_INVALID = "MigrationSourceInvalid"
+    BEHIND = "Behind"
+    UNKNOWN = "Unknown"
+    # IndexesHealthy
+    INDEXES_HEALTHY = "IndexesHealthy"
+    INDEXES_MISSING = "IndexesMissing"
+    INDEXES_INVALID = "IndexesInvalid"
+    INDEXES_DUPLICATE = "IndexesDuplicate"

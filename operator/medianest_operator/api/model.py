@@ -1,0 +1,48 @@
+"""What every model of the API shares."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+
+
+class ApiModel(BaseModel):
+    """A part of a resource: camelCase in YAML, documented by its attributes' docstrings, immutable once parsed.
+
+    Unknown fields are ignored: a newer resource definition may hold more than this controller knows.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+
+def rules(*pairs: tuple[str, str]) -> JsonDict:
+    """CEL validation rules (expression, message) as the schema extension of Kubernetes."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
+
+
+def with_rules(*pairs: tuple[str, str]) -> ConfigDict:
+    """A model configuration whose schema carries CEL rules; pydantic merges it into the parent's."""
+    return ConfigDict(json_schema_extra=rules(*pairs))
+
+
+Quantity = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        max_length=32,
+    ),
+]
+"""A Kubernetes quantity, written as a string."""
+
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
+SqlName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", min_length=1, max_length=48)]
+Duration = Annotated[str, Field(pattern=r"^([0-9]+(s|m|h))+$", max_length=32)]
+"""A duration as Go writes it: `90m`, `2160h`."""

@@ -1,0 +1,139 @@
+"""The status of a `MediaNestDatabase`: the product for the one who looks at three in the morning.
+
+Nothing in it ticks: no probe times, no ages, no exact bytes; those are metrics.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.model import ApiModel
+
+
+class StatusCondition(ApiModel):
+    """One condition, after the Kubernetes API conventions."""
+
+    type: Condition
+    status: Literal["True", "False", "Unknown"]
+    reason: Reason
+    message: str
+    observed_generation: int
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Member(ApiModel):
+    """One instance as Patroni reports it."""
+
+    name: str
+    role: str
+    """primary, replica, or unknown while it starts."""
+    state: str
+    """Patroni's word: running, streaming, starting, stopped, ..."""
+    node: str | None = None
+    pending_restart: bool | None = None
+    """PostgreSQL says that a changed parameter takes effect only after a restart."""
+
+
+class Instances(ApiModel):
+    ready: int
+    desired: int
+    summary: str
+    """Ready of desired, for people."""
+    primary: str | None = None
+    """The pod of the primary."""
+    members: list[Member] = []
+
+
+class Connection(ApiModel):
+    """Where to connect and with which Secret."""
+
+    secret: str
+    host: str
+    read_only_host: str
+    port: int
+    database: str
+    read_only_secret: str
+    migrator_secret: str
+
+
+class AppliedMigration(ApiModel):
+    name: str
+    milliseconds: int
+
+
+class MigrationFailure(ApiModel):
+    migration: str
+    statement: int | None = None
+    line: int | None = None
+    sqlstate: str | None = None
+    message: str
+
+
+class MigrationRun(ApiModel):
+    """The last run of the migration Job."""
+
+    job: str
+    digest: str
+    """Digest of the source and target that it ran."""
+    outcome: str
+    """Running, Applied or Failed."""
+    reason: str | None = None
+    message: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    applied: list[AppliedMigration] = []
+    failed: MigrationFailure | None = None
+
+
+class Schema(ApiModel):
+    version: str | None = None
+    """The last migration that is applied, from the live history."""
+    pending: list[str] = []
+    """Migrations of the source that are not applied yet."""
+    last_run: MigrationRun | None = None
+
+
+class Indexes(ApiModel):
+    total: int
+    """Indexes of the application's tables, `_prisma_migrations` not counted."""
+    critical: str
+    """Critical indexes present of expected, for instance 6/6."""
+    missing: list[str] = []
+    invalid: list[str] = []
+    duplicate: list[str] = []
+    foreign_keys_without_index: list[str] = []
+
+
+class Certificates(ApiModel):
+    server_not_after: str
+    """When the server certificate in use ends."""
+
+
+class DatabaseStatus(ApiModel):
+    """What is."""
+
+    observed_generation: int
+    """The generation of the spec that this status speaks of."""
+    phase: str
+    """One word for people; machines read the conditions."""
+    conditions: Annotated[
+        list[StatusCondition],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    ] = []
+    instances: Instances | None = None
+    connection: Connection | None = None
+    # `schema` as an attribute would shadow a method of pydantic's base class.
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    indexes: Indexes | None = None
+    image: str | None = None
+    """The database image in use."""
+    certificates: Certificates | None = None
+    replicas: int = 0
+    """Pods there are, for the scale subresource."""
+    selector: str = ""
+    """Label selector of the pods, for the scale subresource."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it goes to the API server: camelCase, absent rather than null."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,74 @@
+"""What one look at an instance tells."""
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg.rows import class_row
+
+from medianest_operator import naming
+from medianest_operator.postgres.sessions import Connection
+
+
+@dataclass(frozen=True)
+class InstanceFacts:
+    """One instance, asked over SQL."""
+
+    in_recovery: bool
+    connections: int
+    max_connections: int
+    certificate_newer: bool
+    """The certificate's file is newer than the configuration that PostgreSQL runs with: a reload is due."""
+    refused_parameters: list[str]
+    """Lines of the configuration files that PostgreSQL could not apply."""
+
+
+_FACTS: LiteralString = """
+SELECT pg_is_in_recovery() AS in_recovery,
+       (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       current_setting('max_connections')::int AS max_connections,
+       (pg_stat_file(%(certificate)s)).modification > pg_conf_load_time() AS certificate_newer,
+       coalesce((SELECT array_agg(format('%%s = %%s: %%s', name, setting, error) ORDER BY name)
+                 FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied'), '{}')
+         AS refused_parameters
+"""
+
+
+async def instance_facts(connection: Connection) -> InstanceFacts:
+    """Ask one instance."""
+    async with connection.cursor(row_factory=class_row(InstanceFacts)) as cursor:
+        await cursor.execute(_FACTS, {"certificate": f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}"})
+        facts = await cursor.fetchone()
+    if facts is None:
+        raise RuntimeError("a SELECT without FROM returned no row")
+    return facts
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica as its primary sees it."""
+
+    name: str
+    state: str
+    sync_state: str
+    lag_bytes: int
+
+
+_REPLICAS: LiteralString = """
+SELECT application_name AS name, state, sync_state,
+       coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes
+FROM pg_stat_replication
+"""
+
+
+async def replicas(connection: Connection) -> list[Replica]:
+    """The replicas that stream from this primary."""
+    async with connection.cursor(row_factory=class_row(Replica)) as cursor:
+        await cursor.execute(_REPLICAS)
+        return await cursor.fetchall()
+
+
+async def database_size(connection: Connection) -> int:
+    """Bytes of the connected database."""
+    cursor = await connection.execute("SELECT pg_database_size(current_database())")
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0

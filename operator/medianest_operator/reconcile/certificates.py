@@ -1,0 +1,157 @@
+"""The certificate authority and the certificates: made, renewed before their end, taken up without a restart."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.controller.kinds import SECRET
+from medianest_operator.errors import Permanent
+from medianest_operator.postgres import certificates
+from medianest_operator.postgres.certificates import KeyPair
+from medianest_operator.postgres.sessions import Credentials
+from medianest_operator.reconcile.context import Run
+from medianest_operator.resources import secrets
+
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def duration(text: str) -> timedelta:
+    """A Go duration of hours, minutes and seconds."""
+    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", text)))
+
+
+def server_names(run: Run) -> tuple[str, ...]:
+    """The names that clients, the operator and the other members connect by."""
+    names = run.names
+    hosts = [names.read_write_service, names.read_only_service, f"*.{names.pods_service}"]
+    found: list[str] = []
+    for host in hosts:
+        found += [f"{host}.{names.namespace}.svc", f"{host}.{names.namespace}.svc.cluster.local"]
+    found += [names.read_write_service, names.read_only_service, f"{names.read_write_service}.{names.namespace}"]
+    return (*found, "localhost")
+
+
+async def reconcile(run: Run) -> None:
+    """Leave valid certificates in their Secrets, and the controller's own credentials in the run.
+
+    Raises Permanent where the admin's server certificate can't be used.
+    """
+    now = datetime.now(UTC)
+    names = run.names
+    authority = await _authority(run, now)
+    server_ca = authority.certificate
+    if run.spec.tls.server_secret:
+        server, server_ca = await _given_server(run, run.spec.tls.server_secret)
+    else:
+        server = await _issued(run, names.server_tls_secret, names.database, authority, now, server_names(run))
+    await _issued(run, names.patroni_tls_secret, naming.CERT_PATRONI, authority, now)
+    controller = await _issued(run, names.controller_tls_secret, naming.CERT_CONTROLLER, authority, now)
+    run.notes["server_ca"] = server_ca
+    run.notes["server_not_after"] = server.not_after()
+    run.notes["credentials"] = Credentials(controller.certificate, controller.key, server_ca)
+
+
+def next_renewal(run: Run) -> timedelta:
+    """How long until the earliest certificate is due."""
+    due: datetime = run.notes["server_not_after"] - duration(run.spec.tls.renew_before)
+    return max(timedelta(seconds=1), due - datetime.now(UTC))
+
+
+def _read(run: Run, name: str) -> KeyPair | None:
+    secret = run.services.cache.get(SECRET, run.names.namespace, name)
+    if secret is None:
+        return None
+    certificate, key = secrets.decode(secret, naming.TLS_CERT), secrets.decode(secret, naming.TLS_KEY)
+    return KeyPair(certificate, key) if certificate and key else None
+
+
+async def _authority(run: Run, now: datetime) -> KeyPair:
+    name = run.names.ca_secret
+    authority = _read(run, name)
+    try:
+        if authority is None or authority.not_after() - now < certificates.CA_RENEW_BEFORE:
+            authority = certificates.new_authority(f"{run.names.database} authority", now, authority)
+    except ValueError:
+        authority = certificates.new_authority(f"{run.names.database} authority", now)
+    await _store(run, name, authority, authority.certificate)
+    return authority
+
+
+async def _issued(
+    run: Run, name: str, common_name: str, authority: KeyPair, now: datetime, dns_names: tuple[str, ...] = ()
+) -> KeyPair:
+    pair = _read(run, name)
+    if pair is None or _due(run, pair, authority, now, dns_names):
+        renewing = pair is not None
+        pair = certificates.issue(authority, common_name, now, duration(run.spec.tls.duration), dns_names)
+        if renewing and dns_names:
+            until = pair.not_after().strftime("%Y-%m-%d %H:%M UTC")
+            message = f"The server certificate was renewed; it is valid until {until}. Open connections stay."
+            await run.services.recorder.record(run.database, "Normal", "CertificateRenewed", message)
+    await _store(run, name, pair, authority.certificate)
+    return pair
+
+
+def _due(run: Run, pair: KeyPair, authority: KeyPair, now: datetime, dns_names: tuple[str, ...]) -> bool:
+    try:
+        return (
+            pair.not_after() - now < duration(run.spec.tls.renew_before)
+            or pair.not_after() - now > duration(run.spec.tls.duration) + timedelta(minutes=1)
+            or not certificates.signed_by(pair.certificate, authority.certificate)
+            or not certificates.key_matches(pair.certificate, pair.key)
+            or not certificates.dns_names(pair.certificate) >= set(dns_names)
+        )
+    except ValueError:
+        return True
+
+
+async def _store(run: Run, name: str, pair: KeyPair, ca: str) -> None:
+    await run.services.applier.apply(
+        SECRET, secrets.tls_secret(run.names, name, pair.certificate, pair.key, ca, run.owner)
+    )
+
+
+async def _given_server(run: Run, name: str) -> tuple[KeyPair, str]:
+    field = "tls.serverSecret"
+    secret = await run.services.client.get(SECRET, run.names.namespace, name)
+    if secret is None:
+        raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: there is no Secret {name} in this namespace")
+    keys = naming.TLS_CERT, naming.TLS_KEY, naming.TLS_CA
+    certificate, key, ca = (secrets.decode(secret, item) for item in keys)
+    if not (certificate and key and ca):
+        raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: Secret {name} must hold {', '.join(keys)}")
+    try:
+        pair = KeyPair(certificate, key)
+        ended = pair.not_after() <= datetime.now(UTC)
+        fits = certificates.key_matches(certificate, key)
+        have = certificates.dns_names(certificate)
+        certificates.not_after(ca)
+    except ValueError as error:
+        raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: Secret {name} can't be read: {error}") from error
+    if ended:
+        raise Permanent(
+            Reason.INVALID_CERTIFICATE, f"{field}: the certificate in Secret {name} ended {pair.not_after()}"
+        )
+    if not fits:
+        raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: the key in Secret {name} is not the certificate's")
+    needed = {
+        run.names.service_fqdn(run.names.read_write_service),
+        f"*.{run.names.pods_service}.{run.names.namespace}.svc",
+    }
+    if missing := sorted(needed - have):
+        raise Permanent(
+            Reason.INVALID_CERTIFICATE, f"{field}: the certificate in Secret {name} doesn't name {', '.join(missing)}"
+        )
+    return pair, ca
+
+
+async def load(run: Run) -> None:
+    """Only read what is there, for a database that nothing may be changed of. Raises Permanent where it is missing."""
+    controller, authority = _read(run, run.names.controller_tls_secret), _read(run, run.names.ca_secret)
+    if controller is None or authority is None:
+        raise Permanent(Reason.PAUSED, "spec.paused was true before the database was made; nothing is there yet")
+    server_ca = authority.certificate
+    if run.spec.tls.server_secret:
+        _, server_ca = await _given_server(run, run.spec.tls.server_secret)
+    run.notes["credentials"] = Credentials(controller.certificate, controller.key, server_ca)

@@ -1,0 +1,196 @@
+"""What every concern works with, and what is known of one database at the start of a run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from medianest_operator import naming
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.controller.cache import Cache
+from medianest_operator.controller.client import KubernetesClient
+from medianest_operator.controller.kinds import CLAIM, JOB, POD, STATEFUL_SET
+from medianest_operator.controller.queue import Key
+from medianest_operator.naming import Names
+from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
+from medianest_operator.reconcile.apply import Applier
+from medianest_operator.reconcile.events import Recorder
+from medianest_operator.reconcile.memory import Memory
+from medianest_operator.resources.meta import Manifest, owner_reference
+from medianest_operator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """The process' tools, shared by all databases."""
+
+    settings: Settings
+    client: KubernetesClient
+    cache: Cache
+    applier: Applier
+    recorder: Recorder
+    sessions: Sessions
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A database pod: what Kubernetes and Patroni say of it."""
+
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.manifest["metadata"]["uid"])
+
+    @property
+    def address(self) -> str | None:
+        address: str | None = self.manifest.get("status", {}).get("podIP")
+        return address
+
+    @property
+    def node(self) -> str | None:
+        node: str | None = self.manifest["spec"].get("nodeName")
+        return node
+
+    @property
+    def terminating(self) -> bool:
+        return "deletionTimestamp" in self.manifest["metadata"]
+
+    @property
+    def ready(self) -> bool:
+        conditions = self.manifest.get("status", {}).get("conditions", [])
+        return not self.terminating and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+    @property
+    def running(self) -> bool:
+        states = self.manifest.get("status", {}).get("containerStatuses", [])
+        return not self.terminating and any("running" in state.get("state", {}) for state in states)
+
+    @property
+    def inputs(self) -> str | None:
+        inputs: str | None = self.manifest["metadata"].get("annotations", {}).get(naming.ANNOTATION_POD_INPUTS)
+        return inputs
+
+    @property
+    def image(self) -> str:
+        return str(self.manifest["spec"]["containers"][0]["image"])
+
+    @property
+    def is_primary(self) -> bool:
+        return bool(self.manifest["metadata"].get("labels", {}).get(naming.LABEL_ROLE) == naming.ROLE_PRIMARY)
+
+    @cached_property
+    def member(self) -> Mapping[str, Any]:
+        """Patroni's own word on this member; empty before its first."""
+        text = self.manifest["metadata"].get("annotations", {}).get(naming.PATRONI_STATUS_ANNOTATION)
+        return json.loads(text) if text else {}
+
+    @property
+    def role(self) -> str:
+        if self.is_primary:
+            return naming.ROLE_PRIMARY
+        return naming.ROLE_REPLICA if self.member.get("role") == naming.ROLE_REPLICA else "unknown"
+
+    @property
+    def state(self) -> str:
+        if self.terminating:
+            return "stopping"
+        state = str(self.member.get("replication_state") or self.member.get("state") or "starting")
+        return state if self.running else "down"
+
+    @property
+    def streaming(self) -> bool:
+        """A replica that follows its primary."""
+        return self.ready and self.role == naming.ROLE_REPLICA and self.member.get("state") == "running"
+
+    @property
+    def pending_restart(self) -> bool:
+        return bool(self.member.get("pending_restart"))
+
+
+@dataclass
+class Run:
+    """One run for one database: what was read, and what the concerns found out."""
+
+    services: Services
+    database: Manifest
+    spec: DatabaseSpec
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return self.names.namespace, self.names.database
+
+    @cached_property
+    def names(self) -> Names:
+        metadata = self.database["metadata"]
+        return Names(metadata["namespace"], metadata["name"])
+
+    @property
+    def generation(self) -> int:
+        return int(self.database["metadata"]["generation"])
+
+    @cached_property
+    def owner(self) -> dict[str, Any]:
+        return owner_reference(self.database)
+
+    @property
+    def stateful_set(self) -> Manifest | None:
+        return self.services.cache.get(STATEFUL_SET, self.names.namespace, self.names.stateful_set)
+
+    @property
+    def pods(self) -> list[Pod]:
+        manifests = self.services.cache.of_database(POD, self.key)
+        label = naming.LABEL_COMPONENT
+        pods = [Pod(pod) for pod in manifests if pod["metadata"]["labels"].get(label) == naming.COMPONENT_POSTGRES]
+        return sorted(pods, key=lambda pod: self.names.ordinal(pod.name))
+
+    @property
+    def primary(self) -> Pod | None:
+        """The pod that leads, as Patroni labelled it; None while there is none."""
+        primaries = [pod for pod in self.pods if pod.is_primary and pod.address and not pod.terminating]
+        running = [pod for pod in primaries if pod.running and pod.member.get("role") == "primary"]
+        return next(iter(running or primaries), None)
+
+    @property
+    def jobs(self) -> list[Manifest]:
+        return self.services.cache.of_database(JOB, self.key)
+
+    @property
+    def claims(self) -> list[Manifest]:
+        return self.services.cache.of_database(CLAIM, self.key)
+
+    @property
+    def image(self) -> str:
+        """The spec's image; else the one that the object was created with, so that a new operator changes nothing."""
+        if self.spec.image:
+            return self.spec.image
+        recorded = self.database.get("status", {}).get("image")
+        if recorded and not self.database_was_given_an_image:
+            return str(recorded)
+        return self.services.settings.postgres_image
+
+    @property
+    def database_was_given_an_image(self) -> bool:
+        """Whether the recorded image came from a spec that named one (and names none any more)."""
+        live = self.stateful_set
+        if live is None:
+            return False
+        return bool(live["metadata"].get("annotations", {}).get(naming.ANNOTATION_IMAGE_FROM) == "spec")
+
+    def instance(self, pod: Pod, dbname: str) -> Instance:
+        """Where to connect for a pod that has an address."""
+        host = self.names.pod_fqdn(pod.name)
+        return Instance(*self.key, pod.name, pod.uid, pod.address or "", host, dbname)
+
+    @property
+    def credentials(self) -> Credentials:
+        """Set by the certificates' step."""
+        credentials: Credentials = self.notes["credentials"]
+        return credentials

@@ -1,0 +1,197 @@
+"""One run for one database: the order of the concerns, and nothing else."""
+
+import logging
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pydantic
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.status import DatabaseStatus
+from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError
+from medianest_operator.controller.kinds import DATABASE
+from medianest_operator.controller.queue import Key
+from medianest_operator.errors import Permanent, ReconcileError, Transient
+from medianest_operator.observability import metrics
+from medianest_operator.postgres import parameters
+from medianest_operator.postgres.sessions import Unreachable
+from medianest_operator.reconcile import (
+    certificates,
+    findings,
+    logins,
+    migration,
+    rollout,
+    server,
+    status,
+    volumes,
+    workload,
+)
+from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.resources.meta import Manifest
+
+log = logging.getLogger(__name__)
+
+_SOON = 2.0
+"""Seconds until another look while something is under way that tells no event."""
+
+
+class DatabaseReconciler:
+    """Brings databases to what their spec wants."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One run. Returns the seconds until the next look, or None where there is nothing to look at.
+
+        Raises Transient, ApiError or a connection error where it has to be tried again.
+        """
+        database = self._services.cache.get(DATABASE, *key)
+        if database is None or "deletionTimestamp" in database["metadata"]:
+            await self._forget(key)
+            return None
+        names = naming.Names(*key)
+        found = status.Findings(names, None, int(database["metadata"]["generation"]))
+        retry: Exception | None = None
+        try:
+            spec = _parse(database)
+        except Permanent as error:
+            found.problem = error
+            await self._report(database, found)
+            return self._services.settings.sweep_interval
+        run = Run(self._services, database, spec)
+        found.spec = spec
+        try:
+            if not spec.paused:
+                await self._shape(run, found)
+            await self._observe(run, found)
+        except ReconcileError as error:
+            found.problem = found.problem or error
+            retry = error if isinstance(error, Transient) else None
+        except Unreachable as error:
+            found.serving, found.unreachable, retry = False, str(error), error
+        except (ApiError, *TRANSIENT_ERRORS) as error:
+            retry = error
+        await self._fill(run, found)
+        await self._report(database, found)
+        if retry:
+            raise retry
+        return self._next_look(run, found)
+
+    async def _shape(self, run: Run, found: status.Findings) -> None:
+        """Everything that can be applied before the first server runs."""
+        if problems := parameters.problems(run.spec):
+            raise Permanent(Reason.INVALID_PARAMETER, "; ".join(problems))
+        await certificates.reconcile(run)
+        await logins.reconcile(run)
+        await workload.reconcile_surroundings(run)
+        await volumes.reconcile(run)
+        await workload.reconcile_stateful_set(run)
+
+    async def _observe(self, run: Run, found: status.Findings) -> None:
+        """Look at the servers, and do what needs one."""
+        if run.spec.paused:
+            await certificates.load(run)
+        look = await server.look(run)
+        primary = found.primary = run.primary
+        if primary is None:
+            return
+        found.serving = look.serves(primary)
+        found.unreachable = look.unreachable.get(primary.name)
+        if not found.serving:
+            return
+        if run.spec.paused:
+            facts = await server.schema_facts(run, primary, migration.job_token(run))
+            found.schema_version, found.indexes = facts.history.version, facts.indexes
+            return
+        await server.reconcile(run, primary, look)
+        facts = await server.schema_facts(run, primary, migration.job_token(run))
+        found.schema_version, found.indexes = facts.history.version, facts.indexes
+        refused = look.instances[primary.name].refused_parameters
+        try:
+            found.migration = await migration.reconcile(run, await migration.source(run), facts.history)
+        except Permanent as error:
+            found.problem = error
+        if refused and found.problem is None:
+            found.problem = Permanent(
+                Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
+            )
+        if not run.spec.hibernate:
+            found.rollout = await rollout.reconcile(run)
+
+    async def _fill(self, run: Run, found: status.Findings) -> None:
+        """What the status tells whatever happened."""
+        found.pods = run.pods
+        found.primary = run.primary
+        found.wanted = 0 if run.spec.hibernate else run.spec.instances
+        found.image = run.image
+        found.server_not_after = run.notes.get("server_not_after")
+        found.growing = volumes.growing(run)
+        if any(not pod.ready for pod in found.pods) or len(found.pods) < found.wanted:
+            try:
+                found.pod_findings = await findings.find(run, found.wanted)
+            except (ApiError, *TRANSIENT_ERRORS) as error:
+                log.info("could not look for the reasons: %s", error, extra={"database": "/".join(run.key)})
+
+    async def _report(self, database: Manifest, found: status.Findings) -> None:
+        """Write the status where it differs, then tell the transitions."""
+        previous: Mapping[str, Any] = database.get("status") or {}
+        built = status.build(found, previous, datetime.now(UTC))
+        current = built.to_dict()
+        key = found.names.namespace, found.names.database
+        _measure(key, built, found)
+        if current == previous:
+            return
+        body = {
+            "apiVersion": naming.API_VERSION,
+            "kind": naming.KIND,
+            "metadata": {"namespace": key[0], "name": key[1], "uid": database["metadata"]["uid"]},
+            "status": current,
+        }
+        try:
+            live = await self._services.client.apply(DATABASE, body, "status")
+        except ApiError as error:
+            if error.status in {404, 409}:
+                return
+            raise
+        self._services.cache.put(DATABASE, live)
+        for transition in status.transitions(previous, built):
+            await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
+
+    def _next_look(self, run: Run, found: status.Findings) -> float:
+        interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
+        if found.rollout or (found.primary and not found.serving):
+            return min(_SOON, interval)
+        if "server_not_after" in run.notes:
+            return min(interval, certificates.next_renewal(run).total_seconds())
+        return interval
+
+    async def _forget(self, key: Key) -> None:
+        await self._services.sessions.forget(*key)
+        self._services.memory.forget(key)
+        metrics.forget(*key)
+
+
+def _parse(database: Manifest) -> DatabaseSpec:
+    """The spec. Raises Permanent where it isn't one, which the API server lets through only for older objects."""
+    try:
+        return DatabaseSpec.model_validate(database.get("spec") or {})
+    except pydantic.ValidationError as error:
+        problems = "; ".join(
+            f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+        )
+        raise Permanent(Reason.INVALID_SPEC, problems) from error
+
+
+def _measure(key: Key, current: DatabaseStatus, found: status.Findings) -> None:
+    ready = any(item.type == Condition.READY and item.status == "True" for item in current.conditions)
+    metrics.READY.labels(*key).set(int(ready))
+    if current.instances:
+        metrics.INSTANCES.labels(*key, "ready").set(current.instances.ready)
+        metrics.INSTANCES.labels(*key, "desired").set(current.instances.desired)
+    if found.server_not_after:
+        metrics.CERTIFICATE_NOT_AFTER.labels(*key).set(found.server_not_after.timestamp())

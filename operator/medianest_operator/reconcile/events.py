@@ -1,0 +1,60 @@
+"""Kubernetes Events: one for every transition that a person would want to see, with the conditions' reasons."""
+
+import logging
+import os
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from medianest_operator import naming
+from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.controller.kinds import EVENT
+from medianest_operator.resources.meta import Manifest
+
+log = logging.getLogger(__name__)
+
+_LONGEST = 1024
+"""Characters of a message that the API server takes."""
+
+
+class Recorder:
+    """Writes Events. One that can't be written is logged and never holds anything up."""
+
+    def __init__(self, client: KubernetesClient, identity: str) -> None:
+        self._client = client
+        self._identity = identity
+
+    async def record(self, database: Manifest, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Tell an Event of a database."""
+        metadata = database["metadata"]
+        now = datetime.now(UTC)
+        stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        body: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "namespace": metadata["namespace"],
+                "name": f"{metadata['name']}.{int(now.timestamp() * 1e6):x}{os.urandom(2).hex()}",
+            },
+            "involvedObject": {
+                "apiVersion": naming.API_VERSION,
+                "kind": naming.KIND,
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+            },
+            "type": kind,
+            "reason": reason,
+            "message": message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…",
+            "source": {"component": naming.OPERATOR},
+            "reportingComponent": naming.OPERATOR,
+            "reportingInstance": self._identity,
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "reason": reason}
+        log.log(logging.WARNING if kind == "Warning" else logging.INFO, message, extra=extra)
+        try:
+            await self._client.create(EVENT, body)
+        except (ApiError, *TRANSIENT_ERRORS) as error:
+            log.info("event not written: %s", error, extra=extra)

@@ -1,0 +1,33 @@
+"""What this process remembers between runs, so that costly looks are not taken every fifteen seconds.
+
+Nothing here is needed for correctness: a restarted operator starts empty and looks at everything once.
+"""
+
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from medianest_operator.controller.queue import Key
+
+
+class Memory:
+    """Facts by database and topic, each with what it depended on and when it was learnt."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, dict[str, tuple[Hashable, float, Any]]] = {}
+
+    def recall(self, key: Key, topic: str, token: Hashable, seconds: float) -> Any | None:
+        """The fact, unless what it depends on changed or it is older than `seconds`."""
+        entry = self._entries.get(key, {}).get(topic)
+        if entry is None or entry[0] != token or time.monotonic() - entry[1] > seconds:
+            return None
+        return entry[2]
+
+    def keep(self, key: Key, topic: str, token: Hashable, fact: Any) -> None:
+        self._entries.setdefault(key, {})[topic] = (token, time.monotonic(), fact)
+
+    def drop(self, key: Key, topic: str) -> None:
+        self._entries.get(key, {}).pop(topic, None)
+
+    def forget(self, key: Key) -> None:
+        self._entries.pop(key, None)

@@ -1,0 +1,98 @@
+"""Talking to Patroni's REST API: its shared configuration, switchovers, restarts, reloads.
+
+The address is the pod's, the verified name its DNS name, and the controller shows its client certificate, without which
+Patroni changes nothing.
+"""
+
+import logging
+import ssl
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from medianest_operator import naming
+from medianest_operator.errors import Transient
+from medianest_operator.postgres.sessions import Credentials
+from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.resources.patroni import dynamic_configuration
+
+log = logging.getLogger(__name__)
+
+_QUICK: Final = aiohttp.ClientTimeout(total=5)
+_SLOW: Final = aiohttp.ClientTimeout(total=60)
+UNREACHABLE: Final = "PatroniUnreachable"
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=credentials.ca)
+    with tempfile.TemporaryDirectory(prefix="medianest-tls-") as folder:
+        certificate, key = Path(folder, naming.TLS_CERT), Path(folder, naming.TLS_KEY)
+        key.touch(mode=0o600)
+        certificate.write_text(credentials.certificate)
+        key.write_text(credentials.key)
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+async def _call(
+    run: Run, pod: Pod, method: str, path: str, body: Mapping[str, Any] | None = None, *, slow: bool = False
+) -> tuple[int, Any]:
+    """Status and answer. Raises Transient where Patroni can't be reached."""
+    connector = aiohttp.TCPConnector(ssl=_context(run.credentials), force_close=True)
+    host = run.names.pod_fqdn(pod.name)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=_SLOW if slow else _QUICK) as session,
+            session.request(
+                method, f"https://{pod.address}:{naming.PATRONI_PORT}{path}", json=body, server_hostname=host
+            ) as response,
+        ):
+            text = await response.text()
+            is_json = response.content_type == "application/json"
+            return response.status, (await response.json() if is_json else text)
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise Transient(UNREACHABLE, f"Patroni of {pod.name} can't be reached: {error!r}") from error
+
+
+async def reconcile_configuration(run: Run, leader: Pod) -> bool:
+    """Make the cluster's shared configuration the wanted one. Returns whether it was changed."""
+    wanted = dynamic_configuration(run.spec)
+    status, live = await _call(run, leader, "GET", "/config")
+    if status == 200 and live == wanted:
+        return False
+    if status not in {200, 404}:
+        raise Transient(UNREACHABLE, f"Patroni of {leader.name} doesn't tell its configuration: {status} {live}")
+    status, answer = await _call(run, leader, "PUT", "/config", wanted)
+    if status != 200:
+        raise Transient("ConfigurationRefused", f"Patroni refused the configuration: {status} {answer}")
+    log.info("changed Patroni's configuration", extra={"database": "/".join(run.key)})
+    return True
+
+
+async def reload(run: Run, pod: Pod) -> None:
+    """Make Patroni and PostgreSQL of a pod read their files again, certificates included."""
+    await _call(run, pod, "POST", "/reload")
+
+
+async def waits_for_restart(run: Run, pod: Pod) -> bool:
+    """Whether PostgreSQL still says that a parameter waits for a restart; its pod's annotation lags by one loop."""
+    _, answer = await _call(run, pod, "GET", "/patroni")
+    return isinstance(answer, dict) and bool(answer.get("pending_restart"))
+
+
+async def restart(run: Run, pod: Pod) -> None:
+    """Restart PostgreSQL in its pod, if a parameter waits for that."""
+    status, answer = await _call(run, pod, "POST", "/restart", {"restart_pending": True}, slow=True)
+    if status not in {200, 202, 503}:
+        raise Transient("RestartRefused", f"Patroni of {pod.name} refused to restart PostgreSQL: {status} {answer}")
+
+
+async def switch_over(run: Run, leader: Pod, candidate: Pod) -> None:
+    """Hand the primary's role to a healthy replica."""
+    body = {"leader": leader.name, "candidate": candidate.name}
+    status, answer = await _call(run, leader, "POST", "/switchover", body, slow=True)
+    if status != 200:
+        raise Transient("SwitchoverRefused", f"switchover to {candidate.name} was refused: {status} {answer}")

@@ -1,0 +1,363 @@
+"""The status: pure, from what a run found. What changed in it becomes Events."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from medianest_operator import naming
+from medianest_operator.api import status as api
+from medianest_operator.api.conditions import ABNORMAL_TRUE, Condition, Reason
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.errors import Permanent, ReconcileError
+from medianest_operator.naming import Names
+from medianest_operator.postgres.indexes import IndexHealth
+from medianest_operator.reconcile.context import Pod
+from medianest_operator.reconcile.findings import Finding
+from medianest_operator.reconcile.migration import State
+from medianest_operator.reconcile.rollout import Plan, Step
+
+Truth = Literal["True", "False", "Unknown"]
+Manifest = Mapping[str, Any]
+
+_GOOD = frozenset(
+    {
+        Reason.READY, Reason.PRIMARY_SERVING, Reason.UP_TO_DATE, Reason.INDEXES_HEALTHY, Reason.CREATING,
+        Reason.MIGRATING, Reason.SCALING, Reason.UPDATING, Reason.RESTARTING, Reason.GROWING_VOLUMES,
+        Reason.WAITING_FOR_REPLICAS, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED, Reason.UNKNOWN,
+    }
+)  # fmt: skip
+"""Reasons whose Event is Normal."""
+
+
+@dataclass
+class Findings:
+    """All that a run found out, for the status."""
+
+    names: Names
+    spec: DatabaseSpec | None
+    generation: int
+    pods: list[Pod] = field(default_factory=list)
+    wanted: int = 0
+    primary: Pod | None = None
+    serving: bool = False
+    unreachable: str | None = None
+    problem: ReconcileError | None = None
+    pod_findings: list[Finding] = field(default_factory=list)
+    schema_version: str | None = None
+    migration: State | None = None
+    indexes: IndexHealth | None = None
+    rollout: Plan | None = None
+    growing: list[str] = field(default_factory=list)
+    image: str | None = None
+    server_not_after: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A condition before it has a time."""
+
+    status: Truth
+    reason: Reason
+    message: str
+
+
+def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseStatus:
+    """The new status. What this run could not see is taken over from `previous`."""
+    available = _available(found, previous)
+    schema = _schema_condition(found, previous)
+    ready = _ready(found, available, schema, previous)
+    verdicts: dict[Condition, Verdict] = {Condition.READY: ready}
+    stalled = _stalled(found)
+    if stalled:
+        verdicts[Condition.STALLED] = stalled
+    elif ready.status != "True" and ready.reason not in {Reason.HIBERNATED, Reason.PAUSED}:
+        verdicts[Condition.RECONCILING] = Verdict("True", ready.reason, ready.message)
+    verdicts[Condition.AVAILABLE] = available
+    verdicts[Condition.SCHEMA_UP_TO_DATE] = schema
+    if indexes := _indexes_condition(found, previous):
+        verdicts[Condition.INDEXES_HEALTHY] = indexes
+    return api.DatabaseStatus(
+        observed_generation=found.generation,
+        phase=ready.reason.value,
+        conditions=_timed(verdicts, previous, found.generation, now),
+        instances=_instances(found),
+        connection=_connection(found),
+        schema_=_schema(found, previous),
+        indexes=_indexes(found, previous),
+        image=found.image or previous.get("image"),
+        certificates=_certificates(found, previous),
+        replicas=len(found.pods),
+        selector=",".join(f"{key}={value}" for key, value in sorted(found.names.pod_selector.items())),
+    )
+
+
+def _condition(previous: Manifest, kind: Condition) -> Mapping[str, Any] | None:
+    return next((c for c in previous.get("conditions", []) if c["type"] == kind), None)
+
+
+def _was(previous: Manifest, kind: Condition) -> Verdict | None:
+    known = _condition(previous, kind)
+    return Verdict(known["status"], Reason(known["reason"]), known["message"]) if known else None
+
+
+def _timed(
+    verdicts: Mapping[Condition, Verdict], previous: Manifest, generation: int, now: datetime
+) -> list[api.StatusCondition]:
+    conditions = []
+    for kind, verdict in verdicts.items():
+        known = _condition(previous, kind)
+        same = known is not None and known["status"] == verdict.status
+        conditions.append(
+            api.StatusCondition(
+                type=kind,
+                status=verdict.status,
+                reason=verdict.reason,
+                message=verdict.message,
+                observed_generation=generation,
+                last_transition_time=known["lastTransitionTime"] if known and same else _stamp(now),
+            )
+        )
+    return conditions
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _available(found: Findings, previous: Manifest) -> Verdict:
+    if found.serving and found.primary:
+        return Verdict("True", Reason.PRIMARY_SERVING, f"{found.primary.name} serves reads and writes.")
+    if found.spec and found.spec.hibernate:
+        return Verdict("False", Reason.HIBERNATED, "spec.hibernate is true; set it to false to start the instances.")
+    if found.primary and found.unreachable:
+        message = f"The primary doesn't answer: {found.unreachable}. Patroni promotes a replica if it stays away."
+        return Verdict("False", Reason.PRIMARY_UNREACHABLE, message)
+    if found.primary:
+        return Verdict("False", Reason.NO_PRIMARY, f"{found.primary.name} leads, but doesn't take writes yet.")
+    if not _ever_available(previous):
+        return Verdict("False", Reason.CREATING, "The first instance is being made.")
+    if len(found.pods) > 1:
+        return Verdict("False", Reason.NO_PRIMARY, "There is no primary; Patroni elects one of the replicas.")
+    return Verdict("False", Reason.NO_PRIMARY, "There is no primary; the only instance has to come back.")
+
+
+def _ever_available(previous: Manifest) -> bool:
+    return bool(previous.get("schema", {}).get("version")) or (
+        (known := _condition(previous, Condition.AVAILABLE)) is not None and known["reason"] != Reason.CREATING
+    )
+
+
+def _schema_condition(found: Findings, previous: Manifest) -> Verdict:
+    problem = found.problem
+    if isinstance(problem, Permanent) and problem.reason == Reason.SOURCE_INVALID:
+        return Verdict("False", Reason.SOURCE_INVALID, problem.message)
+    state = found.migration
+    if state is None or state.up_to_date is None:
+        known = _was(previous, Condition.SCHEMA_UP_TO_DATE)
+        return known or Verdict("Unknown", Reason.UNKNOWN, "The schema has not been looked at yet.")
+    return Verdict("True" if state.up_to_date else "False", state.reason, state.message)
+
+
+def _indexes_condition(found: Findings, previous: Manifest) -> Verdict | None:
+    health = found.indexes
+    if health is None or (found.migration and not found.migration.up_to_date and not found.schema_version):
+        return _was(previous, Condition.INDEXES_HEALTHY)
+    if health.missing:
+        names = ", ".join(health.missing)
+        message = (
+            f"Critical indexes are missing or invalid: {names}. The application's queries scan whole tables; create "
+            f"them again as the migrations do, with CREATE INDEX CONCURRENTLY."
+        )
+        return Verdict("False", Reason.INDEXES_MISSING, message)
+    if health.invalid:
+        names = ", ".join(health.invalid)
+        message = (
+            f"Invalid indexes: {names}. They cost writes and serve no query; REINDEX INDEX CONCURRENTLY or drop them."
+        )
+        return Verdict("False", Reason.INDEXES_INVALID, message)
+    message = f"All {health.critical_expected} critical indexes of {health.total} are there and valid."
+    if health.duplicates:
+        names = ", ".join(f"{item.name} (of {item.duplicate_of})" for item in health.duplicates)
+        return Verdict("True", Reason.INDEXES_DUPLICATE, f"{message} Duplicates that could go: {names}.")
+    return Verdict("True", Reason.INDEXES_HEALTHY, message)
+
+
+def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manifest) -> Verdict:
+    if found.spec and found.spec.paused:
+        return Verdict("Unknown", Reason.PAUSED, "spec.paused is true: nothing of this database is changed meanwhile.")
+    if found.problem:
+        serving = " The database serves as before." if found.serving else ""
+        return Verdict("False", _reason(found.problem.reason), found.problem.message.rstrip(".") + "." + serving)
+    if found.spec and found.spec.hibernate:
+        if found.pods:
+            return Verdict("False", Reason.HIBERNATING, f"Stopping {len(found.pods)} instances; their volumes stay.")
+        return Verdict(
+            "False", Reason.HIBERNATED, "All instances are stopped and the volumes kept, as spec.hibernate wants."
+        )
+    if not found.serving:
+        return _not_serving(found, available, previous)
+    if schema.status != "True":
+        reason = schema.reason if schema.reason != Reason.UNKNOWN else Reason.CREATING
+        return Verdict("False", reason, schema.message)
+    if found.rollout:
+        return _rolling(found.rollout)
+    if found.growing:
+        return Verdict("False", Reason.GROWING_VOLUMES, f"Volumes are growing: {', '.join(found.growing)}.")
+    return _all_there(found)
+
+
+def _not_serving(found: Findings, available: Verdict, previous: Manifest) -> Verdict:
+    if found.pod_findings:
+        return Verdict("False", found.pod_findings[0].reason, found.pod_findings[0].message + ".")
+    if not _ever_available(previous):
+        return Verdict("False", Reason.CREATING, _progress(found))
+    reason = Reason.FAILING_OVER if len(found.pods) > 1 else available.reason
+    return Verdict("False", reason, available.message)
+
+
+def _progress(found: Findings) -> str:
+    """How far the first start is."""
+    if not found.pods:
+        return "The instances' pods are being made."
+    words = ", ".join(f"{pod.name} {pod.state}" for pod in found.pods)
+    return f"The first instance is starting: {words}."
+
+
+def _rolling(plan: Plan) -> Verdict:
+    reason = Reason.RESTARTING if plan.step in {Step.RESTART, Step.SWITCH_OVER} else Reason.UPDATING
+    if plan.step == Step.WAIT:
+        return Verdict("False", reason, f"An ordered restart waits for {plan.pod.name}: {plan.why}.")
+    return Verdict("False", reason, f"An ordered restart is at {plan.pod.name} ({plan.step}): {plan.why}.")
+
+
+def _all_there(found: Findings) -> Verdict:
+    desired = found.spec.instances if found.spec else found.wanted
+    ready = [pod for pod in found.pods if pod.ready]
+    if len(ready) == desired == len(found.pods):
+        noun = "instance" if desired == 1 else "instances"
+        return Verdict("True", Reason.READY, f"{desired} {noun} ready, schema {found.schema_version}.")
+    if found.pod_findings:
+        first = found.pod_findings[0]
+        return Verdict(
+            "False", first.reason, f"{first.message}. The database serves, with {len(ready)} of {desired} ready."
+        )
+    if len(found.pods) != desired:
+        return Verdict("False", Reason.SCALING, f"Going from {len(found.pods)} to {desired} instances.")
+    waiting = ", ".join(f"{pod.name} ({pod.state})" for pod in found.pods if not pod.ready)
+    message = f"{len(ready)} of {desired} instances ready; waiting for {waiting}. The database serves."
+    return Verdict("False", Reason.WAITING_FOR_REPLICAS, message)
+
+
+def _stalled(found: Findings) -> Verdict | None:
+    if found.spec and found.spec.paused:
+        return None
+    if isinstance(found.problem, Permanent):
+        return Verdict("True", _reason(found.problem.reason), found.problem.message)
+    state = found.migration
+    if state and state.reason in {Reason.MIGRATION_FAILED, Reason.BEHIND}:
+        return Verdict("True", state.reason, state.message)
+    return None
+
+
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.API_ERROR
+
+
+def _instances(found: Findings) -> api.Instances:
+    ready = sum(pod.ready for pod in found.pods)
+    desired = found.spec.instances if found.spec and not found.spec.hibernate else found.wanted
+    return api.Instances(
+        ready=ready,
+        desired=desired,
+        summary=f"{ready}/{desired}",
+        primary=found.primary.name if found.primary else None,
+        members=[
+            api.Member(
+                name=pod.name,
+                role=pod.role,
+                state=pod.state,
+                node=pod.node,
+                pending_restart=True if pod.pending_restart else None,
+            )
+            for pod in found.pods
+        ],
+    )
+
+
+def _connection(found: Findings) -> api.Connection | None:
+    if found.spec is None:
+        return None
+    names = found.names
+    return api.Connection(
+        secret=names.role_secret("app"),
+        read_only_secret=names.role_secret("readonly"),
+        migrator_secret=names.role_secret("migrator"),
+        host=names.service_fqdn(names.read_write_service),
+        read_only_host=names.service_fqdn(names.read_only_service),
+        port=naming.POSTGRES_PORT,
+        database=found.spec.database.name,
+    )
+
+
+def _schema(found: Findings, previous: Manifest) -> api.Schema | None:
+    known = previous.get("schema")
+    last = api.MigrationRun.model_validate(known["lastRun"]) if known and "lastRun" in known else None
+    if found.migration is None:
+        return api.Schema.model_validate(known) if known else None
+    return api.Schema(
+        version=found.schema_version, pending=found.migration.pending, last_run=found.migration.run or last
+    )
+
+
+def _indexes(found: Findings, previous: Manifest) -> api.Indexes | None:
+    health = found.indexes
+    if health is None:
+        return api.Indexes.model_validate(previous["indexes"]) if "indexes" in previous else None
+    return api.Indexes(
+        total=health.total,
+        critical=f"{health.critical_present}/{health.critical_expected}",
+        missing=list(health.missing),
+        invalid=list(health.invalid),
+        duplicate=[item.name for item in health.duplicates],
+        foreign_keys_without_index=[item.name for item in health.unindexed_foreign_keys],
+    )
+
+
+def _certificates(found: Findings, previous: Manifest) -> api.Certificates | None:
+    if found.server_not_after:
+        return api.Certificates(server_not_after=_stamp(found.server_not_after))
+    return api.Certificates.model_validate(previous["certificates"]) if "certificates" in previous else None
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Something that a person would want to see as an Event."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
+    """What changed between two statuses."""
+    before = previous.get("instances", {}).get("primary")
+    after = current.instances.primary if current.instances else None
+    last = before or previous.get("lastPrimary")
+    if after and last and after != last:
+        yield Transition("Normal", "PrimaryChanged", f"{after} leads now; before it was {last}.")
+    told: set[str] = set()
+    for condition in current.conditions:
+        if condition.type in ABNORMAL_TRUE or condition.reason in told:
+            continue
+        known = _condition(previous, condition.type)
+        if known and (known["status"], known["reason"]) == (condition.status, condition.reason):
+            continue
+        if condition.status == "Unknown" and condition.reason == Reason.UNKNOWN:
+            continue
+        told.add(condition.reason)
+        kind: Literal["Normal", "Warning"] = "Normal" if condition.reason in _GOOD else "Warning"
+        yield Transition(kind, condition.reason, condition.message)

@@ -1,0 +1,81 @@
+"""Volumes that grow: the claims first, then the StatefulSet's template, which nobody may change in place."""
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.controller.client import ApiError
+from medianest_operator.controller.kinds import CLAIM, STATEFUL_SET
+from medianest_operator.errors import Permanent
+from medianest_operator.postgres.quantity import to_bytes
+from medianest_operator.reconcile.context import Run
+from medianest_operator.resources.meta import Manifest
+
+
+def wanted_sizes(run: Run) -> dict[str, str]:
+    """Size by volume."""
+    sizes = {naming.VOLUME_DATA: run.spec.storage.size}
+    if run.spec.wal_storage:
+        sizes[naming.VOLUME_WAL] = run.spec.wal_storage.size
+    return sizes
+
+
+def _requested(claim: Manifest) -> int:
+    return to_bytes(claim["spec"]["resources"]["requests"]["storage"])
+
+
+async def reconcile(run: Run) -> None:
+    """Ask for larger claims where the spec wants them. Raises Permanent where the storage class can't grow volumes."""
+    names = run.names
+    claims = {claim["metadata"]["name"]: claim for claim in run.claims}
+    grown = False
+    for volume, size in wanted_sizes(run).items():
+        for ordinal in range(naming.MAX_INSTANCES):
+            claim = claims.get(names.claim(volume, ordinal))
+            if claim is None or _requested(claim) >= to_bytes(size):
+                continue
+            await _grow(run, claim, size)
+            grown = True
+    if grown:
+        sizes = ", ".join(f"{volume} {size}" for volume, size in wanted_sizes(run).items())
+        await run.services.recorder.record(
+            run.database, "Normal", Reason.GROWING_VOLUMES, f"Growing the volumes: {sizes}."
+        )
+    await _renew_template(run)
+
+
+async def _grow(run: Run, claim: Manifest, size: str) -> None:
+    name = claim["metadata"]["name"]
+    patch = {"spec": {"resources": {"requests": {"storage": size}}}}
+    try:
+        live = await run.services.client.merge(CLAIM, run.names.namespace, name, patch)
+    except ApiError as error:
+        if error.refused:
+            raise Permanent(
+                Reason.VOLUME_CANNOT_GROW,
+                f"storage.size: volume {name} can't grow to {size}: {error.message}. Use a storage class with "
+                f"allowVolumeExpansion, or set the size back",
+            ) from error
+        raise
+    run.services.cache.put(CLAIM, live)
+
+
+async def _renew_template(run: Run) -> None:
+    """Replace the StatefulSet under its pods, so that new instances get the new size."""
+    live = run.stateful_set
+    if live is None:
+        return
+    templates = {claim["metadata"]["name"]: claim for claim in live["spec"]["volumeClaimTemplates"]}
+    sizes = wanted_sizes(run)
+    if all(_requested(templates[volume]) == to_bytes(size) for volume, size in sizes.items() if volume in templates):
+        return
+    await run.services.applier.delete(STATEFUL_SET, live, propagation="Orphan")
+    run.services.cache.remove(STATEFUL_SET, live)
+
+
+def growing(run: Run) -> list[str]:
+    """Claims whose file system has not reached the wanted size yet."""
+    pending = []
+    for claim in run.claims:
+        capacity = claim.get("status", {}).get("capacity", {}).get("storage")
+        if capacity and to_bytes(capacity) < _requested(claim):
+            pending.append(str(claim["metadata"]["name"]))
+    return pending

@@ -1,0 +1,69 @@
+"""What every child has: its metadata, and the digest by which a changed manifest is noticed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from medianest_operator import naming
+from medianest_operator.controller.kinds import Kind
+from medianest_operator.naming import Names
+
+Manifest = dict[str, Any]
+
+
+def digest(value: object) -> str:
+    """SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def owner_reference(database: Mapping[str, Any]) -> dict[str, Any]:
+    """The child goes when the database goes; it never blocks that (no foreground deletion waits for it)."""
+    return {
+        "apiVersion": naming.API_VERSION,
+        "kind": naming.KIND,
+        "name": database["metadata"]["name"],
+        "uid": database["metadata"]["uid"],
+        "controller": True,
+    }
+
+
+def manifest(
+    kind: Kind,
+    names: Names,
+    name: str,
+    owner: Mapping[str, Any] | None,
+    *,
+    component: str | None = None,
+    annotations: Mapping[str, str] | None = None,
+    **content: Any,
+) -> Manifest:
+    """A child of the database. Without an owner it outlives the object."""
+    metadata: dict[str, Any] = {"namespace": names.namespace, "name": name, "labels": names.labels(component)}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    if owner:
+        metadata["ownerReferences"] = [dict(owner)]
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}
+
+
+def restricted_pod(uid: int) -> dict[str, Any]:
+    """A pod security context of the `restricted` Pod Security Standard."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": uid,
+        "runAsGroup": uid,
+        "fsGroup": uid,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def restricted_container() -> dict[str, Any]:
+    """A container security context of the same standard, with a read-only root file system."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

@@ -1,0 +1,125 @@
+"""Patroni's configuration: what every member reads from its file, and what the cluster shares."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from medianest_operator import naming
+from medianest_operator.api.database import DatabaseSpec, Synchronous
+from medianest_operator.controller.kinds import CONFIG_MAP
+from medianest_operator.naming import Names
+from medianest_operator.postgres import hba, parameters
+from medianest_operator.resources.meta import Manifest, manifest
+
+TTL = 20
+"""Seconds after which a silent primary loses the leader key (Patroni raises anything lower)."""
+LOOP_WAIT = 5
+RETRY_TIMEOUT = 5
+
+
+def dynamic_configuration(spec: DatabaseSpec) -> dict[str, Any]:
+    """The configuration in the cluster's own store, which Patroni applies to every member."""
+    return {
+        "ttl": TTL,
+        "loop_wait": LOOP_WAIT,
+        "retry_timeout": RETRY_TIMEOUT,
+        "maximum_lag_on_failover": 1024 * 1024,
+        "primary_start_timeout": 60,
+        "synchronous_mode": spec.postgresql.synchronous != Synchronous.OFF,
+        "synchronous_mode_strict": spec.postgresql.synchronous == Synchronous.REQUIRED,
+        "postgresql": {
+            "use_pg_rewind": True,
+            "use_slots": True,
+            "remove_data_directory_on_rewind_failure": True,
+            "parameters": parameters.desired(spec),
+        },
+    }
+
+
+def configuration(names: Names, spec: DatabaseSpec) -> dict[str, Any]:
+    """The file of every member. Passwords don't occur: Patroni logs in over the socket or by its certificate."""
+    certificate = {
+        "sslmode": "verify-ca",
+        "sslcert": f"{naming.CLIENT_TLS_MOUNT}/{naming.TLS_CERT}",
+        "sslkey": f"{naming.CLIENT_TLS_MOUNT}/{naming.TLS_KEY}",
+        "sslrootcert": f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CA}",
+    }
+    server = f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}", f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_KEY}"
+    client_ca = f"{naming.SERVER_TLS_MOUNT}/{naming.CLIENT_CA}"
+    wal_directory = [{"waldir": naming.WAL_DIRECTORY}] if spec.wal_storage else []
+    return {
+        "scope": names.scope,
+        "log": {"level": "INFO", "format": "%(asctime)s %(levelname)s: %(message)s"},
+        "restapi": {
+            "listen": f"*:{naming.PATRONI_PORT}",
+            "certfile": server[0],
+            "keyfile": server[1],
+            "cafile": client_ca,
+            # Reading needs no certificate (the kubelet has none); changing anything does.
+            "verify_client": "optional",
+        },
+        "ctl": {
+            "cacert": certificate["sslrootcert"],
+            "certfile": certificate["sslcert"],
+            "keyfile": certificate["sslkey"],
+        },
+        "kubernetes": {
+            "use_endpoints": True,
+            "labels": names.pod_selector | {naming.LABEL_MANAGED_BY: naming.OPERATOR},
+            "scope_label": naming.LABEL_SCOPE,
+            "role_label": naming.LABEL_ROLE,
+            "leader_label_value": naming.ROLE_PRIMARY,
+            "follower_label_value": naming.ROLE_REPLICA,
+            "ports": [{"name": "postgres", "port": naming.POSTGRES_PORT}],
+        },
+        "bootstrap": {
+            "dcs": dynamic_configuration(spec),
+            # Byte order sorts the same under every libc, so that no index depends on the image's locale data.
+            "initdb": [
+                {"encoding": "UTF8"},
+                {"lc-collate": "C"},
+                {"lc-ctype": "C.UTF-8"},
+                "data-checksums",
+                *wal_directory,
+            ],
+        },
+        "postgresql": {
+            "listen": f"*:{naming.POSTGRES_PORT}",
+            "bin_dir": naming.POSTGRES_BIN,
+            "data_dir": naming.DATA_DIRECTORY,
+            "pgpass": "/tmp/pgpass",
+            "use_unix_socket": True,
+            "authentication": {
+                "superuser": {"username": naming.SUPERUSER, **certificate},
+                "replication": {"username": naming.REPLICATION_ROLE, **certificate},
+            },
+            "pg_hba": hba.rules(),
+            "pg_ident": hba.identity_map(),
+            "parameters": {
+                "unix_socket_directories": naming.SOCKET_DIRECTORY,
+                "ssl": "on",
+                "ssl_cert_file": server[0],
+                "ssl_key_file": server[1],
+                "ssl_ca_file": client_ca,
+                "ssl_min_protocol_version": "TLSv1.2",
+                "logging_collector": "off",
+                "log_destination": "stderr",
+            },
+            "create_replica_methods": ["basebackup"],
+            "basebackup": [{"checkpoint": "fast"}, *wal_directory],
+        },
+        "watchdog": {"mode": "off"},
+    }
+
+
+def config_map(names: Names, spec: DatabaseSpec, owner: Mapping[str, Any]) -> Manifest:
+    """The ConfigMap with the members' file (JSON, which is YAML)."""
+    text = json.dumps(configuration(names, spec), indent=2, sort_keys=True)
+    return manifest(
+        CONFIG_MAP,
+        names,
+        names.patroni_config,
+        owner,
+        component=naming.COMPONENT_POSTGRES,
+        data={naming.PATRONI_CONFIG_KEY: text},
+    )

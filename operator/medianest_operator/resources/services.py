@@ -1,0 +1,34 @@
+"""Services: the primary, the replicas, the pods' names, and the ones that keep Patroni's Endpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from medianest_operator import naming
+from medianest_operator.controller.kinds import SERVICE
+from medianest_operator.naming import Names
+from medianest_operator.resources.meta import Manifest, manifest
+
+_POSTGRES_PORT = {"name": "postgres", "port": naming.POSTGRES_PORT, "targetPort": naming.POSTGRES_PORT}
+
+
+def services(names: Names, owner: Mapping[str, Any]) -> list[Manifest]:
+    """All Services of a database."""
+
+    def service(name: str, **spec: Any) -> Manifest:
+        return manifest(SERVICE, names, name, owner, component=naming.COMPONENT_POSTGRES, spec=spec)
+
+    replicas = names.pod_selector | {naming.LABEL_ROLE: naming.ROLE_REPLICA}
+    return [
+        # No selector: Patroni writes the primary's address, so there is one at any time, also while a lost node's pod
+        # still carries the primary's label.
+        service(names.read_write_service, ports=[_POSTGRES_PORT]),
+        service(names.read_only_service, ports=[_POSTGRES_PORT], selector=replicas),
+        service(
+            names.pods_service,
+            clusterIP="None",
+            publishNotReadyAddresses=True,
+            selector=names.pod_selector,
+            ports=[_POSTGRES_PORT, {"name": "patroni", "port": naming.PATRONI_PORT, "targetPort": naming.PATRONI_PORT}],
+        ),
+        *(service(name, clusterIP="None") for name in names.patroni_services),
+    ]

@@ -1,0 +1,26 @@
+"""What the controller is told at its start, by flags or by environment variables of the same name."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The controller's own configuration; the databases' is in their spec."""
+
+    postgres_image: str
+    """The database image of objects that name none."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty means all of them."""
+    operator_namespace: str = "medianest-system"
+    """Where the Lease lives."""
+    identity: str = "local"
+    """This process' name in the Lease: the pod's name."""
+    probe_interval: float = 15.0
+    """Seconds between two looks at a database over SQL."""
+    sweep_interval: float = 600.0
+    """Seconds between two full lists, which drop objects whose deletion a broken watch hid."""
+    workers: int = 16
+    """Databases reconciled at the same time."""
+    metrics_port: int = 8080
+    health_port: int = 8081
+    leader_election: bool = True
