@@ -123,6 +123,11 @@ def run_script(connection: Connection[Any], sql: str) -> ScriptOutcome:
                     error = ServerError.from_result(result)
                 case _:
                     pass
+        except psycopg.OperationalError:
+            # A server that ends a session says why first, and then closes: the reason is worth more than the end.
+            if error is None:
+                raise
+            break
         except Interrupted:
             if pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise

@@ -302,8 +302,8 @@ class MigrationRun:
         if self._connection.broken or self._connection.closed:
             return self._result(
                 Reason.CONNECTION_LOST,
-                f"The connection was lost: {found.message}. A migration that was running was undone by the server,"
-                " or its history row tells the next run otherwise. Trying again.",
+                f"The connection was lost: {' '.join(found.message.split())}. The server undoes what was not committed."
+                " Trying again.",
             )
         reason = reason_for(found)
         if found.sqlstate == "42501":

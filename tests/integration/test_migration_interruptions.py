@@ -1,0 +1,191 @@
+"""Runs that are cut short or meet one another, through the command line as the Job calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+
+from integration.conftest import migrate, write_folder
+from integration.postgres_server import Database
+from medianest_operator.migrations.history import LOCK_KEY
+from medianest_operator.migrations.run import RunOptions
+from medianest_operator.postgres.catalog import read_catalog
+from medianest_operator.schema import bundled_migrations
+
+OPERATOR = Path(__file__).parents[2] / "operator"
+SLOW = "CREATE TABLE notes (id text);\nUPDATE users SET status = 'gone';\nSELECT pg_sleep(120);\n"
+NAME = "20260101120000_slow"
+
+
+class Job:
+    """A running `medianest-dbctl migrate`."""
+
+    def __init__(self, database: Database, folder: Path, *arguments: str) -> None:
+        self.result_file = folder.parent / "termination-log"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "medianest_operator.agent", "migrate", "--source", str(folder)),
+                *("--result-file", str(self.result_file), *arguments),
+            ],
+            env={**os.environ, **database.environment(), "PYTHONPATH": str(OPERATOR)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, dict[str, Any], str]:
+        output, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, json.loads(self.result_file.read_text()), output
+
+
+@pytest.fixture
+def start(medianest: Database, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Starts Jobs over a folder with one migration."""
+    jobs: list[Job] = []
+
+    def begin(sql: str, *arguments: str) -> Job:
+        folder = write_folder(tmp_path / f"migrations{len(jobs)}", {NAME: sql})
+        jobs.append(Job(medianest, folder, *arguments))
+        return jobs[-1]
+
+    medianest.execute("INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org')")
+    yield begin
+    for job in jobs:
+        if job.process.poll() is None:
+            job.process.kill()
+            job.process.wait()
+
+
+def test_killed_connection_is_never_a_success(medianest: Database, start: Callable[..., Job]) -> None:
+    before = state(medianest)
+    job = start(SLOW)
+    with medianest.connect() as watcher:
+        pid = wait_for_backend(watcher, "pg_sleep")
+        watcher.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    code, result, _ = job.end()
+    assert (code, result["outcome"], result["reason"]) == (2, "Transient", "ConnectionLost")
+    assert "terminating connection due to administrator command" in result["message"]
+    assert result["pending"] == [NAME]
+    assert state(medianest) == before
+    assert migrate(medianest, {f"{NAME}.sql": "CREATE TABLE notes (id text)"}).outcome == "Applied"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_cancels_and_undoes(medianest: Database, start: Callable[..., Job], number: signal.Signals) -> None:
+    before = state(medianest)
+    job = start(SLOW)
+    with medianest.connect() as watcher:
+        wait_for_backend(watcher, "pg_sleep")
+    job.process.send_signal(number)
+    code, result, output = job.end()
+    assert (code, result["outcome"], result["reason"]) == (2, "Transient", "Interrupted"), output
+    assert "Traceback" not in output
+    assert state(medianest) == before
+    assert medianest.execute(f"SELECT count(*) FROM _prisma_migrations WHERE migration_name = '{NAME}'") == [(0,)]
+
+
+def test_signal_while_an_index_is_built_concurrently(medianest: Database, start: Callable[..., Job]) -> None:
+    """What such a statement leaves is named, and nothing runs after it until it is looked at."""
+    with medianest.connect() as writer, writer.transaction():
+        writer.execute("UPDATE users SET name = 'Ann'")
+        job = start("CREATE INDEX CONCURRENTLY users_name_idx ON users (name);", "--lock-timeout", "0")
+        with medianest.connect() as watcher:
+            wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
+        job.process.terminate()
+        code, result, output = job.end()
+    assert (code, result["reason"]) == (1, "PartiallyApplied"), output
+    assert "left: table users: index users_name_idx is not expected" in result["message"]
+
+
+def test_killed_process_leaves_nothing(medianest: Database, start: Callable[..., Job]) -> None:
+    before = state(medianest)
+    job = start(SLOW)
+    with medianest.connect() as watcher:
+        pid = wait_for_backend(watcher, "pg_sleep")
+        job.process.kill()
+        job.process.wait()
+        # The server looks after a dead client by itself, within its connection check.
+        wait_until(watcher, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
+    assert not job.result_file.exists()
+    assert state(medianest) == before
+
+
+def test_second_runner_waits_and_then_gives_way(medianest: Database, start: Callable[..., Job]) -> None:
+    first = start(SLOW)
+    with medianest.connect() as watcher:
+        pid = wait_for_backend(watcher, "pg_sleep")
+        code, result, output = start(SLOW, "--run-lock-timeout", "300ms").end()
+        assert (code, result["outcome"], result["reason"]) == (2, "Transient", "LockNotGranted")
+        assert result["message"].startswith(f"Another migration run holds the lock for 0.3 s already: pid {pid} (")
+        assert f"waiting for another migration run to end: pid {pid} (medianest-dbctl migrate" in output
+        watcher.execute("SELECT pg_cancel_backend(%s)", (pid,))
+    code, result, _ = first.end()
+    assert (code, result["reason"]) == (1, "MigrationFailed")
+    assert "canceling statement due to user request" in result["message"]
+
+
+def test_prismas_own_lock_holds_us_off(medianest: Database) -> None:
+    with medianest.connect() as prisma:
+        prisma.execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+        result = migrate(medianest, bundled_migrations(), RunOptions(run_lock_timeout=0.1))
+    assert result.reason == "LockNotGranted"
+
+
+def test_lock_is_free_after_the_run(medianest: Database) -> None:
+    migrate(medianest, bundled_migrations())
+    assert medianest.execute(f"SELECT pg_try_advisory_lock({LOCK_KEY})") == [(True,)]
+
+
+def test_two_runners_at_once_apply_everything_once(empty: Database) -> None:
+    arguments = [sys.executable, "-m", "medianest_operator.agent", "migrate", "--bundled"]
+    environment = {**os.environ, **empty.environment(), "PYTHONPATH": str(OPERATOR)}
+    runners = [subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = [runner.communicate(timeout=60)[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0] * 4
+    assert sum("Applied 3 migrations" in output for output in outputs) == 1
+    assert empty.execute("SELECT count(*), count(finished_at) FROM _prisma_migrations") == [(3, 3)]
+
+
+def test_role_that_may_not_log_in_is_waited_for(medianest: Database, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "migrations", {NAME: "SELECT 1"})
+    job = Job(Database(medianest.server, "nowhere"), folder, "--connect-timeout", "1s")
+    code, result, output = job.end()
+    assert (code, result["outcome"], result["reason"]) == (2, "Transient", "ConnectFailed")
+    assert 'database "nowhere" does not exist' in result["message"]
+    assert output.count("waiting for the server") == 1
+
+
+def state(database: Database) -> tuple[str, list[tuple[Any, ...]]]:
+    with database.connect() as connection:
+        return read_catalog(connection).fingerprint(), database.execute("SELECT * FROM users")
+
+
+def wait_for_backend(watcher: Connection[Any], query: str, waiting: bool = False) -> int:
+    """The pid of the session that runs a query, once it does."""
+    condition = " AND wait_event_type = 'Lock'" if waiting else ""
+    statement = (
+        "SELECT max(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        f" AND position(%s in query) > 0 AND pid <> pg_backend_pid(){condition}"
+    )
+    return int(wait_until(watcher, statement, query))
+
+
+def wait_until(watcher: Connection[Any], statement: str, parameter: Any) -> Any:
+    """Ask until the answer is true; the server has no event for it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        row = watcher.execute(statement, (parameter,)).fetchone()
+        if row and row[0]:
+            return row[0]
+        time.sleep(0.02)
+    raise AssertionError(f"never came true: {statement}")
