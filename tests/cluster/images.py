@@ -1,0 +1,213 @@
+"""Container images without a container engine: built by buildah, on a base made by debootstrap.
+
+Where a Docker engine runs, it builds them instead, from the same Dockerfile.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from cluster import machine, packages
+from cluster.baseimage import make_base
+from cluster.buildah import Buildah
+from cluster.dockerfile import copied_files, parse
+from cluster.errors import ClusterError
+from cluster.keys import content_key
+from cluster.paths import REPOSITORY, cache_dir
+from cluster.processes import capture
+from cluster.progress import step
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """An image that was built.
+
+    Attributes:
+        name: its name and tag.
+        identity: the digest of its configuration, which stands for its whole content.
+        size: bytes, unpacked.
+        added: bytes beyond its base image.
+        cached: whether nothing had changed since it was last built.
+    """
+
+    name: str
+    identity: str
+    size: int
+    added: int
+    cached: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.identity[:19]}  {self.size / 1e6:.0f} MB, {self.added / 1e6:.0f} MB beyond its base"
+
+
+@cache
+def docker_runs() -> bool:
+    """Whether a Docker engine answers on this machine."""
+    return (
+        shutil.which("docker") is not None
+        and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def context_files(context: Path) -> list[Path]:
+    """The files of a build context, relative to it: what git knows, and what is new and not ignored."""
+    output = capture(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=context)
+    return [Path(name) for name in output.split("\0") if name]
+
+
+def build_key(dockerfile: Path, context: Path, target: str | None, base: Sequence[str]) -> str:
+    """What the result of a build is kept under: everything that the build reads from this tree, and its bases."""
+    parsed = parse(dockerfile.read_text())
+    files = [context / path for path in copied_files(parsed.sources, context_files(context))]
+    ignore = context / ".dockerignore"
+    files += [ignore] if ignore.exists() else []
+    return content_key(context, files, parsed.text, target or "", *base)
+
+
+def build_image(
+    name: str, target: str | None = None, dockerfile: Path = REPOSITORY / "Dockerfile", context: Path = REPOSITORY
+) -> BuiltImage:
+    """Build an image, unless it was built from the same content before.
+
+    Args:
+        name: the image's name and tag, such as ``localhost/medianest-operator:dev``.
+        target: the stage of the Dockerfile; None for the last.
+        dockerfile: the file to build from.
+        context: the folder that ``COPY`` copies from.
+
+    Raises:
+        ClusterError: the build failed; the message holds the end of its log.
+    """
+    if not dockerfile.exists():
+        raise ClusterError(f"there is no {dockerfile}")
+    if docker_runs():
+        return _docker_build(name, target, dockerfile, context)
+    packages.require_root()
+    if wanted := packages.missing(packages.IMAGES):
+        with step(f"installing {', '.join(wanted)}"):
+            packages.install(wanted)
+    buildah = Buildah.default()
+    bases = [make_base(buildah, base) for base in parse(dockerfile.read_text()).bases]
+    key = build_key(dockerfile, context, target, [base.identity for base in bases])
+    record = cache_dir() / "images" / f"{key}.json"
+    if record.exists():
+        known = BuiltImage(**json.loads(record.read_text()))
+        if buildah.has(known.identity):
+            buildah.run("tag", known.identity, name)
+            return BuiltImage(name, known.identity, known.size, known.added, cached=True)
+    identity = _buildah_build(buildah, name, target, dockerfile, context)
+    size = buildah.size(identity)
+    built = BuiltImage(name, identity, size, size - min(base.size for base in bases))
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asdict(built)))
+    return built
+
+
+def _buildah_build(buildah: Buildah, name: str, target: str | None, dockerfile: Path, context: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder, step(f"building image {name}"):
+        mounts = machine.build_mounts(Path(folder))
+        buildah.run(
+            "bud",
+            "--isolation=chroot",
+            "--network=host",
+            "--layers",
+            "--pull-never",
+            *(f"--volume={here}:{there}:ro" for there, here in mounts.items()),
+            *([f"--target={target}"] if target else []),
+            f"--tag={name}",
+            f"--file={dockerfile}",
+            str(context),
+        )
+    return buildah.identity(name)
+
+
+def _docker_build(name: str, target: str | None, dockerfile: Path, context: Path) -> BuiltImage:
+    with step(f"building image {name}"):
+        stage = [f"--target={target}"] if target else []
+        capture(["docker", "build", *stage, "--tag", name, "--file", dockerfile, context])
+    base = parse(dockerfile.read_text()).bases[0]
+
+    def inspect(image: str) -> tuple[str, int]:
+        identity, size = capture(["docker", "image", "inspect", "--format", "{{.Id}} {{.Size}}", image]).split()
+        return identity, int(size)
+
+    identity, size = inspect(name)
+    return BuiltImage(name, identity, size, size - inspect(base)[1])
+
+
+def archive(name: str) -> tuple[Path, str]:
+    """An image as a Docker archive, written once for each content, and the image's identity.
+
+    Args:
+        name: an image that was built, or the path of a Docker archive.
+
+    Raises:
+        ClusterError: there is no image of that name.
+    """
+    if name.endswith(".tar"):
+        given = Path(name).resolve()
+        if not given.is_file():
+            raise ClusterError(f"there is no archive {name}")
+        with given.open("rb") as content:
+            return given, f"sha256:{file_digest(content, 'sha256').hexdigest()}"
+    folder = cache_dir() / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    if docker_runs():
+        identity = capture(["docker", "image", "inspect", "--format", "{{.Id}}", name]).strip()
+    else:
+        identity = Buildah.default().identity(name)
+    # The archive carries the name, so the same content under another name is another archive.
+    label = sha256(name.encode()).hexdigest()[:12]
+    path = folder / f"{label}-{identity.removeprefix('sha256:')[:16]}.tar"
+    if path.exists():
+        return path, identity
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    if docker_runs():
+        capture(["docker", "save", "--output", unfinished, name])
+    else:
+        Buildah.default().run("push", "--quiet", name, f"docker-archive:{unfinished}:{name}")
+    for outdated in folder.glob(f"{label}-*.tar"):
+        outdated.unlink()
+    unfinished.rename(path)
+    return path, identity
+
+
+def write_program_image(program: Path, name: str, path: Path) -> str:
+    """Write a Docker archive of an image that holds one static program and nothing else; return its identity."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        entry = tarfile.TarInfo(program.name)
+        entry.size, entry.mode = program.stat().st_size, 0o755
+        with program.open("rb") as content:
+            tar.addfile(entry, content)
+    blob = layer.getvalue()
+    architecture = "arm64" if os.uname().machine == "aarch64" else "amd64"
+    config = json.dumps(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(blob).hexdigest()}"]},
+        }
+    ).encode()
+    digest = sha256(config).hexdigest()
+    manifest = [{"Config": f"{digest}.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {f"{digest}.json": config, "layer.tar": blob, "manifest.json": json.dumps(manifest).encode()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for file, content_bytes in files.items():
+            entry = tarfile.TarInfo(file)
+            entry.size = len(content_bytes)
+            tar.addfile(entry, io.BytesIO(content_bytes))
+    return f"sha256:{digest}"
