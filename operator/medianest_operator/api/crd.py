@@ -97,7 +97,9 @@ def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
 
 def custom_resource_definition() -> dict[str, Any]:
     """The manifest of `crds/medianest.io_medianestdatabases.yaml`."""
-    spec = _schema(DatabaseSpec, "validation") | {"default": {}}
+    # In full, since the API server checks the rules against a default before it fills in the fields' own.
+    whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
+    spec = _schema(DatabaseSpec, "validation") | {"default": whole}
     status = _without_defaults(_schema(DatabaseStatus, "validation"))
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -10,6 +10,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from psycopg import AsyncConnection, Connection
@@ -137,6 +139,7 @@ def difference(expected: Catalog, actual: Catalog) -> list[str]:
     """
     lines = []
     whole = _one_sided_holders(expected, actual)
+    moved = _moved_columns(expected, actual)
     for key in sorted(expected.objects.keys() | actual.objects.keys(), key=lambda key: (key[1] or key[2], key)):
         wanted, found = expected.objects.get(key), actual.objects.get(key)
         item = wanted or found
@@ -148,7 +151,7 @@ def difference(expected: Catalog, actual: Catalog) -> list[str]:
         elif wanted is None:
             lines.append(f"{item.label} is not expected")
         else:
-            lines += _changes(wanted, found)
+            lines += _changes(wanted, found, position_counts=key in moved)
     return lines
 
 
@@ -157,11 +160,22 @@ def _one_sided_holders(one: Catalog, other: Catalog) -> set[str]:
     return {name for kind, _, name in keys if kind in _HOLDERS}
 
 
-def _changes(wanted: CatalogObject, found: CatalogObject) -> list[str]:
+def _moved_columns(one: Catalog, other: Catalog) -> set[Key]:
+    """The columns that stand elsewhere among those that both sides have: an added one shifts the rest, no more."""
+    common = sorted(key for key in one.objects.keys() & other.objects.keys() if key[0] == "column")
+    moved: set[Key] = set()
+    for _, group in groupby(common, key=itemgetter(1)):
+        keys = list(group)
+        orders = [sorted(keys, key=lambda key: side.objects[key].attributes["position"]) for side in (one, other)]
+        moved |= {key for key in keys if orders[0].index(key) != orders[1].index(key)}
+    return moved
+
+
+def _changes(wanted: CatalogObject, found: CatalogObject, position_counts: bool) -> list[str]:
     lines = []
     for name in sorted(wanted.attributes.keys() | found.attributes.keys()):
         before, after = wanted.attributes.get(name), found.attributes.get(name)
-        if before == after:
+        if before == after or (name == "position" and not position_counts):
             continue
         if name == "valid" and after is False:
             lines.append(f"{found.label} is invalid")

@@ -96,6 +96,7 @@ SEQUENCES: LiteralString = f"""
 SELECT 'sequence' AS kind, NULL AS owner_table, {_PUBLIC} || quote_ident(c.relname) AS name,
        pg_get_userbyid(c.relowner) AS owner, format_type(s.seqtypid, NULL) AS type, s.seqstart AS start,
        s.seqincrement AS increment, s.seqmin AS minimum, s.seqmax AS maximum, s.seqcache AS cache, s.seqcycle AS cycle,
+       c.relpersistence AS persistence,
        (SELECT d.refobjid::regclass::text || '.' || quote_ident(a.attname)
           FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')

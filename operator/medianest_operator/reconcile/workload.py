@@ -11,8 +11,9 @@ from medianest_operator.resources import patroni, rbac, services, statefulset
 async def reconcile_surroundings(run: Run) -> None:
     """Access, Services, Patroni's file, and the disruption budget (only where there is a second instance)."""
     names, owner, applier = run.names, run.owner, run.services.applier
+    account, role, binding = rbac.access(names, owner)
     manifests = [
-        *rbac.access(names, owner),
+        account,
         *services.services(names, owner),
         patroni.config_map(names, run.spec, owner),
     ]
@@ -21,6 +22,9 @@ async def reconcile_surroundings(run: Run) -> None:
     else:
         for live in run.services.cache.of_database(DISRUPTION_BUDGET, run.key):
             await applier.delete(DISRUPTION_BUDGET, live)
+    # A binding is refused while its role is missing (the API server looks for what it would grant).
+    await applier.apply(BY_KIND[role["kind"]], role)
+    manifests.append(binding)
     await asyncio.gather(*(applier.apply(BY_KIND[manifest["kind"]], manifest) for manifest in manifests))
 
 
