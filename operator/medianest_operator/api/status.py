@@ -135,5 +135,12 @@ class DatabaseStatus(ApiModel):
     """Label selector of the pods, for the scale subresource."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it goes to the API server: camelCase, absent rather than null."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """As it goes to the API server: camelCase, absent rather than null or an empty list."""
+        status: dict[str, Any] = _present(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return status
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _present(item) for key, item in value.items() if item != []}
+    return [_present(item) for item in value] if isinstance(value, list) else value

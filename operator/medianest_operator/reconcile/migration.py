@@ -92,10 +92,7 @@ async def reconcile(run: Run, wanted: Source, history: History) -> State:
 async def _start(run: Run, wanted: Source) -> Manifest:
     image = run.spec.image or run.services.settings.postgres_image
     manifest = migration_job(run.names, run.spec, image, wanted.digest, run.owner)
-    job = await run.services.applier.apply(JOB, manifest)
-    names = f"Job {job['metadata']['name']} applies the pending migrations."
-    await run.services.recorder.record(run.database, "Normal", Reason.MIGRATING, names)
-    return job
+    return await run.services.applier.apply(JOB, manifest)
 
 
 def _judge(state: State, plan: Plan, history: History) -> None:
@@ -118,8 +115,9 @@ def _judge(state: State, plan: Plan, history: History) -> None:
         state.message = f"Job {last.job} ended, but {why}. Does spec.image hold other migrations than the operator?"
     else:
         state.reason, state.up_to_date = Reason.MIGRATING, False
+        by = f"Job {last.job}" if last else "A Job"
         more = f" {last.message}" if last and last.message else ""
-        state.message = f"Applying {', '.join(state.pending) or 'migrations'}.{more}"
+        state.message = f"{by} applies {', '.join(state.pending) or 'the migrations'}.{more}"
 
 
 def _finished(job: Manifest) -> dict[str, Any] | None:
