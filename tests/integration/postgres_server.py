@@ -139,6 +139,27 @@ def running_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder)
 
 
+def wait_for_backend(watcher: Connection[Any], query: str, waiting: bool = False) -> int:
+    """The pid of the session that runs a query, once it does."""
+    condition = " AND wait_event_type = 'Lock'" if waiting else ""
+    statement = (
+        "SELECT max(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        f" AND position(%s in query) > 0 AND pid <> pg_backend_pid(){condition}"
+    )
+    return int(wait_until(watcher, statement, query))
+
+
+def wait_until(watcher: Connection[Any], statement: str, parameter: Any) -> Any:
+    """Ask until the answer is true; the server has no event for it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        row = watcher.execute(statement, (parameter,)).fetchone()
+        if row and row[0]:
+            return row[0]
+        time.sleep(0.02)
+    raise AssertionError(f"never came true: {statement}")
+
+
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from integration.conftest import migrate, write_folder
-from integration.postgres_server import Database
+from integration.postgres_server import Database, wait_for_backend
 from medianest_operator.migrations.run import RunOptions
 from medianest_operator.migrations.source import migrations_from_directory
 from medianest_operator.postgres.catalog import difference, read_catalog
@@ -57,6 +58,19 @@ def test_concurrent_index_is_built(medianest: Database) -> None:
     assert medianest.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_name_idx'::regclass") == [
         (True,)
     ]
+
+
+def test_concurrent_index_outwaits_the_lock_timeout(medianest: Database) -> None:
+    """It holds up nobody while it waits, and ending it early would leave an invalid index."""
+    source = {"20260101120000_i.sql": FINE["concurrently alone"]}
+    with medianest.connect() as writer, ThreadPoolExecutor() as threads:
+        writer.execute("INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org')")
+        with writer.transaction():
+            writer.execute("UPDATE users SET name = 'Ann'")
+            run = threads.submit(migrate, medianest, source, RunOptions(lock_timeout=1))
+            with medianest.connect() as watcher:
+                wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
+        assert run.result().outcome == "Applied"
 
 
 def test_tables_without_history_need_a_baseline(empty: Database) -> None:

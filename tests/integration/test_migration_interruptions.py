@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg import Connection
 
 from integration.conftest import migrate, write_folder
-from integration.postgres_server import Database
+from integration.postgres_server import Database, wait_for_backend, wait_until
 from medianest_operator.migrations.history import LOCK_KEY
 from medianest_operator.migrations.run import RunOptions
 from medianest_operator.postgres.catalog import read_catalog
@@ -98,7 +96,7 @@ def test_signal_while_an_index_is_built_concurrently(medianest: Database, start:
     """What such a statement leaves is named, and nothing runs after it until it is looked at."""
     with medianest.connect() as writer, writer.transaction():
         writer.execute("UPDATE users SET name = 'Ann'")
-        job = start("CREATE INDEX CONCURRENTLY users_name_idx ON users (name);", "--lock-timeout", "0")
+        job = start("CREATE INDEX CONCURRENTLY users_name_idx ON users (name);", "--lock-timeout", "50ms")
         with medianest.connect() as watcher:
             wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
         job.process.terminate()
@@ -168,24 +166,3 @@ def test_role_that_may_not_log_in_is_waited_for(medianest: Database, tmp_path: P
 def state(database: Database) -> tuple[str, list[tuple[Any, ...]]]:
     with database.connect() as connection:
         return read_catalog(connection).fingerprint(), database.execute("SELECT * FROM users")
-
-
-def wait_for_backend(watcher: Connection[Any], query: str, waiting: bool = False) -> int:
-    """The pid of the session that runs a query, once it does."""
-    condition = " AND wait_event_type = 'Lock'" if waiting else ""
-    statement = (
-        "SELECT max(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
-        f" AND position(%s in query) > 0 AND pid <> pg_backend_pid(){condition}"
-    )
-    return int(wait_until(watcher, statement, query))
-
-
-def wait_until(watcher: Connection[Any], statement: str, parameter: Any) -> Any:
-    """Ask until the answer is true; the server has no event for it."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        row = watcher.execute(statement, (parameter,)).fetchone()
-        if row and row[0]:
-            return row[0]
-        time.sleep(0.02)
-    raise AssertionError(f"never came true: {statement}")

@@ -20,6 +20,8 @@ from psycopg.pq.abc import PGconn, PGresult
 QUERY_CANCELED = "57014"
 # How long an interrupted run waits for the server to confirm the cancellation.
 CANCEL_TIMEOUT = 10.0
+# TLS may hold bytes that the socket no longer shows as readable; look for them this often, seconds.
+LOOK_AGAIN = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -156,8 +158,8 @@ def _skip_copy_data(pgconn: PGconn) -> None:
 
 def _wait(pgconn: PGconn, for_writing: bool = False) -> None:
     writers = [pgconn.socket] if for_writing else []
-    readable, _, _ = select.select([pgconn.socket], writers, [])
-    if readable:
+    readable, writable, _ = select.select([pgconn.socket], writers, [], LOOK_AGAIN)
+    if readable or not writable:
         try:
             pgconn.consume_input()
         except psycopg.OperationalError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 
 from medianest_operator.migrations.history import History, HistoryRow
 from medianest_operator.migrations.reasons import Reason, shorten
@@ -116,9 +117,10 @@ def _blocker(history: History, names: set[str], target: str | None) -> Blocker |
 def _describe_failed(failed: Sequence[HistoryRow]) -> str:
     names = ", ".join(dict.fromkeys(row.migration_name for row in failed))
     first = failed[0]
+    started = first.started_at.astimezone(UTC)
     why = f" It said: {shorten(' '.join(first.logs.split()), 300)}." if first.logs else ""
     return (
-        f"an earlier run of {names} (started {first.started_at:%Y-%m-%d %H:%M:%S} UTC) neither finished nor was undone,"
+        f"an earlier run of {names} (started {started:%Y-%m-%d %H:%M:%S} UTC) neither finished nor was undone,"
         f" so parts of it may be in the database.{why} Look at what it left, then record it with"
         f" `prisma migrate resolve --rolled-back {first.migration_name}` once its changes are removed, or"
         f" `--applied {first.migration_name}` once they are complete. Nothing was changed."

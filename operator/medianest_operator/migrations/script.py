@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     COMMITS = "commits"
     # The server refuses it inside a transaction block (PreventInTransactionBlock in PostgreSQL's source).
     STANDALONE = "standalone"
+    # Likewise, but made to wait for others without making them wait: CREATE INDEX CONCURRENTLY and its kin.
+    CONCURRENT = "concurrent"
     # A DO block or CALL that, alone in its file, may commit from the inside.
     MAY_COMMIT = "may commit"
 
@@ -75,7 +77,12 @@ class Script:
     @property
     def standalone(self) -> Statement | None:
         """The first statement that can't run inside a transaction block."""
-        return next((s for s in self.statements if s.kind is Kind.STANDALONE), None)
+        return next((s for s in self.statements if s.kind in (Kind.STANDALONE, Kind.CONCURRENT)), None)
+
+    @property
+    def waits_harmlessly(self) -> bool:
+        """Whether the file is one statement that blocks nobody while it waits for others."""
+        return len(self.statements) == 1 and self.statements[0].kind is Kind.CONCURRENT
 
     def may_have_committed(self, completed: int) -> bool:
         """Whether a failure after `completed` whole statements can have left changes behind that the catalog hides.
@@ -153,12 +160,12 @@ def _kind(node: Any, text: str) -> Kind:
             )
             return Kind.ORDINARY if node.kind in inside else Kind.COMMITS
         case ast.IndexStmt(concurrent=True) | ast.DropStmt(concurrent=True):
-            return Kind.STANDALONE
+            return Kind.CONCURRENT
         case ast.ReindexStmt():
-            return Kind.STANDALONE if _reindex_is_standalone(node) else Kind.ORDINARY
+            return _kind_of_reindex(node)
         case ast.AlterTableStmt():
             detaches = (c for c in node.cmds or () if c.subtype == enums.AlterTableType.AT_DetachPartition)
-            return Kind.STANDALONE if any(getattr(c.def_, "concurrent", False) for c in detaches) else Kind.ORDINARY
+            return Kind.CONCURRENT if any(getattr(c.def_, "concurrent", False) for c in detaches) else Kind.ORDINARY
         case ast.VacuumStmt():
             return Kind.STANDALONE if node.is_vacuumcmd else Kind.ORDINARY
         case ast.ClusterStmt():
@@ -184,21 +191,20 @@ def _kind(node: Any, text: str) -> Kind:
             return Kind.ORDINARY
 
 
-def _reindex_is_standalone(node: Any) -> bool:
+def _kind_of_reindex(node: Any) -> Kind:
     from pglast import enums
 
+    for option in node.params or ():
+        if option.defname == "concurrently":
+            value = getattr(option.arg, "sval", None) or getattr(option.arg, "boolval", None)
+            if option.arg is None or str(value).lower() in ("true", "on", "1"):
+                return Kind.CONCURRENT
     whole = (
         enums.ReindexObjectType.REINDEX_OBJECT_SCHEMA,
         enums.ReindexObjectType.REINDEX_OBJECT_SYSTEM,
         enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
     )
-    if node.kind in whole:
-        return True
-    for option in node.params or ():
-        if option.defname == "concurrently":
-            value = getattr(option.arg, "sval", None) or getattr(option.arg, "boolval", None)
-            return option.arg is None or str(value).lower() in ("true", "on", "1")
-    return False
+    return Kind.STANDALONE if node.kind in whole else Kind.ORDINARY
 
 
 def _block_may_commit(node: Any, text: str) -> bool:
