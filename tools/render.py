@@ -1,7 +1,7 @@
-"""Render what is generated: `crds/` from the models, the chart's copy of it, and `manifests/install.yaml` from the chart.
+"""Render what is generated: `crds/` from the models, the chart's copy, and `manifests/install.yaml` from the chart.
 
-    python tools/render.py           writes the files
-    python tools/render.py --check   says which differ, and fails if any does
+python tools/render.py           writes the files
+python tools/render.py --check   says which differ, and fails if any does
 """
 
 import sys
@@ -35,7 +35,7 @@ def chart_manifests(values: dict[str, object] | None = None, namespace: str = NA
 
 
 def install_manifests(values: dict[str, object] | None = None) -> list[dict[str, object]]:
-    """All that `kubectl apply -f manifests/install.yaml` installs: the namespace, the definition, the chart's objects."""
+    """All that `kubectl apply -f manifests/install.yaml` installs."""
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",

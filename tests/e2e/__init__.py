@@ -1,0 +1,1 @@
+"""A real Kubernetes, a real PostgreSQL, what a user sees."""

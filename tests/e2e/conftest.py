@@ -1,0 +1,46 @@
+"""One cluster and one operator for all e2e tests; a namespace for each test."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import environment as environments
+from cluster.errors import ClusterError
+from e2e.kube import Kube
+from environment import Environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[Environment]:
+    """A Kubernetes with the operator of this tree. `MEDIANEST_KEEP=1` leaves it running for a look."""
+    try:
+        running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3)
+    except ClusterError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Kubernetes can run here: {error}")
+    environments.install(running)
+    yield running
+    if running.local and not os.environ.get("MEDIANEST_KEEP"):
+        running.local.down()
+
+
+@pytest.fixture
+def kube(environment: Environment, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace of this test's own, under the `restricted` Pod Security level."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    namespace = f"t-{words[:50].rstrip('-')}"
+    environment.kubectl("create", "namespace", namespace)
+    environment.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    yield Kube(environment, namespace)
+    environment.kubectl("delete", "namespace", namespace, "--wait=false")

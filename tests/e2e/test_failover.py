@@ -1,0 +1,92 @@
+"""The primary goes away in every way: no acknowledged row is lost, and the status tells the story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from e2e.kube import KIND, Kube
+from e2e.workload import Writer
+from environment import Environment
+
+
+def _make(kube: Kube, synchronous: str = "Required") -> None:
+    kube.database("ha", instances=3, postgresql={"synchronous": synchronous})
+    kube.wait_ready("ha")
+
+
+def _wait_other_primary(kube: Kube, old: str) -> str:
+    def other(current: dict[str, object] | None) -> bool:
+        instances = ((current or {}).get("status") or {}).get("instances") or {}  # type: ignore[attr-defined]
+        return instances.get("primary") not in {None, old}
+
+    return str(kube.wait(KIND, "ha", other, f"led by another than {old}")["status"]["instances"]["primary"])
+
+
+def test_force_deleted_primary_loses_nothing(kube: Kube, record_property: Callable[[str, object], None]) -> None:
+    _make(kube)
+    old = kube.primary("ha")
+    writer = Writer(kube, "ha", seconds=20)
+    kube.kubectl("delete", "pod", old, "--grace-period=0", "--force", "--wait=false")
+    account = writer.settle()
+    record_property("gap_seconds", account.gap)
+    print(f"force-deleted primary: gap {account.gap} s, {account.acknowledged} rows acknowledged, {account.lost} lost")
+    assert account.acknowledged > 20
+    assert account.lost == 0
+    kube.wait_ready("ha")
+    assert {"Creating", "PrimaryServing", "Ready"} <= kube.reasons("ha")
+
+
+def test_planned_switchover_loses_nothing(kube: Kube, record_property: Callable[[str, object], None]) -> None:
+    _make(kube)
+    old = kube.primary("ha")
+    writer = Writer(kube, "ha", seconds=15)
+    command = ("exec", old, "-c", "postgres", "--", "patronictl", "switchover", "--leader", old, "--force")
+    kube.kubectl(*command)
+    new = _wait_other_primary(kube, old)
+    account = writer.settle()
+    record_property("gap_seconds", account.gap)
+    print(f"planned switchover: gap {account.gap} s, {account.acknowledged} rows acknowledged, {account.lost} lost")
+    assert account.lost == 0
+    kube.wait_ready("ha")
+    assert ("PrimaryChanged", f"{new} leads now; before it was {old}.") in kube.events("ha")
+
+
+def test_killed_postmaster_comes_back(kube: Kube) -> None:
+    _make(kube, "Preferred")
+    primary = kube.primary("ha")
+    writer = Writer(kube, "ha", seconds=20)
+    kube.kubectl(
+        "exec", primary, "-c", "postgres", "--", "sh", "-c", "kill -9 $(head -1 /pgdata/pgdata/postmaster.pid)"
+    )
+    account = writer.settle()
+    print(f"killed postmaster: gap {account.gap} s, {account.lost} lost of {account.acknowledged}")
+    assert account.lost == 0
+    kube.wait_ready("ha")
+
+
+def test_killed_first_process_is_seen_and_mended(kube: Kube, environment: Environment) -> None:
+    if environment.local is None:
+        pytest.skip("needs the node's own processes: only root on the node can kill a container's first process")
+    kube.database("solo")
+    kube.wait_ready("solo")
+    import os
+    import signal
+
+    os.kill(environment.local.pid_of(kube.namespace, "solo-0", "postgres"), signal.SIGKILL)
+    kube.wait_condition("solo", "Available", "False", "NoPrimary")
+    kube.wait_ready("solo")
+    reasons = [reason for reason, _ in kube.events("solo")]
+    assert reasons.count("Ready") == 2
+    assert "NoPrimary" in reasons
+
+
+def test_status_members_follow_patroni(kube: Kube) -> None:
+    _make(kube, "Off")
+    members = kube.get(KIND, "ha")["status"]["instances"]["members"]  # type: ignore[index]
+    listed = json.loads(kube.kubectl("exec", "ha-0", "-c", "postgres", "--", "patronictl", "list", "-f", "json"))
+    assert {(item["name"], item["role"]) for item in members} == {
+        (item["Member"], "primary" if item["Role"] == "Leader" else "replica") for item in listed
+    }

@@ -1,0 +1,84 @@
+"""A writer beside the database, and the account of its rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e.kube import Kube
+from environment import POSTGRES_IMAGE
+
+_SCRIPT = Path(__file__).with_name("writer.py")
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a writer was told, against what the database holds."""
+
+    acknowledged: int
+    lost: int
+    gap: float
+    """Longest time between two acknowledged writes, in seconds."""
+
+
+class Writer:
+    """Writes to a database for some seconds."""
+
+    def __init__(self, kube: Kube, database: str, seconds: float, name: str = "writer") -> None:
+        self._kube, self._database, self._name = kube, database, name
+        primary = kube.primary(database)
+        kube.sql(primary, "CREATE TABLE IF NOT EXISTS writes (n int PRIMARY KEY)")
+        kube.sql(primary, "TRUNCATE writes")
+        kube.sql(primary, "GRANT ALL ON writes TO medianest_app")
+        script = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
+        kube.apply(script | {"data": {"writer.py": _SCRIPT.read_text()}})
+        kube.apply(self._pod(seconds))
+        kube.wait("Pod", name, self._runs, "running")
+        kube.kubectl("exec", name, "--", "sh", "-c", "until grep -q writing /tmp/out; do sleep 0.1; done")
+
+    @staticmethod
+    def _runs(pod: dict[str, Any] | None) -> bool:
+        return bool(pod) and pod["status"].get("phase") == "Running"  # type: ignore[index]
+
+    def _pod(self, seconds: float) -> dict[str, Any]:
+        uri = {"secretKeyRef": {"name": f"{self._database}-app", "key": "uri"}}
+        command = f"/opt/medianest/bin/python /script/writer.py {seconds} | tee /tmp/out"
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self._name},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": False,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 999,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [
+                    {
+                        "name": "writer",
+                        "image": POSTGRES_IMAGE,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": ["sh", "-c", command],
+                        "env": [{"name": "URI", "valueFrom": uri}],
+                        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                        "volumeMounts": [{"name": "script", "mountPath": "/script"}],
+                    }
+                ],
+                "volumes": [{"name": "script", "configMap": {"name": self._name}}],
+            },
+        }
+
+    def settle(self, seconds: float = 120) -> Account:
+        """Wait for the writer's end, and count what it was promised in the database as it is then."""
+        self._kube.wait("Pod", self._name, self._done, "done", seconds)
+        result = json.loads(self._kube.kubectl("logs", self._name).strip().splitlines()[-1])
+        self._kube.wait_condition(self._database, "Available", "True", "PrimaryServing")
+        rows = self._kube.sql(self._kube.primary(self._database), "SELECT n FROM writes").split()
+        have = {int(row) for row in rows}
+        acknowledged = set(result["acknowledged"])
+        return Account(len(acknowledged), len(acknowledged - have), result["gap"])
