@@ -11,9 +11,10 @@ control plane has a network namespace of its own, joined to the nodes by a bridg
     cluster.kubectl("get", "nodes")
 """
 
-from cluster.cluster import Cluster, Options
+from cluster.cluster import Cluster
 from cluster.errors import ClusterError
 from cluster.images import build_image
 from cluster.node import Node
+from cluster.record import Options
 
 __all__ = ["Cluster", "ClusterError", "Node", "Options", "build_image"]

@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,10 @@ from cluster.errors import ClusterError
 from cluster.layout import Layout
 from cluster.node import Node
 from cluster.paths import cache_dir, cluster_dir, runtime_dir
-from cluster.progress import say, step, together
+from cluster.progress import step, together
+from cluster.record import Options, Record
 
 DEFAULT_NAME = "dev"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a cluster has.
-
-    Attributes:
-        nodes: how many.
-        volumes: whether there is a default StorageClass.
-        network_policy: whether NetworkPolicies are enforced.
-    """
-
-    nodes: int = 1
-    volumes: bool = True
-    network_policy: bool = False
 
 
 class Cluster:
@@ -46,29 +31,46 @@ class Cluster:
         nodes: how many nodes ``up`` makes.
         volumes: whether ``up`` makes a default StorageClass, whose volumes have a hard size and can grow.
         network_policy: whether ``up`` makes the nodes enforce NetworkPolicies.
+        s3: whether ``up`` starts an S3 server.
 
     Raises:
         ClusterError: the name can't name a cluster.
     """
 
     def __init__(
-        self, name: str = DEFAULT_NAME, nodes: int = 1, *, volumes: bool = True, network_policy: bool = False
+        self,
+        name: str = DEFAULT_NAME,
+        nodes: int = 1,
+        *,
+        volumes: bool = True,
+        network_policy: bool = False,
+        s3: bool = False,
     ) -> None:
         addresses.Addresses(name, 0).node(nodes)
         self.name = name
-        self.options = Options(nodes, volumes, network_policy)
+        self.options = Options(nodes, volumes, network_policy, s3)
 
     # Where things are
 
-    @functools.cached_property
+    @property
     def layout(self) -> Layout:
-        """The cluster's addresses and files; asking for it gives the cluster its number."""
-        return Layout(addresses.allocate(self.name), cluster_dir(self.name), runtime_dir(self.name))
+        """The cluster's addresses and files.
+
+        Raises:
+            ClusterError: there is no cluster of this name.
+        """
+        number = addresses.allocated().get(self.name)
+        if number is None:
+            raise ClusterError(f"there is no cluster {self.name}: start it with 'up'")
+        return self._layout(addresses.Addresses(self.name, number))
+
+    def _layout(self, network_addresses: addresses.Addresses) -> Layout:
+        return Layout(network_addresses, cluster_dir(self.name), runtime_dir(self.name))
 
     @property
     def kubeconfig(self) -> Path:
         """For kubectl and clients on this machine; its user may do everything."""
-        return self.layout.admin_kubeconfig
+        return cluster_dir(self.name) / "kubeconfig"
 
     @property
     def audit_log(self) -> Path:
@@ -81,42 +83,40 @@ class Cluster:
         Raises:
             ClusterError: there is none; the message names those that there are.
         """
-        path = self.layout.logs / f"{component}.log"
+        logs = self.layout.logs
+        path = logs / f"{component}.log"
         if not path.exists():
-            known = ", ".join(sorted(file.stem for file in self.layout.logs.glob("*.log")))
+            known = ", ".join(sorted(file.stem for file in logs.glob("*.log")))
             raise ClusterError(f"no log of {component}; there are: {known or 'none'}")
         return path
 
     # Life
 
-    @property
-    def _record(self) -> Path:
-        return self.layout.root / "cluster.json"
-
-    def _recorded(self) -> Options | None:
-        """What the cluster was made with, or None if there is no such cluster or it did not survive."""
-        try:
-            recorded = Options(**json.loads(self._record.read_text()))
-        except FileNotFoundError:
+    def _recorded(self) -> Record | None:
+        """What the cluster was made with, or None if there is none, or none that could go on."""
+        if self.name not in addresses.allocated():
             return None
-        except (ValueError, TypeError):
-            say(f"  ..  the record of cluster {self.name} is damaged: starting anew")
-            return None
-        names = network.namespaces(self.layout.addresses)
+        layout = self.layout
+        record = Record.read(layout.record)
         # After a reboot, or a run that was killed half-way, there is nothing to go on from.
-        return recorded if len(names) == recorded.nodes + 1 else None
+        complete = record is not None and len(network.namespaces(layout.addresses)) == record.options.nodes + 1
+        return record if record is not None and complete and record.usable() else None
 
-    def _programs(self) -> dict[str, Path]:
-        wanted = (*golang.CLUSTER_PROGRAMS, *([golang.NETWORK_POLICY] if self.options.network_policy else []))
-        return {program.name: golang.binary(program) for program in wanted}
+    def _existing(self) -> Record:
+        record = self._recorded()
+        if record is None:
+            raise ClusterError(f"there is no cluster {self.name}: start it with 'up'")
+        return record
 
     def program(self, name: str) -> Path:
-        """Where a built program is, such as ``kubenode``."""
-        return self._programs()[name]
+        """Where one of the cluster's programs is, such as ``kubenode``."""
+        return self._existing().programs[name]
 
     def build(self) -> dict[str, Path]:
         """Build the programs that the cluster needs, and install packages meanwhile; quick if all is there."""
-        wanted = (*golang.CLUSTER_PROGRAMS, *([golang.NETWORK_POLICY] if self.options.network_policy else []))
+        wanted = [*golang.CLUSTER_PROGRAMS]
+        wanted += [golang.NETWORK_POLICY] if self.options.network_policy else []
+        wanted += [golang.S3] if self.options.s3 else []
         lacking = packages.missing(packages.CLUSTER)
 
         def install() -> None:
@@ -128,48 +128,48 @@ class Cluster:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with addresses.locked(self.layout.runtime.with_suffix(".lock")):
+        with addresses.locked(runtime_dir(self.name).with_suffix(".lock")):
             yield
 
     def up(self) -> None:
-        """Start the cluster and wait until every node is Ready; what already runs is left as it is.
+        """Start the cluster and wait until every node is Ready.
+
+        What already runs is left as it is, with the programs that it was made with; what is asked for and was not there
+        is added.
 
         Raises:
             ClusterError: something can't be built, or does not start; the message holds the end of its log.
         """
         packages.require_root()
-        programs = self.build()
+        recorded = self._recorded()
+        programs = self.build() if recorded is None or recorded.options | self.options != recorded.options else {}
         with self._alone():
+            layout = self._layout(addresses.allocate(self.name))
             recorded = self._recorded()
             if recorded is None:
                 # Also when there seems to be nothing: a killed run may have left processes and no files.
-                teardown.remove(self.layout)
-            elif recorded.nodes > self.options.nodes or (recorded.volumes, recorded.network_policy) != (
-                self.options.volumes,
-                self.options.network_policy,
-            ):
-                raise ClusterError(
-                    f"cluster {self.name} runs with other options ({recorded}): take it down first, or use another name"
-                )
-            self._create(0 if recorded is None else recorded.nodes)
-            self._start(programs)
+                teardown.remove(layout)
+                layout.root.mkdir(parents=True)
+                layout.runtime.mkdir(parents=True, exist_ok=True)
+                network.create_control_plane(layout.addresses)
+                record = Record(self.options, programs)
+                self._add_nodes(layout, 0, record.options.nodes)
+            else:
+                record = Record(recorded.options | self.options, {**programs, **recorded.programs})
+                self._add_nodes(layout, recorded.options.nodes, record.options.nodes)
+            record.write(layout.record)
+            self._start(record)
 
-    def _create(self, existing: int) -> None:
-        """Make the network of what is not there yet, and remember that it is complete."""
-        layout = self.layout
-        if existing == 0:
-            layout.root.mkdir(parents=True)
-            layout.runtime.mkdir(parents=True, exist_ok=True)
-            network.create_control_plane(layout.addresses)
-        nodes = [layout.addresses.node(index) for index in range(1, self.options.nodes + 1)]
+    def _add_nodes(self, layout: Layout, existing: int, wanted: int) -> None:
+        nodes = [layout.addresses.node(index) for index in range(1, wanted + 1)]
         for node in nodes[existing:]:
             network.create_node(node, nodes[: node.index - 1])
-        self._record.write_text(json.dumps(asdict(self.options)))
 
-    def _start(self, programs: dict[str, Path]) -> None:
-        plane = self._control_plane(programs)
-        nodes = self.nodes
-        plane.write_files([node.name for node in nodes])
+    def _start(self, record: Record) -> None:
+        plane = ControlPlane(self.layout, record)
+        nodes = self._nodes(record)
+        names = [node.name for node in nodes]
+        plane.write_files(names)
         with step("control plane"):
             store = plane.start_store()
             together({node.name: node.boot for node in nodes})
@@ -177,10 +177,10 @@ class Cluster:
             plane.start_controllers()
             plane.apply_initial()
         with step(f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} ready"):
-            self._load_pause(programs["pause"], nodes)
+            self._load_pause(record.programs["pause"], nodes)
             for node in nodes:
                 node.start_programs()
-            plane.await_nodes([node.name for node in nodes])
+            plane.await_nodes(names)
 
     def _load_pause(self, program: Path, nodes: Sequence[Node]) -> None:
         archive = cache_dir() / "images" / f"pause-{program.parent.name}.tar"
@@ -197,26 +197,22 @@ class Cluster:
         packages.require_root()
         with self._alone():
             with step(f"removing cluster {self.name}"):
-                teardown.remove(self.layout)
+                # No name or folder depends on the number, so what a lost allocation left behind is found as well.
+                teardown.remove(self._layout(addresses.Addresses(self.name, 0)))
             addresses.release(self.name)
-        self.layout.runtime.with_suffix(".lock").unlink(missing_ok=True)
-        self.__dict__.pop("layout", None)
+            runtime_dir(self.name).with_suffix(".lock").unlink(missing_ok=True)
         if not addresses.allocated():
             teardown.remove_mount_points()
 
-    def _control_plane(self, programs: dict[str, Path] | None = None) -> ControlPlane:
-        return ControlPlane(self.layout, programs or self._programs())
-
     def status(self) -> dict[str, dict[str, int | None]]:
         """The process ids of all programs by where they run; None for one that should run and doesn't."""
-        recorded = self._recorded()
-        if recorded is None:
+        record = self._recorded()
+        if record is None:
             return {}
-        plane = self._control_plane()
-        found: dict[str, dict[str, int | None]] = {
-            processes.CONTROL_PLANE: {name: plane.running().get(name) for name in plane.expected()}
-        }
-        for node in self._nodes(recorded):
+        plane = ControlPlane(self.layout, record)
+        running = plane.running()
+        found = {processes.CONTROL_PLANE: {name: running.get(name) for name in plane.expected()}}
+        for node in self._nodes(record):
             running = node.running()
             found[node.name] = {name: running.get(name) for name in node.expected()}
         return found
@@ -226,19 +222,12 @@ class Cluster:
     @property
     def nodes(self) -> list[Node]:
         """The cluster's nodes, the first being ``node1``."""
-        return self._nodes(self._recorded() or self.options)
+        return self._nodes(self._existing())
 
-    def _nodes(self, options: Options) -> list[Node]:
-        parts = frozenset(
-            name
-            for name, wanted in {"volume-driver": options.volumes, "network-policy": options.network_policy}.items()
-            if wanted
-        )
-        programs = self._programs()
-        return [
-            Node(self.layout.node(self.layout.addresses.node(index)), programs, parts)
-            for index in range(1, options.nodes + 1)
-        ]
+    def _nodes(self, record: Record) -> list[Node]:
+        layout = self.layout
+        indices = range(1, record.options.nodes + 1)
+        return [Node(layout.node(layout.addresses.node(index)), record) for index in indices]
 
     def node(self, which: int | str) -> Node:
         """A node by its index, counted from 1, or by its name.
@@ -301,7 +290,7 @@ class Cluster:
         Raises:
             ClusterError: it failed; the message holds what it printed.
         """
-        command = [str(self._programs()["kubenode"]), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
+        command = [str(self.program("kubenode")), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
         return processes.capture(command, **options)
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -314,7 +303,7 @@ class Cluster:
             command: the command and its arguments.
             options: as for :func:`subprocess.run`; output is text.
         """
-        return self._control_plane().run(command, **options)
+        return ControlPlane(self.layout, self._existing()).run(command, **options)
 
     @contextmanager
     def forward(self, address: str, port: int, local_port: int = 0) -> Iterator[int]:
@@ -329,7 +318,9 @@ class Cluster:
             the port on 127.0.0.1.
         """
         with network.listen(local_port) as listener:
-            pid = self._control_plane().start_forwarder(listener, f"forward-{address}-{port}", f"{address}:{port}")
+            pid = ControlPlane(self.layout, self._existing()).start_forwarder(
+                listener, f"forward-{address}-{port}", f"{address}:{port}"
+            )
             bound: int = listener.getsockname()[1]
         try:
             yield bound

@@ -19,6 +19,7 @@ from cluster.errors import ClusterError, tail
 from cluster.layout import Layout
 from cluster.pki import Authority, write_key_pair, write_kubeconfig
 from cluster.processes import CONTROL_PLANE, capture, entering
+from cluster.record import Record
 
 READY_SECONDS = 120.0
 API_DOOR = "api-door"
@@ -42,12 +43,13 @@ class ControlPlane:
 
     Args:
         layout: the cluster's files and addresses.
-        programs: where the built binaries are, by name.
+        record: what the cluster was made with.
     """
 
-    def __init__(self, layout: Layout, programs: dict[str, Path]) -> None:
+    def __init__(self, layout: Layout, record: Record) -> None:
         self.layout = layout
-        self._programs = programs
+        self._programs = record.programs
+        self._options = record.options
 
     # Files
 
@@ -93,13 +95,15 @@ class ControlPlane:
 
     def _controllers(self) -> list[Component]:
         kubenode, layout = self._programs["kubenode"], self.layout
-        return [
+        wanted = [
             components.controller_manager(kubenode, layout),
             components.scheduler(kubenode, layout),
             components.kube_proxy(kubenode, layout.config("kube-proxy.json")),
             components.coredns(kubenode, layout),
-            components.volume_controller(self._programs["volume-controller"], layout),
         ]
+        if self._options.volumes:
+            wanted.append(components.volume_controller(self._programs["volume-controller"], layout))
+        return wanted
 
     def expected(self) -> list[str]:
         """The names of the programs that belong to a running control plane."""
@@ -221,7 +225,7 @@ class ControlPlane:
 
     def apply_initial(self) -> None:
         """Create what every cluster holds from the start."""
-        content = json.dumps(manifests.initial(self.layout.addresses))
+        content = json.dumps(manifests.initial(self.layout.addresses, self._options))
         self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", input=content)
 
     def await_nodes(self, names: Sequence[str]) -> None:
@@ -232,7 +236,8 @@ class ControlPlane:
         """
         try:
             wait = ("wait", f"--timeout={READY_SECONDS:.0f}s")
-            self.kubectl(*wait, "--for=create", *(f"node/{name}" for name in names))
+            for name in names:
+                self.kubectl(*wait, "--for=create", f"node/{name}")
             self.kubectl(*wait, "--for=condition=Ready", *(f"node/{name}" for name in names))
             self.kubectl(*wait, "--for=create", "serviceaccount/default")
         except ClusterError as error:

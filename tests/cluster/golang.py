@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,7 @@ KUBENODE = Program("kubenode", "node", flags=_version_flags())
 PAUSE = Program("pause", "node", "./pause")
 FORWARD = Program("forward", "node", "./forward")
 NETWORK_POLICY = Program("network-policy", "netpol")
+S3 = Program("versitygw", "s3", "github.com/versity/versitygw/cmd/versitygw")
 VOLUME_CONTROLLER = Program("volume-controller", "node", "./volume-controller")
 CLUSTER_PROGRAMS = (PAUSE, FORWARD, KUBENODE, VOLUME_CONTROLLER)
 
@@ -107,6 +109,6 @@ def build(program: Program) -> Path:
     return path
 
 
-def build_all(programs: tuple[Program, ...]) -> dict[str, Path]:
+def build_all(programs: Iterable[Program]) -> dict[str, Path]:
     """Build programs one after the other: the Go tool uses all cores for each of them."""
     return {program.name: build(program) for program in programs}

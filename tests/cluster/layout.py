@@ -52,6 +52,11 @@ class Layout:
         """For people and tests on the machine."""
         return self.root / "kubeconfig"
 
+    @property
+    def record(self) -> Path:
+        """What the cluster was made with; there once its network is complete."""
+        return self.root / "cluster.json"
+
     def kubeconfig(self, user: str) -> Path:
         """For a component inside the cluster's network."""
         return self.pki / f"{user}.kubeconfig"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.addresses import Addresses
+from cluster.record import Options
 
 VOLUME_DRIVER = "volumes.cluster.local"
 STORAGE_CLASS = "standard"
@@ -141,7 +142,9 @@ def network_policy() -> list[Manifest]:
     )
 
 
-def initial(addresses: Addresses) -> Manifest:
+def initial(addresses: Addresses, options: Options) -> Manifest:
     """Everything that a new cluster starts with, as one List."""
-    items = [*storage(), *dns(addresses), *network_policy()]
+    items = dns(addresses)
+    items += storage() if options.volumes else []
+    items += network_policy() if options.network_policy else []
     return {"apiVersion": "v1", "kind": "List", "items": items}

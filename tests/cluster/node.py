@@ -17,6 +17,7 @@ from cluster.components import Component
 from cluster.errors import ClusterError, tail
 from cluster.layout import NodeLayout
 from cluster.processes import capture, entering
+from cluster.record import Record
 
 MACHINE = "machine"
 START_SECONDS = 30.0
@@ -38,14 +39,13 @@ class Node:
 
     Args:
         layout: its files and addresses.
-        programs: where the built binaries are, by name.
-        parts: which optional programs run: ``volume-driver``, ``network-policy``.
+        record: what its cluster was made with.
     """
 
-    def __init__(self, layout: NodeLayout, programs: dict[str, Path], parts: frozenset[str]) -> None:
+    def __init__(self, layout: NodeLayout, record: Record) -> None:
         self.layout = layout
-        self._programs = programs
-        self._parts = parts
+        self._programs = record.programs
+        self._options = record.options
 
     @property
     def name(self) -> str:
@@ -64,9 +64,9 @@ class Node:
             components.kubelet(kubenode, node),
             components.kube_proxy(kubenode, node.config("kube-proxy.json")),
         ]
-        if "volume-driver" in self._parts:
+        if self._options.volumes:
             wanted.append(components.volume_driver(kubenode, node))
-        if "network-policy" in self._parts:
+        if self._options.network_policy:
             wanted.append(components.network_policy(self._programs["network-policy"], node))
         return wanted
 
@@ -116,6 +116,8 @@ class Node:
                 self._start(component, self._enter(running[MACHINE]))
 
     def _start_machine(self) -> int:
+        # Groups of containers that were killed keep the kubelet busy for a while if it finds them.
+        cgroups.remove(self.layout.addresses.cgroup)
         cgroups.create(self.layout.addresses.cgroup)
         # Sockets and states of containers that don't run any more: on a real node, /run is empty after a reboot.
         shutil.rmtree(self.layout.runtime, ignore_errors=True)

@@ -105,37 +105,18 @@ func (d *driver) NodePublishVolume(
 	if err := d.mounter.Mount(loop, request.TargetPath, "xfs", options); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
+	// Detaching a device in use lets go of it with its last mount, however that ends: unmounted, or gone with the
+	// whole node. A mounted device has done nothing wrong if this fails.
+	if _, err := volumes.Run("losetup", "--detach", loop); err != nil {
+		klog.ErrorS(err, "The loop device stays attached", "device", loop)
+	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
 func (d *driver) NodeUnpublishVolume(
 	_ context.Context, request *csi.NodeUnpublishVolumeRequest,
 ) (*csi.NodeUnpublishVolumeResponse, error) {
-	path, err := d.Path(request.VolumeId)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
 	if err := mount.CleanupMountPoint(request.TargetPath, d.mounter, true); err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
-	}
-	loop, err := device(path)
-	if err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
-	}
-	if loop == "" {
-		return &csi.NodeUnpublishVolumeResponse{}, nil
-	}
-	others, err := d.mounter.List()
-	if err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
-	}
-	for _, other := range others {
-		// Another pod on this node still uses the volume.
-		if other.Device == loop {
-			return &csi.NodeUnpublishVolumeResponse{}, nil
-		}
-	}
-	if _, err := volumes.Run("losetup", "--detach", loop); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
@@ -148,9 +129,9 @@ func (d *driver) NodeExpandVolume(
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	loop, err := device(path)
+	loop, _, err := mount.GetDeviceNameFromMount(d.mounter, request.VolumePath)
 	if err == nil && loop == "" {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s is not attached", request.VolumeId)
+		return nil, status.Errorf(codes.FailedPrecondition, "%s is not mounted", request.VolumeId)
 	}
 	if err == nil {
 		_, err = volumes.Run("losetup", "--set-capacity", loop)
