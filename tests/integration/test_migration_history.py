@@ -53,6 +53,24 @@ def test_file_is_applied_once(medianest: Database, tmp_path: Path, sql: str) -> 
     assert migrate(medianest, source).reason == "UpToDate"
 
 
+def test_settings_of_one_file_do_not_reach_the_next(medianest: Database) -> None:
+    source = {
+        "20260101000000_a.sql": "SET check_function_bodies = off",
+        "20260102000000_b.sql": "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT nothing'",
+    }
+    result = migrate(medianest, source)
+    assert result.message.startswith('Statement 1 (line 1) of 20260102000000_b: column "nothing" does not exist.')
+
+
+def test_ten_megabytes_in_one_file(medianest: Database) -> None:
+    rows = "".join(f"INSERT INTO big VALUES ({number}, 'é{'z' * 970}');\n" for number in range(10_000))
+    script = f"CREATE TABLE big (id int, text text);\n{rows}"
+    result = migrate(medianest, {"20260101120000_big.sql": f"{script}SELECT 1/0;"})
+    assert result.message.startswith("Statement 10002 (line 10002) of 20260101120000_big: division by zero.")
+    assert migrate(medianest, {"20260101120000_big.sql": script}).outcome == "Applied"
+    assert medianest.execute("SELECT count(*) FROM big") == [(10_000,)]
+
+
 def test_concurrent_index_is_built(medianest: Database) -> None:
     migrate(medianest, {"20260101120000_i.sql": FINE["concurrently alone"]})
     assert medianest.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_name_idx'::regclass") == [

@@ -88,6 +88,19 @@ def test_lines_and_excerpts() -> None:
     ]
 
 
+@pytest.mark.parametrize("letters", ["zz", "zé", "東京", "\U0001f3ac!"])
+def test_letters_beyond_ascii_change_neither_structure_nor_places(letters: str) -> None:
+    sql = f"-- {letters};\nCREATE TABLE \"{letters}\" ({letters.strip('!')} text);\nSELECT '{letters}; COMMIT';\nCOMMIT"
+    script = parse(sql)
+    assert [(s.ordinal, s.line, s.kind) for s in script.statements] == [
+        (1, 2, Kind.ORDINARY),
+        (2, 3, Kind.ORDINARY),
+        (3, 4, Kind.COMMITS),
+    ]
+    assert script.statements[0].excerpt.startswith(f'CREATE TABLE "{letters}" (')
+    assert ordinal_at(sql, len(sql)) == 3
+
+
 @pytest.mark.parametrize("sql", ["CREAT TABLE x ()", "SELECT 'open", "\\connect x", "SELECT 1; ) SELECT"])
 def test_what_is_no_sql_is_known_not_to_be(sql: str) -> None:
     script = parse(sql)
