@@ -32,8 +32,8 @@ FINE = {
     "reindex concurrently alone": "REINDEX INDEX CONCURRENTLY users_email_key;",
     "lone block that commits": "DO $$ BEGIN CREATE TABLE notes (id text); COMMIT; CREATE TABLE more (id text); END $$",
     "rows returned": "SELECT generate_series(1, 10000); COPY users TO STDOUT; TABLE users;",
-    "session settings": "SET search_path = ''; SET lock_timeout = '1ms'; SET ROLE medianest_migrator; RESET ROLE;",
-    "dropped history columns are not needed": "ALTER TABLE users RENAME COLUMN name TO display_name;",
+    "session settings": "SET search_path = ''; SET lock_timeout = '1ms'; SET ROLE medianest_migrator;",
+    "column renamed": "ALTER TABLE users RENAME COLUMN name TO display_name;",
 }
 
 
