@@ -32,13 +32,17 @@ class Buildah:
         """The store in the cache folder."""
         return Buildah(cache_dir() / "store")
 
+    def command(self) -> list[str | Path]:
+        """The words that every use of this store begins with."""
+        return ["buildah", "--root", self.root, "--runroot", self.run_root]
+
     def run(self, command: str, *arguments: str) -> str:
         """Run one of buildah's commands and return what it printed.
 
         Raises:
             ClusterError: it failed.
         """
-        return capture(["buildah", "--root", self.root, "--runroot", self.run_root, command, *arguments]).strip()
+        return capture([*self.command(), command, *arguments]).strip()
 
     def identity(self, name: str) -> str:
         """The digest of an image's configuration, ``sha256:...``.

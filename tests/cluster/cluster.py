@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import addresses, golang, images, network, packages, processes, teardown
+from cluster import addresses, archives, golang, images, network, packages, processes, teardown
 from cluster.components import PAUSE_IMAGE
 from cluster.controlplane import ControlPlane
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 from cluster.node import Node
-from cluster.paths import cache_dir, cluster_dir, runtime_dir
+from cluster.paths import cluster_dir, runtime_dir
 from cluster.progress import step, together
 from cluster.record import Options, Record
 
@@ -177,16 +177,11 @@ class Cluster:
             plane.start_controllers()
             plane.apply_initial()
         with step(f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} ready"):
-            self._load_pause(record.programs["pause"], nodes)
+            pause = archives.of_program(record.programs["pause"], PAUSE_IMAGE)
             for node in nodes:
+                node.load(pause)
                 node.start_programs()
             plane.await_nodes(names)
-
-    def _load_pause(self, program: Path, nodes: Sequence[Node]) -> None:
-        archive = cache_dir() / "images" / f"pause-{program.parent.name}.tar"
-        identity = images.write_program_image(program, PAUSE_IMAGE, archive)
-        for node in nodes:
-            node.load(archive, identity, [PAUSE_IMAGE])
 
     def down(self) -> None:
         """Remove the cluster with everything in it; nothing happens if there is none.
@@ -274,13 +269,14 @@ class Cluster:
         Raises:
             ClusterError: there is no such image.
         """
-        for name in names:
-            archive, identity = images.archive(name)
+        with self._alone():
             nodes = self.nodes
-            if all(node.has_image(name, identity) for node in nodes):
-                continue
-            with step(f"loading {name} into {len(nodes)} node{'s' if len(nodes) > 1 else ''}"):
-                together({node.name: functools.partial(node.load, archive, identity, [name]) for node in nodes})
+            for name in names:
+                image = images.find(name)
+                lacking = [node for node in nodes if not node.has_image(image)]
+                if lacking:
+                    with step(f"loading {name} into {', '.join(node.name for node in lacking)}"):
+                        together({node.name: functools.partial(node.load, image) for node in lacking})
 
     # Reaching what is inside
 

@@ -16,7 +16,7 @@ from cluster.paths import SOURCES, cache_dir
 from cluster.processes import capture
 from cluster.progress import step
 
-OLDEST_GO = (1, 24)
+OLDEST_GO = (1, 25)
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,17 @@ Where a Docker engine runs, it builds them instead, from the same Dockerfile.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from hashlib import file_digest, sha256
 from pathlib import Path
 
-from cluster import machine, packages
+from cluster import archives, machine, packages
+from cluster.archives import Loadable
 from cluster.baseimage import make_base
 from cluster.buildah import Buildah
 from cluster.dockerfile import copied_files, parse
@@ -146,68 +143,15 @@ def _docker_build(name: str, target: str | None, dockerfile: Path, context: Path
     return BuiltImage(name, identity, size, size - inspect(base)[1])
 
 
-def archive(name: str) -> tuple[Path, str]:
-    """An image as a Docker archive, written once for each content, and the image's identity.
+def find(name: str) -> Loadable:
+    """An image that was built, or the one in an archive, ready to be loaded.
 
     Args:
-        name: an image that was built, or the path of a Docker archive.
+        name: the image's name, or the path of a Docker archive (``.tar``).
 
     Raises:
-        ClusterError: there is no image of that name.
+        ClusterError: there is no such image.
     """
     if name.endswith(".tar"):
-        given = Path(name).resolve()
-        if not given.is_file():
-            raise ClusterError(f"there is no archive {name}")
-        with given.open("rb") as content:
-            return given, f"sha256:{file_digest(content, 'sha256').hexdigest()}"
-    folder = cache_dir() / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    if docker_runs():
-        identity = capture(["docker", "image", "inspect", "--format", "{{.Id}}", name]).strip()
-    else:
-        identity = Buildah.default().identity(name)
-    # The archive carries the name, so the same content under another name is another archive.
-    label = sha256(name.encode()).hexdigest()[:12]
-    path = folder / f"{label}-{identity.removeprefix('sha256:')[:16]}.tar"
-    if path.exists():
-        return path, identity
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    if docker_runs():
-        capture(["docker", "save", "--output", unfinished, name])
-    else:
-        Buildah.default().run("push", "--quiet", name, f"docker-archive:{unfinished}:{name}")
-    for outdated in folder.glob(f"{label}-*.tar"):
-        outdated.unlink()
-    unfinished.rename(path)
-    return path, identity
-
-
-def write_program_image(program: Path, name: str, path: Path) -> str:
-    """Write a Docker archive of an image that holds one static program and nothing else; return its identity."""
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as tar:
-        entry = tarfile.TarInfo(program.name)
-        entry.size, entry.mode = program.stat().st_size, 0o755
-        with program.open("rb") as content:
-            tar.addfile(entry, content)
-    blob = layer.getvalue()
-    architecture = "arm64" if os.uname().machine == "aarch64" else "amd64"
-    config = json.dumps(
-        {
-            "architecture": architecture,
-            "os": "linux",
-            "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(blob).hexdigest()}"]},
-        }
-    ).encode()
-    digest = sha256(config).hexdigest()
-    manifest = [{"Config": f"{digest}.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-    files = {f"{digest}.json": config, "layer.tar": blob, "manifest.json": json.dumps(manifest).encode()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for file, content_bytes in files.items():
-            entry = tarfile.TarInfo(file)
-            entry.size = len(content_bytes)
-            tar.addfile(entry, io.BytesIO(content_bytes))
-    return f"sha256:{digest}"
+        return archives.from_file(Path(name))
+    return archives.from_docker(name) if docker_runs() else archives.from_buildah(Buildah.default(), name)

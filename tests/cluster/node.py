@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import cgroups, components, network, processes
+from cluster.archives import Loadable
 from cluster.components import Component
 from cluster.errors import ClusterError, tail
 from cluster.layout import NodeLayout
@@ -160,22 +162,31 @@ class Node:
 
     # Images
 
-    def load(self, archive: Path, identity: str, names: Sequence[str]) -> bool:
-        """Import an image archive, unless the node has the same images already.
-
-        Args:
-            archive: a Docker archive.
-            identity: what the image is known by; a different one under the same name is imported again.
-            names: the image's names.
+    def load(self, image: Loadable) -> bool:
+        """Import an image, unless the node has it with the same content already.
 
         Returns:
-            whether anything was imported.
+            whether it was imported.
+
+        Raises:
+            ClusterError: containerd refused it.
         """
-        if all(self.has_image(name, identity) for name in names):
+        if self.has_image(image):
             return False
-        self.ctr("images", "import", str(archive))
-        known = {**self._images(), **dict.fromkeys(names, identity)}
-        self._image_record.write_text(json.dumps(known, indent=1))
+        present = set(self.ctr("content", "list", "--quiet").split())
+        command = [*self._ctr(), "images", "import", "-"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            # When containerd gives up early, what it says is worth more than that it no longer listens.
+            with contextlib.suppress(BrokenPipeError), process.stdin as sink:
+                image.write(sink, present)
+            output = process.stdout.read().decode(errors="replace")
+        if process.returncode != 0:
+            raise ClusterError(f"{self.name} can't import {image.name}:\n{output}")
+        self._image_record.write_text(json.dumps({**self._images(), image.name: image.identity}, indent=1))
         return True
 
     @property
@@ -188,13 +199,16 @@ class Node:
         except FileNotFoundError:
             return {}
 
-    def has_image(self, name: str, identity: str) -> bool:
-        """Whether the image of that name was loaded with that very content."""
-        return self._images().get(name) == identity
+    def has_image(self, image: Loadable) -> bool:
+        """Whether an image of that name was loaded with that very content."""
+        return self._images().get(image.name) == image.identity
 
     def ctr(self, *arguments: str) -> str:
         """Run containerd's own client in the namespace that Kubernetes uses."""
-        return capture(["ctr", "--address", self.layout.socket, "--namespace", "k8s.io", *arguments])
+        return capture([*self._ctr(), *arguments])
+
+    def _ctr(self) -> list[str]:
+        return ["ctr", "--address", str(self.layout.socket), "--namespace", "k8s.io"]
 
     # What tests do to a node
 
