@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator"), str(ROOT / "tools")]
 
 import yaml  # noqa: E402
-from render import NAMESPACE, install_manifests  # noqa: E402
+from render import NAMESPACE as NAMESPACE  # noqa: E402
+from render import install_manifests  # noqa: E402
 
 from cluster import Cluster, build_image  # noqa: E402
 from cluster.images import docker_runs  # noqa: E402

@@ -40,7 +40,11 @@ class Writer:
 
     @staticmethod
     def _runs(pod: dict[str, Any] | None) -> bool:
-        return bool(pod) and pod["status"].get("phase") == "Running"  # type: ignore[index]
+        return pod is not None and pod["status"].get("phase") == "Running"
+
+    @staticmethod
+    def _done(pod: dict[str, Any] | None) -> bool:
+        return pod is not None and pod["status"].get("phase") == "Succeeded"
 
     def _pod(self, seconds: float) -> dict[str, Any]:
         uri = {"secretKeyRef": {"name": f"{self._database}-app", "key": "uri"}}

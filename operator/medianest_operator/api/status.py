@@ -41,7 +41,9 @@ class Instances(ApiModel):
     summary: str
     """Ready of desired, for people."""
     primary: str | None = None
-    """The pod of the primary."""
+    """The pod of the primary; absent while there is none."""
+    last_primary: str | None = None
+    """The pod that led last, also while there is no primary."""
     members: list[Member] = []
 
 

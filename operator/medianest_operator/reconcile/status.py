@@ -81,7 +81,7 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
         observed_generation=found.generation,
         phase=ready.reason.value,
         conditions=_timed(verdicts, previous, found.generation, now),
-        instances=_instances(found),
+        instances=_instances(found, previous),
         connection=_connection(found),
         schema_=_schema(found, previous),
         indexes=_indexes(found, previous),
@@ -267,7 +267,7 @@ def _reason(text: str) -> Reason:
         return Reason.API_ERROR
 
 
-def _instances(found: Findings) -> api.Instances:
+def _instances(found: Findings, previous: Manifest) -> api.Instances:
     ready = sum(pod.ready for pod in found.pods)
     desired = found.spec.instances if found.spec and not found.spec.hibernate else found.wanted
     return api.Instances(
@@ -275,6 +275,7 @@ def _instances(found: Findings) -> api.Instances:
         desired=desired,
         summary=f"{ready}/{desired}",
         primary=found.primary.name if found.primary else None,
+        last_primary=found.primary.name if found.primary else previous.get("instances", {}).get("lastPrimary"),
         members=[
             api.Member(
                 name=pod.name,
@@ -344,13 +345,13 @@ class Transition:
 
 def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
     """What changed between two statuses."""
-    before = previous.get("instances", {}).get("primary")
+    last = previous.get("instances", {}).get("lastPrimary")
     after = current.instances.primary if current.instances else None
-    last = before or previous.get("lastPrimary")
     if after and last and after != last:
         yield Transition("Normal", "PrimaryChanged", f"{after} leads now; before it was {last}.")
     told: set[str] = set()
-    for condition in current.conditions:
+    # Ready last: it sums up the others.
+    for condition in sorted(current.conditions, key=lambda item: item.type == Condition.READY):
         if condition.type in ABNORMAL_TRUE or condition.reason in told:
             continue
         known = _condition(previous, condition.type)
