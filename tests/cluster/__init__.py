@@ -15,6 +15,7 @@ from cluster.cluster import Cluster
 from cluster.errors import ClusterError
 from cluster.images import build_image
 from cluster.node import Node
+from cluster.objectstore import ObjectStore
 from cluster.record import Options
 
-__all__ = ["Cluster", "ClusterError", "Node", "Options", "build_image"]
+__all__ = ["Cluster", "ClusterError", "Node", "ObjectStore", "Options", "build_image"]

@@ -25,14 +25,19 @@ Name = Annotated[str, typer.Option("--name", "-n", help="Which cluster.", envvar
 Nodes = Annotated[int, typer.Option(help="How many nodes.")]
 Volumes = Annotated[bool, typer.Option(help="A default StorageClass with volumes of a hard size that can grow.")]
 NetworkPolicy = Annotated[bool, typer.Option("--network-policy", help="Enforce NetworkPolicies.")]
+S3 = Annotated[bool, typer.Option("--s3", help="An S3 server with TLS.")]
 
 
 @app.command()
 def up(
-    name: Name = DEFAULT_NAME, nodes: Nodes = 1, volumes: Volumes = True, network_policy: NetworkPolicy = False
+    name: Name = DEFAULT_NAME,
+    nodes: Nodes = 1,
+    volumes: Volumes = True,
+    network_policy: NetworkPolicy = False,
+    s3: S3 = False,
 ) -> None:
     """Start a cluster, or what is missing of it."""
-    cluster = Cluster(name, nodes, volumes=volumes, network_policy=network_policy)
+    cluster = Cluster(name, nodes, volumes=volumes, network_policy=network_policy, s3=s3)
     cluster.up()
     print(cluster.kubeconfig)
 
@@ -64,9 +69,9 @@ def status(name: Name = DEFAULT_NAME) -> None:
 
 
 @app.command()
-def build(nodes: Nodes = 1, network_policy: NetworkPolicy = False) -> None:
+def build(network_policy: NetworkPolicy = False, s3: S3 = False) -> None:
     """Build the programs and install the packages that clusters need, and start none."""
-    for program, path in Cluster(nodes=nodes, network_policy=network_policy).build().items():
+    for program, path in Cluster(network_policy=network_policy, s3=s3).build().items():
         print(f"{program:24} {path}")
 
 

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import addresses, archives, golang, images, network, packages, processes, teardown
+from cluster import addresses, archives, golang, images, network, objectstore, packages, processes, teardown
 from cluster.components import PAUSE_IMAGE
 from cluster.controlplane import ControlPlane
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 from cluster.node import Node
+from cluster.objectstore import ObjectStore
 from cluster.paths import cluster_dir, runtime_dir
 from cluster.progress import step, together
 from cluster.record import Options, Record
@@ -322,6 +323,17 @@ class Cluster:
             yield bound
         finally:
             processes.stop([pid])
+
+    @property
+    def s3(self) -> ObjectStore:
+        """How to reach the cluster's S3 server.
+
+        Raises:
+            ClusterError: the cluster was made without one.
+        """
+        if not self._existing().options.s3:
+            raise ClusterError(f"cluster {self.name} has no S3 server: 'up --s3' adds one")
+        return objectstore.access(self.layout)
 
     def service_address(self, namespace: str, name: str) -> str:
         """A Service's ClusterIP."""

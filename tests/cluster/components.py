@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ TOLERATION_SECONDS = 5
 
 @dataclass(frozen=True)
 class Component:
-    """A program with its arguments, by the name that its log has."""
+    """A program with its arguments and what its environment adds, by the name that its log has."""
 
     name: str
     argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def _flags(**values: object) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import components, manifests, network, processes
+from cluster import components, manifests, network, objectstore, processes
 from cluster.components import API_PORT, Component
 from cluster.errors import ClusterError, tail
 from cluster.layout import Layout
@@ -83,6 +83,8 @@ class ControlPlane:
         for user in [*USERS, *(f"kubelet-{node}" for node in nodes)]:
             write_kubeconfig(layout.kubeconfig(user), inside, layout.pki, user)
         components.write_control_plane_config(layout)
+        if self._options.s3:
+            objectstore.prepare(layout)
         search = " ".join(["default.svc." + components.DOMAIN, "svc." + components.DOMAIN, components.DOMAIN])
         resolver = f"search {search}\nnameserver {addresses.control_plane}\noptions ndots:5\n"
         layout.config("resolv.conf").write_text(resolver)
@@ -103,6 +105,8 @@ class ControlPlane:
         ]
         if self._options.volumes:
             wanted.append(components.volume_controller(self._programs["volume-controller"], layout))
+        if self._options.s3:
+            wanted.append(objectstore.component(self._programs["versitygw"], layout))
         return wanted
 
     def expected(self) -> list[str]:
@@ -132,6 +136,7 @@ class ControlPlane:
                     node=CONTROL_PLANE,
                     component=component.name,
                     log=self.log(component.name),
+                    environment=component.environment,
                 )
         return {component.name: running[component.name] for component in wanted}
 
@@ -225,8 +230,10 @@ class ControlPlane:
 
     def apply_initial(self) -> None:
         """Create what every cluster holds from the start."""
-        content = json.dumps(manifests.initial(self.layout.addresses, self._options))
-        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", input=content)
+        content = manifests.initial(self.layout.addresses, self._options)
+        if self._options.s3:
+            content["items"] += objectstore.manifests(self.layout)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", input=json.dumps(content))
 
     def await_nodes(self, names: Sequence[str]) -> None:
         """Wait until nodes are Ready and pods can be made in the default namespace.

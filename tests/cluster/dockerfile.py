@@ -103,13 +103,10 @@ def parse(text: str) -> Dockerfile:
 
 def copied_files(sources: tuple[str, ...], files: list[Path]) -> list[Path]:
     """Those of the context's files (relative to it) that the sources of ``COPY`` name, by folder, file or pattern."""
-    patterns = [PurePosixPath(source.lstrip("/")) for source in sources]
+    patterns = [PurePosixPath(source.lstrip("/")).parts for source in sources]
 
-    def wanted(path: Path) -> bool:
-        candidates = [str(path), *(str(parent) for parent in path.parents)]
-        return any(
-            str(pattern) == "." or any(fnmatchcase(candidate, str(pattern)) for candidate in candidates)
-            for pattern in patterns
-        )
+    def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+        # A star stands for a part of one name, never for a slash; a folder stands for all that is in it.
+        return len(parts) >= len(pattern) and all(map(fnmatchcase, parts, pattern))
 
-    return [path for path in files if wanted(path)]
+    return [path for path in files if any(matches(path.parts, pattern) for pattern in patterns)]

@@ -103,7 +103,10 @@ def external_service(name: str, namespace: str, address: str, ports: list[dict[s
                 },
             },
             "addressType": "IPv4",
-            "ports": [{key: port[key] for key in ("name", "port", "protocol")} for port in ports],
+            "ports": [
+                {"name": port["name"], "port": port.get("targetPort", port["port"]), "protocol": port["protocol"]}
+                for port in ports
+            ],
             "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
         },
     ]
