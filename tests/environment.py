@@ -48,6 +48,7 @@ class Environment:
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
         )
         if check and done.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")

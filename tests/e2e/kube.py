@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from subprocess import PIPE
 from typing import Any
 
 import kubernetes.config
@@ -122,6 +125,28 @@ class Kube:
         return self.kubectl(
             "exec", pod, "-c", "postgres", "--", "psql", "-XAtq", uri, "-c", statement, check=check
         ).strip()
+
+    @contextmanager
+    def session(self, pod: str, uri: str) -> Iterator[Callable[[str], str]]:
+        """One open connection of a client in a pod, to ask a question at a time."""
+        command = ["kubectl", "--kubeconfig", str(self.environment.kubeconfig), "-n", self.namespace, "exec", "-i", pod]
+        process = subprocess.Popen(
+            [*command, "-c", "postgres", "--", "psql", "-XAtq", uri], stdin=PIPE, stdout=PIPE, text=True, bufsize=1
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask, answer = process.stdin, process.stdout
+
+        def question(statement: str) -> str:
+            ask.write(statement + ";\n")
+            ask.flush()
+            return answer.readline().strip()
+
+        try:
+            yield question
+        finally:
+            ask.close()
+            process.wait(timeout=30)
 
     def secret(self, name: str) -> dict[str, str]:
         return secret(self.environment, self.namespace, name)

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     FAILING_OVER = "FailingOver"
     RESTARTING = "Restarting"
     UPDATING = "Updating"
+    CONFIGURING = "Configuring"
     GROWING_VOLUMES = "GrowingVolumes"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
     DELETING = "Deleting"

@@ -4,6 +4,7 @@ The rules of thumb are those of the PostgreSQL manual (19.4 Resource Consumption
 memory for shared_buffers, and caches that the kernel shares with it.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from typing import Any, Final
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.postgres.quantity import MIB, megabytes, to_bytes
 
+MARKER: Final = "medianest.configuration"
+"""A parameter of our own that names the whole configuration: a server that shows it has read the rest, too."""
 PRELOADABLE: Final = frozenset({"auto_explain", "pg_prewarm", "pg_stat_statements", "passwordcheck", "auth_delay"})
 """Libraries of the database image that may be preloaded."""
 
@@ -66,9 +69,16 @@ def tuned(spec: DatabaseSpec) -> dict[str, str]:
 
 
 def desired(spec: DatabaseSpec) -> dict[str, str]:
-    """All parameters that go into Patroni's configuration: tuned, the admin's, and max_connections."""
+    """All parameters that go into Patroni's configuration: tuned, the admin's, max_connections, and the marker."""
     admin = {name: str(value) for name, value in spec.postgresql.parameters.items()}
-    return tuned(spec) | admin | {"max_connections": str(spec.connections.max)}
+    settings = tuned(spec) | admin | {"max_connections": str(spec.connections.max)}
+    text = json.dumps(settings, sort_keys=True)
+    return settings | {MARKER: hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def marker(spec: DatabaseSpec) -> str:
+    """The marker's value in a server that has loaded exactly these parameters."""
+    return desired(spec)[MARKER]
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import LiteralString
 from psycopg.rows import class_row
 
 from medianest_operator import naming
+from medianest_operator.postgres.parameters import MARKER
 from medianest_operator.postgres.sessions import Connection
 
 
@@ -18,6 +19,10 @@ class InstanceFacts:
     max_connections: int
     certificate_newer: bool
     """The certificate's file is newer than the configuration that PostgreSQL runs with: a reload is due."""
+    configuration: str | None
+    """Which configuration the server has read, by its marker."""
+    pending_restart: bool
+    """PostgreSQL says that a changed parameter takes effect only after a restart."""
     refused_parameters: list[str]
     """Lines of the configuration files that PostgreSQL could not apply."""
 
@@ -29,14 +34,17 @@ SELECT pg_is_in_recovery() AS in_recovery,
        (pg_stat_file(%(certificate)s)).modification > pg_conf_load_time() AS certificate_newer,
        coalesce((SELECT array_agg(format('%%s = %%s: %%s', name, setting, error) ORDER BY name)
                  FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied'), '{}')
-         AS refused_parameters
+         AS refused_parameters,
+       current_setting(%(marker)s, true) AS configuration,
+       EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart
 """
 
 
 async def instance_facts(connection: Connection) -> InstanceFacts:
     """Ask one instance."""
     async with connection.cursor(row_factory=class_row(InstanceFacts)) as cursor:
-        await cursor.execute(_FACTS, {"certificate": f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}"})
+        certificate = f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}"
+        await cursor.execute(_FACTS, {"certificate": certificate, "marker": MARKER})
         facts = await cursor.fetchone()
     if facts is None:
         raise RuntimeError("a SELECT without FROM returned no row")

@@ -70,6 +70,8 @@ class DatabaseReconciler:
                 await self._shape(run, found)
             await self._observe(run, found)
         except ReconcileError as error:
+            if error.reason == Reason.DELETING:
+                return self._services.settings.probe_interval
             found.problem = found.problem or error
             retry = error if isinstance(error, Transient) else None
         except Unreachable as error:
@@ -101,19 +103,20 @@ class DatabaseReconciler:
         if primary is None:
             return
         found.serving = look.serves(primary)
+        found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
         found.unreachable = look.unreachable.get(primary.name)
         if not found.serving:
             return
         if run.spec.paused:
-            facts = await server.schema_facts(run, primary, migration.job_token(run))
-            found.schema_version, found.indexes = facts.history.version, facts.indexes
+            schema = await server.schema_facts(run, primary, migration.job_token(run))
+            found.schema_version, found.indexes = schema.history.version, schema.indexes
             return
         await server.reconcile(run, primary, look)
-        facts = await server.schema_facts(run, primary, migration.job_token(run))
-        found.schema_version, found.indexes = facts.history.version, facts.indexes
+        schema = await server.schema_facts(run, primary, migration.job_token(run))
+        found.schema_version, found.indexes = schema.history.version, schema.indexes
         refused = look.instances[primary.name].refused_parameters
         try:
-            found.migration = await migration.reconcile(run, await migration.source(run), facts.history)
+            found.migration = await migration.reconcile(run, await migration.source(run), schema.history)
         except Permanent as error:
             found.problem = error
         if refused and found.problem is None:
@@ -121,7 +124,10 @@ class DatabaseReconciler:
                 Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
             )
         if not run.spec.hibernate:
-            found.rollout = await rollout.reconcile(run)
+            loaded = parameters.marker(run.spec)
+            found.configuring = [name for name, facts in look.instances.items() if facts.configuration != loaded]
+            waiting = frozenset(name for name, facts in look.instances.items() if facts.pending_restart)
+            found.rollout = await rollout.reconcile(run, waiting)
 
     async def _fill(self, run: Run, found: status.Findings) -> None:
         """What the status tells whatever happened."""
@@ -164,7 +170,7 @@ class DatabaseReconciler:
 
     def _next_look(self, run: Run, found: status.Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
-        if found.rollout or (found.primary and not found.serving):
+        if found.rollout or found.configuring or found.silent or (found.primary and not found.serving):
             return min(_SOON, interval)
         if "server_not_after" in run.notes:
             return min(interval, certificates.next_renewal(run).total_seconds())

@@ -77,16 +77,10 @@ async def reload(run: Run, pod: Pod) -> None:
     await _call(run, pod, "POST", "/reload")
 
 
-async def waits_for_restart(run: Run, pod: Pod) -> bool:
-    """Whether PostgreSQL still says that a parameter waits for a restart; its pod's annotation lags by one loop."""
-    _, answer = await _call(run, pod, "GET", "/patroni")
-    return isinstance(answer, dict) and bool(answer.get("pending_restart"))
-
-
 async def restart(run: Run, pod: Pod) -> None:
-    """Restart PostgreSQL in its pod, if a parameter waits for that."""
-    status, answer = await _call(run, pod, "POST", "/restart", {"restart_pending": True}, slow=True)
-    if status not in {200, 202, 503}:
+    """Restart PostgreSQL in its pod."""
+    status, answer = await _call(run, pod, "POST", "/restart", {}, slow=True)
+    if status not in {200, 202}:
         raise Transient("RestartRefused", f"Patroni of {pod.name} refused to restart PostgreSQL: {status} {answer}")
 
 

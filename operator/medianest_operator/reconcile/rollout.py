@@ -31,16 +31,19 @@ class Plan:
     why: str = ""
 
 
-def next_step(pods: Sequence[Pod], inputs: str, instances: int, names: naming.Names) -> Plan | None:
+def next_step(
+    pods: Sequence[Pod], inputs: str, instances: int, names: naming.Names, waiting: frozenset[str] = frozenset()
+) -> Plan | None:
     """Decide, purely, what a rollout does next; None where nothing is due.
 
     A pod is replaced when its inputs differ, PostgreSQL restarted when it says that a parameter waits for that, and the
-    primary's role leaves an instance that scaling down takes away. A pod that isn't ready is replaced at once if its
+    primary's role leaves an instance that scaling down takes away. `waiting`
+    are the pods whose PostgreSQL says so. A pod that isn't ready is replaced at once if its
     inputs differ (waiting would keep a broken image for ever); otherwise everybody waits for it.
     """
     outdated = [pod for pod in pods if pod.inputs != inputs and not pod.terminating]
     surplus = [pod for pod in pods if names.ordinal(pod.name) >= instances]
-    due = [pod for pod in pods if pod in outdated or pod.pending_restart or (pod in surplus and pod.is_primary)]
+    due = [pod for pod in pods if pod in outdated or pod.name in waiting or (pod in surplus and pod.is_primary)]
     if not due:
         return None
     if broken := [pod for pod in outdated if not pod.ready and not pod.is_primary]:
@@ -55,7 +58,7 @@ def next_step(pods: Sequence[Pod], inputs: str, instances: int, names: naming.Na
     primary = next((pod for pod in due if pod.is_primary), None)
     if primary is None:
         return None
-    candidates = [pod for pod in staying if pod.streaming and pod is not primary and not pod.pending_restart]
+    candidates = [pod for pod in staying if pod.streaming and pod is not primary and pod.name not in waiting]
     if candidates:
         return Plan(Step.SWITCH_OVER, primary, candidates[0], why="the primary is due, and a replica is ready to lead")
     if len(pods) > 1:
@@ -69,9 +72,9 @@ def _act(pod: Pod, outdated: Sequence[Pod]) -> Plan:
     return Plan(Step.RESTART, pod, why="a changed parameter takes effect only after a restart")
 
 
-async def reconcile(run: Run) -> Plan | None:
+async def reconcile(run: Run, waiting: frozenset[str]) -> Plan | None:
     """Take the next step, if one is due. Returns it, for the status."""
-    plan = next_step(run.pods, pod_inputs(run.spec, run.image), run.spec.instances, run.names)
+    plan = next_step(run.pods, pod_inputs(run.spec, run.image), run.spec.instances, run.names, waiting)
     if plan is None or plan.step == Step.WAIT:
         return plan
     record = run.services.recorder.record
@@ -80,8 +83,6 @@ async def reconcile(run: Run) -> Plan | None:
             await record(run.database, "Normal", Reason.UPDATING, f"Replacing pod {plan.pod.name}: {plan.why}.")
             await run.services.applier.delete(POD, plan.pod.manifest)
         case Step.RESTART:
-            if not await patroni.waits_for_restart(run, plan.pod):
-                return plan
             await record(
                 run.database, "Normal", Reason.RESTARTING, f"Restarting PostgreSQL in {plan.pod.name}: {plan.why}."
             )

@@ -24,7 +24,8 @@ _GOOD = frozenset(
     {
         Reason.READY, Reason.PRIMARY_SERVING, Reason.UP_TO_DATE, Reason.INDEXES_HEALTHY, Reason.CREATING,
         Reason.MIGRATING, Reason.SCALING, Reason.UPDATING, Reason.RESTARTING, Reason.GROWING_VOLUMES,
-        Reason.WAITING_FOR_REPLICAS, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED, Reason.UNKNOWN,
+        Reason.WAITING_FOR_REPLICAS, Reason.CONFIGURING, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED,
+        Reason.UNKNOWN,
     }
 )  # fmt: skip
 """Reasons whose Event is Normal."""
@@ -41,6 +42,8 @@ class Findings:
     wanted: int = 0
     primary: Pod | None = None
     serving: bool = False
+    silent: frozenset[str] = frozenset()
+    """Pods that were asked over SQL and didn't answer: the kubelet's word on them is older."""
     unreachable: str | None = None
     problem: ReconcileError | None = None
     pod_findings: list[Finding] = field(default_factory=list)
@@ -48,6 +51,7 @@ class Findings:
     migration: State | None = None
     indexes: IndexHealth | None = None
     rollout: Plan | None = None
+    configuring: list[str] = field(default_factory=list)
     growing: list[str] = field(default_factory=list)
     image: str | None = None
     server_not_after: datetime | None = None
@@ -202,6 +206,9 @@ def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manif
         return Verdict("False", reason, schema.message)
     if found.rollout:
         return _rolling(found.rollout)
+    if found.configuring:
+        names = ", ".join(found.configuring)
+        return Verdict("False", Reason.CONFIGURING, f"Waiting for {names} to load the changed parameters.")
     if found.growing:
         return Verdict("False", Reason.GROWING_VOLUMES, f"Volumes are growing: {', '.join(found.growing)}.")
     return _all_there(found)
@@ -233,7 +240,7 @@ def _rolling(plan: Plan) -> Verdict:
 
 def _all_there(found: Findings) -> Verdict:
     desired = found.spec.instances if found.spec else found.wanted
-    ready = [pod for pod in found.pods if pod.ready]
+    ready = _ready_pods(found)
     if len(ready) == desired == len(found.pods):
         noun = "instance" if desired == 1 else "instances"
         return Verdict("True", Reason.READY, f"{desired} {noun} ready, schema {found.schema_version}.")
@@ -244,9 +251,13 @@ def _all_there(found: Findings) -> Verdict:
         )
     if len(found.pods) != desired:
         return Verdict("False", Reason.SCALING, f"Going from {len(found.pods)} to {desired} instances.")
-    waiting = ", ".join(f"{pod.name} ({pod.state})" for pod in found.pods if not pod.ready)
+    waiting = ", ".join(f"{pod.name} ({pod.state})" for pod in found.pods if pod not in ready)
     message = f"{len(ready)} of {desired} instances ready; waiting for {waiting}. The database serves."
     return Verdict("False", Reason.WAITING_FOR_REPLICAS, message)
+
+
+def _ready_pods(found: Findings) -> list[Pod]:
+    return [pod for pod in found.pods if pod.ready and pod.name not in found.silent]
 
 
 def _stalled(found: Findings) -> Verdict | None:
@@ -268,7 +279,7 @@ def _reason(text: str) -> Reason:
 
 
 def _instances(found: Findings, previous: Manifest) -> api.Instances:
-    ready = sum(pod.ready for pod in found.pods)
+    ready = len(_ready_pods(found))
     desired = found.spec.instances if found.spec and not found.spec.hibernate else found.wanted
     return api.Instances(
         ready=ready,
