@@ -1,0 +1,155 @@
+"""`make test`: every check in order; what the e2e tests need is built meanwhile.
+
+python tests/suite.py             everything
+python tests/suite.py STAGE...    only these: lint, generated, unit, integration, e2e
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import prepare
+from cluster.errors import ClusterError
+from cluster.paths import cache_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPED = [name for name in ("operator", "tests", "tools", "benchmarks") if (ROOT / name).is_dir()]
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def _pytest(folder: str) -> list[str]:
+    colour = ["--color=yes"] if sys.stdout.isatty() else []
+    return _python("-m", "pytest", "-o", f"cache_dir={cache_dir() / 'pytest'}", *colour, folder)
+
+
+STAGES: dict[str, list[list[str]]] = {
+    "lint": [
+        _python("-m", "ruff", "check", "."),
+        _python("-m", "ruff", "format", "--check", "."),
+        _python("-m", "mypy", *TYPED),
+    ],
+    "generated": [_python("tools/render.py", "--check"), _python("tools/reference.py", "--check")],
+    "unit": [_pytest("tests/unit")],
+    "integration": [_pytest("tests/integration")],
+    "e2e": [_pytest("tests/e2e")],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended."""
+
+    stage: str
+    passed: bool
+    seconds: float
+    closing: str
+    """The last line that it printed: pytest's sum."""
+
+    def __str__(self) -> str:
+        return (
+            f"{'ok' if self.passed else 'FAILED':7} {self.stage:12} {self.seconds:6.0f} s   {self.closing.strip('= ')}"
+        )
+
+
+def run_stage(name: str) -> Outcome:
+    """Run a stage's commands to their end, whichever fails; what they print goes on to the terminal."""
+    print(f"\n##### {name}", flush=True)
+    started = time.monotonic()
+    passed, closing = True, ""
+    for command in STAGES[name]:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                closing = line.rstrip() or closing
+        passed &= process.returncode == 0
+    return Outcome(name, passed, time.monotonic() - started, closing)
+
+
+class Building:
+    """The slow builds, beside the quick stages; their output is kept in a file and shown where they fail."""
+
+    def __init__(self) -> None:
+        self._log = cache_dir() / "build.log"
+        with self._log.open("wb") as output:
+            # Its own session, so that it can be ended with the compilers that it starts.
+            self._process = subprocess.Popen(
+                _python("tests/prepare.py", "e2e"), cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def wait(self) -> bool:
+        """Wait for the end; tell what was done. Returns whether all was built."""
+        print("\n##### images and the cluster's programs", flush=True)
+        done = self._process.wait() == 0
+        lines = self._log.read_text(errors="replace").splitlines()
+        print("\n".join(line for line in lines if not done or not line.startswith("  ...")), flush=True)
+        return done
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+
+
+def run(stages: Sequence[str]) -> list[Outcome]:
+    """Run stages. The e2e tests are left out where something failed before, except in CI."""
+    if "integration" in stages:
+        prepare.install_packages(prepare.POSTGRES)
+    building = None
+    if "e2e" in stages:
+        try:
+            prepare.install_for_cluster()
+            building = Building()
+        except ClusterError as error:
+            # The e2e tests skip then, or fail in CI.
+            print(f"no local cluster can be built: {error}", flush=True)
+    outcomes: list[Outcome] = []
+    try:
+        for stage in stages:
+            if stage == "e2e":
+                if building and not building.wait():
+                    outcomes.append(Outcome("build", False, 0, "the images or the cluster's programs can't be built"))
+                if not os.environ.get("CI") and not all(outcome.passed for outcome in outcomes):
+                    print("\nthe e2e tests were not run, since something before them failed", flush=True)
+                    break
+            outcomes.append(run_stage(stage))
+    finally:
+        if building:
+            building.stop()
+    return outcomes
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stages named, all without a name. Returns the exit code."""
+    stages = arguments or list(STAGES)
+    if unknown := set(stages) - set(STAGES):
+        print(f"no such stage: {', '.join(unknown)}; there are: {', '.join(STAGES)}", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    try:
+        outcomes = run(stages)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if len(outcomes) > 1:
+        print("\n#####", *outcomes, f"{'':20} {time.monotonic() - started:6.0f} s in all", sep="\n")
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
