@@ -43,16 +43,13 @@ def install_packages(programs: dict[str, str]) -> None:
     Raises ClusterError where that isn't possible.
     """
     lacking = packages.missing(programs)
-    if not lacking:
-        return
-    if os.geteuid() != 0:
+    if lacking and os.geteuid() != 0:
         raise ClusterError(f"these packages are missing, and only root can install them: {', '.join(lacking)}")
-    if POSTGRES.keys() & programs.keys() and not NO_MAIN_CLUSTER.exists():
+    if "postgresql-15" in lacking and not NO_MAIN_CLUSTER.exists():
         # The package would otherwise start a server of its own on the machine.
         NO_MAIN_CLUSTER.parent.mkdir(parents=True, exist_ok=True)
         NO_MAIN_CLUSTER.write_text("create_main_cluster = false\n")
-    with step(f"installing {', '.join(lacking)}"):
-        packages.install(lacking)
+    packages.ensure(programs)
 
 
 def ensure_go() -> None:
