@@ -84,8 +84,8 @@ def marker(spec: DatabaseSpec) -> str:
 @cache
 def _known() -> Mapping[str, Mapping[str, Any]]:
     text = resources.files(__package__).joinpath("settings-15.json").read_text(encoding="utf-8")
-    settings: Mapping[str, Mapping[str, Any]] = json.loads(text)
-    return settings
+    # PostgreSQL spells three of them with capitals (TimeZone) and reads all of them in any case.
+    return {name.lower(): setting for name, setting in json.loads(text).items()}
 
 
 def problems(spec: DatabaseSpec) -> list[str]:

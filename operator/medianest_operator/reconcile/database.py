@@ -100,13 +100,13 @@ class DatabaseReconciler:
             await certificates.load(run)
         look = await server.look(run)
         primary = found.primary = run.primary
-        if primary is None:
-            return
         found.serving = look.serves(primary)
-        found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
-        found.unreachable = look.unreachable.get(primary.name)
-        if not found.serving:
+        if primary is None or not found.serving:
+            found.unreachable = look.unreachable.get(primary.name) if primary else None
+            if not run.spec.paused and not run.spec.hibernate:
+                found.rollout = await rollout.replace_broken(run)
             return
+        found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
         if run.spec.paused:
             schema = await server.schema_facts(run, primary, migration.job_token(run))
             found.schema_version, found.indexes = schema.history.version, schema.indexes

@@ -72,6 +72,23 @@ def _act(pod: Pod, outdated: Sequence[Pod]) -> Plan:
     return Plan(Step.RESTART, pod, why="a changed parameter takes effect only after a restart")
 
 
+async def replace_broken(run: Run) -> Plan | None:
+    """Without a primary: replace what never became ready and was made from what is no longer wanted."""
+    inputs = pod_inputs(run.spec, run.image)
+    broken = [pod for pod in run.pods if pod.inputs != inputs and not pod.ready and not pod.terminating]
+    if not broken:
+        return None
+    plan = Plan(Step.REPLACE, broken[0], why="it isn't ready, and what it was made from changed")
+    await _replace(run, plan)
+    return plan
+
+
+async def _replace(run: Run, plan: Plan) -> None:
+    message = f"Replacing pod {plan.pod.name}: {plan.why}."
+    await run.services.recorder.record(run.database, "Normal", Reason.UPDATING, message)
+    await run.services.applier.delete(POD, plan.pod.manifest)
+
+
 async def reconcile(run: Run, waiting: frozenset[str]) -> Plan | None:
     """Take the next step, if one is due. Returns it, for the status."""
     plan = next_step(run.pods, pod_inputs(run.spec, run.image), run.spec.instances, run.names, waiting)
@@ -80,8 +97,7 @@ async def reconcile(run: Run, waiting: frozenset[str]) -> Plan | None:
     record = run.services.recorder.record
     match plan.step:
         case Step.REPLACE:
-            await record(run.database, "Normal", Reason.UPDATING, f"Replacing pod {plan.pod.name}: {plan.why}.")
-            await run.services.applier.delete(POD, plan.pod.manifest)
+            await _replace(run, plan)
         case Step.RESTART:
             await record(
                 run.database, "Normal", Reason.RESTARTING, f"Restarting PostgreSQL in {plan.pod.name}: {plan.why}."

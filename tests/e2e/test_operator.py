@@ -1,0 +1,117 @@
+"""The operator itself fails, moves, and is upgraded; the databases don't notice."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import environment as environments
+from e2e.kube import KIND, Kube
+from environment import NAMESPACE, POSTGRES_IMAGE, ROOT, Environment
+
+_ROUNDS = 20
+_OPERATOR = [
+    sys.executable,
+    "-m",
+    "medianest_operator",
+    "run",
+    "--no-leader-election",
+    "--postgres-image",
+    POSTGRES_IMAGE,
+]
+_PORTS = ["--metrics-port", "18080", "--health-port", "18081"]
+
+
+def _children(kube: Kube, name: str) -> set[tuple[str, str]]:
+    """Kinds and names of all that belongs to a database, its own name taken out."""
+    found = set()
+    for kind in ("Secret", "Service", "ConfigMap", "ServiceAccount", "StatefulSet", "Pod", "PersistentVolumeClaim"):
+        for item in kube.all(kind, label_selector=f"medianest.io/database={name}"):
+            child = item["metadata"]["name"].replace(name, "NAME", 1)
+            if "migrate" not in child:
+                found.add((kind, child))
+    return found
+
+
+@contextmanager
+def _stopped_deployment(environment: Environment) -> Iterator[None]:
+    """No operator but the one that the test runs itself."""
+    scale = ("-n", NAMESPACE, "scale", "deployment/medianest-operator")
+    environment.kubectl(*scale, "--replicas=0")
+    selector = "app.kubernetes.io/name=medianest-operator"
+    environment.kubectl("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", selector, "--timeout=60s")
+    try:
+        yield
+    finally:
+        environment.kubectl(*scale, "--replicas=2")
+        environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
+
+
+def test_operator_killed_at_random_moments_converges(kube: Kube, environment: Environment) -> None:
+    if environment.local is None:
+        pytest.skip("runs the operator as a process on the cluster's network, which only the local cluster opens")
+    seed = int(os.environ.get("MEDIANEST_SEED", random.randrange(10**6)))
+    print(f"MEDIANEST_SEED={seed}")
+    moments = random.Random(seed)
+    names = [f"db{number}" for number in range(_ROUNDS)]
+    tiny = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}}
+    running = {"env": os.environ | {"PYTHONPATH": str(ROOT / "operator")}, "capture_output": True}
+    with _stopped_deployment(environment):
+        for name in names:
+            kube.database(name, **tiny)
+            with pytest.raises(subprocess.TimeoutExpired):
+                environment.local.run(_OPERATOR, timeout=moments.uniform(1.0, 5.0), **running)
+    for name in names:
+        kube.wait_ready(name, seconds=300)
+    made = {name: _children(kube, name) for name in names}
+    assert all(children == made[names[0]] for children in made.values())
+    assert len(made[names[0]]) > 15
+    assert {kube.get(KIND, name)["status"]["schema"]["version"] for name in names} == {  # type: ignore[index]
+        "20250905150611_add_password_hash_to_users"
+    }
+
+
+def _holder(kube: Kube) -> str:
+    holder = "jsonpath={.spec.holderIdentity}"
+    return kube.environment.kubectl("-n", NAMESPACE, "get", "lease", "medianest-operator", "-o", holder)
+
+
+def test_other_replica_takes_over_from_a_killed_leader(kube: Kube, environment: Environment) -> None:
+    leader = _holder(kube)
+    environment.kubectl("-n", NAMESPACE, "delete", "pod", leader, "--grace-period=0", "--force")
+    kube.database("db")
+    kube.wait_ready("db")
+    assert _holder(kube) not in {"", leader}
+    environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
+
+
+def test_new_operator_version_restarts_no_database(kube: Kube, environment: Environment) -> None:
+    kube.database("db", instances=2)
+    kube.wait_ready("db")
+
+    def pods() -> list[Any]:
+        return [
+            (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"], pod["spec"]["containers"])
+            for pod in kube.all("Pod", label_selector="app.kubernetes.io/component=postgres")
+        ]
+
+    before, template = pods(), kube.get("StatefulSet", "db")
+    digest = "an image of another day"
+    values = {"postgres": {"image": "localhost/medianest-postgres:of-another-day"}, "probeInterval": 2}
+    try:
+        environments.apply_operator(environment, digest, values)
+        # Answered by the new version: a change that no pod depends on.
+        kube.patch("db", {"connections": {"poolTimeout": 61}})
+        kube.wait_ready("db")
+        assert pods() == before
+        assert kube.get("StatefulSet", "db")["spec"]["template"] == template["spec"]["template"]  # type: ignore[index]
+        assert kube.get(KIND, "db")["status"]["image"] == POSTGRES_IMAGE  # type: ignore[index]
+    finally:
+        environments.apply_operator(environment, "back")

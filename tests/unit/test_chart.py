@@ -1,0 +1,160 @@
+"""The chart: what it renders is valid, restricted and asks for no more than it needs; bad values are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helm_python.errors import HelmError
+from render import chart_manifests, install_manifests
+
+from medianest_operator.controller import kinds
+from medianest_operator.naming import Names
+from medianest_operator.resources import rbac
+from unit.kubernetes_rules import assert_restricted, assert_valid, named_permissions, permissions, pod_specs
+
+OWNER = {"apiVersion": "medianest.io/v1alpha1", "kind": "MediaNestDatabase", "name": "db", "uid": "1"}
+VALUES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "namespaced": {"namespaces": ["media", "media-staging"]},
+    "everything": {
+        "replicas": 3,
+        "image": {"repository": "images.example/medianest-operator", "tag": "9", "pullPolicy": "Always"},
+        "imagePullSecrets": [{"name": "images"}],
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "priorityClassName": "system-cluster-critical",
+        "podAnnotations": {"example/note": "1"},
+        "deletionProtection": False,
+        "metricsService": False,
+    },
+}
+
+
+@pytest.fixture(params=list(VALUES))
+def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return chart_manifests(VALUES[request.param])
+
+
+def of_kind(manifests: list[dict[str, Any]], *wanted: str) -> list[dict[str, Any]]:
+    return [manifest for manifest in manifests if manifest["kind"] in wanted]
+
+
+def rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rule for role in of_kind(manifests, "Role", "ClusterRole") for rule in role["rules"]]
+
+
+def test_every_object_is_valid(manifests: list[dict[str, Any]]) -> None:
+    assert of_kind(manifests, "Deployment")
+    for manifest in manifests:
+        assert_valid(manifest)
+
+
+def test_install_manifest_is_valid_and_in_order() -> None:
+    manifests = install_manifests()
+    for manifest in manifests:
+        assert_valid(manifest)
+    # What the others live in comes first.
+    assert [manifest["kind"] for manifest in manifests[:2]] == ["Namespace", "CustomResourceDefinition"]
+
+
+def test_pods_are_restricted(manifests: list[dict[str, Any]]) -> None:
+    pods = [pod for manifest in manifests for pod in pod_specs(manifest)]
+    assert len(pods) == 1
+    assert_restricted(pods[0])
+
+
+def test_pods_have_limits_and_probes(manifests: list[dict[str, Any]]) -> None:
+    (container,) = next(pod for manifest in manifests for pod in pod_specs(manifest))["containers"]
+    assert container["resources"]["limits"]["memory"]
+    assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+    ports = {port["name"] for port in container["ports"]}
+    assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} <= ports
+
+
+def test_no_rule_has_a_wildcard(manifests: list[dict[str, Any]]) -> None:
+    for rule in rules(manifests):
+        assert not [value for values in rule.values() for value in values if "*" in value], rule
+
+
+def test_all_rules_are_bound(manifests: list[dict[str, Any]]) -> None:
+    def name(manifest: dict[str, Any]) -> tuple[str | None, str]:
+        return manifest["metadata"].get("namespace"), manifest["metadata"]["name"]
+
+    roles = {name(role) for role in of_kind(manifests, "Role", "ClusterRole")}
+    bindings = of_kind(manifests, "RoleBinding", "ClusterRoleBinding")
+    assert roles == {(binding["metadata"].get("namespace"), binding["roleRef"]["name"]) for binding in bindings}
+    for binding in bindings:
+        assert [subject["namespace"] for subject in binding["subjects"]] == ["medianest-system"]
+
+
+def test_namespaced_needs_no_cluster_role() -> None:
+    manifests = chart_manifests(VALUES["namespaced"])
+    assert not of_kind(manifests, "ClusterRole", "ClusterRoleBinding")
+    roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind(manifests, "Role")}
+    assert roles.keys() == {"medianest-system", "media", "media-staging"}
+    (whole,) = of_kind(chart_manifests(), "ClusterRole")
+    assert roles["media"] == roles["media-staging"] == whole["rules"]
+    (container,) = next(pod for manifest in manifests for pod in pod_specs(manifest))["containers"]
+    assert {"name": "WATCH_NAMESPACES", "value": "media,media-staging"} in container["env"]
+
+
+def test_operator_can_grant_what_its_pods_need() -> None:
+    """The API server refuses a Role that holds more than the one who makes it (RBAC's escalation check)."""
+    (_, role, _) = rbac.access(Names("media", "db"), OWNER)
+    (own,) = of_kind(chart_manifests(), "ClusterRole")
+    assert named_permissions(role["rules"]) <= permissions(own["rules"])
+
+
+def test_operator_can_watch_all_that_it_caches() -> None:
+    (own,) = of_kind(chart_manifests(), "ClusterRole")
+    allowed = permissions(own["rules"])
+    for kind in (kinds.DATABASE, *kinds.CHILDREN):
+        assert {(kind.group, kind.plural, verb) for verb in ("list", "watch")} <= allowed, kind
+
+
+def test_operator_cannot_touch_what_is_not_its_business() -> None:
+    (own,) = of_kind(chart_manifests(), "ClusterRole")
+    allowed = permissions(own["rules"])
+    assert not {entry for entry in allowed if entry[1] in {"nodes", "namespaces", "clusterroles", "pods/exec"}}
+    assert not {verb for _, resource, verb in allowed if resource == "secrets"} & {
+        "delete",
+        "update",
+        "deletecollection",
+    }
+    # A spec is the admin's.
+    assert {verb for _, resource, verb in allowed if resource == "medianestdatabases"} == {"get", "list", "watch"}
+
+
+def test_deletion_protection_can_be_left_out() -> None:
+    kinds_with = {manifest["kind"] for manifest in chart_manifests()}
+    kinds_without = {manifest["kind"] for manifest in chart_manifests({"deletionProtection": False})}
+    policy = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert policy <= kinds_with
+    assert not policy & kinds_without
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicas": 0}, "replicas"),
+        ({"replicas": "two"}, "replicas"),
+        ({"image": {"repository": ""}}, "repository"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"image": {"digest": "sha256:0"}}, "digest"),
+        ({"postgres": {"image": ""}}, "postgres"),
+        ({"imagePullSecrets": ["images"]}, "imagePullSecrets"),
+        ({"namespaces": "media"}, "namespaces"),
+        ({"namespaces": ["Media"]}, "namespaces"),
+        ({"namespaces": ["media", "media"]}, "namespaces"),
+        ({"probeInterval": 0}, "probeInterval"),
+        ({"logLevel": "chatty"}, "logLevel"),
+        ({"deletionProtection": "yes"}, "deletionProtection"),
+        ({"replicaCount": 2}, "replicaCount"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(HelmError, match=named):
+        chart_manifests(values)

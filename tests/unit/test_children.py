@@ -1,0 +1,132 @@
+"""The children's manifests: valid in every supported Kubernetes, restricted, owned and labelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from render import ROOT
+
+from medianest_operator import naming
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.naming import Names
+from medianest_operator.resources import meta, migration_job, patroni, rbac, secrets, services, statefulset
+from unit.kubernetes_rules import assert_restricted, assert_valid, pod_specs
+
+IMAGE = "images.example/medianest-postgres:1"
+DATABASE = {"metadata": {"name": "medianest", "namespace": "media", "uid": "0f5ee9a4"}}
+EVERYTHING: dict[str, Any] = {
+    "instances": 9,
+    "image": IMAGE,
+    "imagePullPolicy": "Always",
+    "imagePullSecrets": [{"name": "images"}],
+    "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
+    "storage": {"size": "50Gi", "storageClassName": "fast", "onDelete": "Delete"},
+    "walStorage": {"size": "5Gi", "storageClassName": "fast"},
+    "postgresql": {"synchronous": "Required", "parameters": {"work_mem": "8MB", "max_worker_processes": 12}},
+    "database": {"name": "media", "owner": "media"},
+    "connections": {"max": 200, "limit": 90, "poolTimeout": 5, "connectTimeout": 3},
+    "migrations": {"source": {"configMap": {"name": "migrations"}}, "target": "20250704075237_init"},
+    "tls": {"serverSecret": "own-certificate", "duration": "24h", "renewBefore": "8h"},
+    "scheduling": {
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "db", "effect": "NoSchedule"}],
+        "antiAffinity": "Required",
+        "topologyKey": "topology.kubernetes.io/zone",
+        "priorityClassName": "databases",
+    },
+}
+SPECS: dict[str, dict[str, Any]] = {
+    "empty": {},
+    "everything": EVERYTHING,
+    **{
+        name: yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["spec"]
+        for name in ("homelab", "production")
+    },
+}
+
+
+def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> list[meta.Manifest]:
+    """All that a database is made of."""
+    database = database or DATABASE
+    spec = DatabaseSpec.model_validate(raw)
+    names = Names(database["metadata"]["namespace"], database["metadata"]["name"])
+    owner = meta.owner_reference(database)
+    return [
+        *rbac.access(names, owner),
+        *services.services(names, owner),
+        patroni.config_map(names, spec, owner),
+        statefulset.stateful_set(names, spec, IMAGE, spec.instances, owner),
+        statefulset.disruption_budget(names, owner),
+        migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner),
+        secrets.tls_secret(names, names.server_tls_secret, "certificate", "key", "authority", owner),
+        *(
+            secrets.login_secret(names, spec, role, "word", "authority", owner, replicas=spec.instances > 1)
+            for role in secrets.LOGIN_ROLES
+        ),
+    ]
+
+
+@pytest.fixture(params=list(SPECS))
+def manifests(request: pytest.FixtureRequest) -> list[meta.Manifest]:
+    return children(SPECS[request.param])
+
+
+def test_every_child_is_valid(manifests: list[meta.Manifest]) -> None:
+    for manifest in manifests:
+        assert_valid(manifest)
+
+
+def test_pods_are_restricted(manifests: list[meta.Manifest]) -> None:
+    pods = [pod for manifest in manifests for pod in pod_specs(manifest)]
+    assert len(pods) == 2
+    for pod in pods:
+        assert_restricted(pod)
+
+
+def test_every_child_goes_with_its_database(manifests: list[meta.Manifest]) -> None:
+    for manifest in manifests:
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert owner["uid"] == DATABASE["metadata"]["uid"]
+        # Nothing that a deletion would have to wait for.
+        assert "blockOwnerDeletion" not in owner
+        assert "finalizers" not in manifest["metadata"]
+        assert manifest["metadata"]["labels"][naming.LABEL_DATABASE] == "medianest"
+
+
+def test_no_two_children_share_a_name(manifests: list[meta.Manifest]) -> None:
+    keys = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
+    assert len(keys) == len(set(keys))
+
+
+def test_longest_name_fits_everywhere() -> None:
+    """A Service's name has 63 characters, and so has a label: a pod's name becomes one (RFC 1123)."""
+    longest = {"metadata": {"name": "x" * 40, "namespace": "n" * 63, "uid": "1"}}
+    for manifest in children({"instances": 9}, longest):
+        assert_valid(manifest)
+        assert len(manifest["metadata"]["name"]) <= 63
+        for value in manifest["metadata"]["labels"].values():
+            assert len(value) <= 63
+
+
+@pytest.mark.parametrize("raw", SPECS.values(), ids=SPECS)
+def test_building_twice_gives_the_same(raw: dict[str, Any]) -> None:
+    assert children(raw) == children(raw)
+
+
+def test_pods_may_write_only_their_own_objects() -> None:
+    """Kubernetes can limit every verb but create, list and watch to names."""
+    role = next(manifest for manifest in children(EVERYTHING) if manifest["kind"] == "Role")
+    for rule in role["rules"]:
+        assert "*" not in str(rule)
+        if "resourceNames" not in rule:
+            assert set(rule["verbs"]) <= {"create", "list", "watch"}
+        else:
+            assert all(name.startswith("medianest-") for name in rule["resourceNames"])
+
+
+def test_passwords_are_only_in_secrets() -> None:
+    for manifest in children(EVERYTHING):
+        if manifest["kind"] != "Secret":
+            assert "word" not in str(manifest).replace("password", "")

@@ -1,0 +1,45 @@
+"""Generated files are what their sources make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import reference
+import render
+import yaml
+
+GENERATED = render.generated() | {reference.PAGE: reference.page()}
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: str(path.relative_to(render.ROOT)))
+def test_file_is_what_its_source_makes(path: Path) -> None:
+    assert path.read_text() == GENERATED[path], "run `make manifests`"
+
+
+def test_reference_has_every_field_of_the_spec() -> None:
+    version = yaml.safe_load((render.ROOT / "crds/medianest.io_medianestdatabases.yaml").read_text())["spec"][
+        "versions"
+    ][0]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    page = reference.PAGE.read_text()
+    for name in spec["properties"]:
+        assert f"| `spec.{name}` |" in page
+
+
+@pytest.mark.parametrize("name", ["homelab", "production"])
+def test_examples_have_only_known_fields(name: str) -> None:
+    version = yaml.safe_load((render.ROOT / "crds/medianest.io_medianestdatabases.yaml").read_text())["spec"][
+        "versions"
+    ][0]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    known = {where for where, _ in reference.fields(schema, "spec")}
+
+    def check(value: object, where: str) -> None:
+        if not isinstance(value, dict) or where == "spec.postgresql.parameters":
+            return
+        for key, child in value.items():
+            assert f"{where}.{key}" in known
+            check(child, f"{where}.{key}")
+
+    check(yaml.safe_load((render.ROOT / "examples" / f"{name}.yaml").read_text())["spec"], "spec")
