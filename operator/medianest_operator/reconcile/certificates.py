@@ -146,12 +146,13 @@ async def _given_server(run: Run, name: str) -> tuple[KeyPair, str]:
     return pair, ca
 
 
-async def load(run: Run) -> None:
-    """Only read what is there, for a database that nothing may be changed of. Raises Permanent where it is missing."""
+async def load(run: Run) -> bool:
+    """Only read what is there, for a database that nothing may be changed of. Returns whether there is anything."""
     controller, authority = _read(run, run.names.controller_tls_secret), _read(run, run.names.ca_secret)
     if controller is None or authority is None:
-        raise Permanent(Reason.PAUSED, "spec.paused was true before the database was made; nothing is there yet")
+        return False
     server_ca = authority.certificate
     if run.spec.tls.server_secret:
         _, server_ca = await _given_server(run, run.spec.tls.server_secret)
     run.notes["credentials"] = Credentials(controller.certificate, controller.key, server_ca)
+    return True

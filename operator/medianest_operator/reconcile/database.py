@@ -68,7 +68,7 @@ class DatabaseReconciler:
         try:
             if not spec.paused:
                 await self._shape(run, found)
-            await self._observe(run, found)
+            await self._serve(run, found)
         except ReconcileError as error:
             if error.reason == Reason.DELETING:
                 return self._services.settings.probe_interval
@@ -85,29 +85,36 @@ class DatabaseReconciler:
         return self._next_look(run, found)
 
     async def _shape(self, run: Run, found: status.Findings) -> None:
-        """Everything that can be applied before the first server runs."""
-        if problems := parameters.problems(run.spec):
-            raise Permanent(Reason.INVALID_PARAMETER, "; ".join(problems))
-        await certificates.reconcile(run)
-        await logins.reconcile(run)
-        await workload.reconcile_surroundings(run)
-        await volumes.reconcile(run)
-        await workload.reconcile_stateful_set(run)
+        """Everything that can be applied before the first server runs.
 
-    async def _observe(self, run: Run, found: status.Findings) -> None:
-        """Look at the servers, and do what needs one."""
-        if run.spec.paused:
-            await certificates.load(run)
+        What a person must mend is noted, not raised: certificates go on being renewed and servers looked at meanwhile.
+        """
+        try:
+            await certificates.reconcile(run)
+            await logins.reconcile(run)
+            await workload.reconcile_surroundings(run)
+            if problems := parameters.problems(run.spec):
+                raise Permanent(Reason.INVALID_PARAMETER, "; ".join(problems))
+            await volumes.reconcile(run)
+            await workload.reconcile_stateful_set(run)
+        except Permanent as error:
+            found.problem = error
+
+    async def _serve(self, run: Run, found: status.Findings) -> None:
+        """Look at the servers, and do what needs one; only look while paused or while the spec can't be acted on."""
+        passive = run.spec.paused or found.problem is not None
+        if "credentials" not in run.notes and not await certificates.load(run):
+            return
         look = await server.look(run)
         primary = found.primary = run.primary
         found.serving = look.serves(primary)
         if primary is None or not found.serving:
             found.unreachable = look.unreachable.get(primary.name) if primary else None
-            if not run.spec.paused and not run.spec.hibernate:
+            if not passive and not run.spec.hibernate:
                 found.rollout = await rollout.replace_broken(run)
             return
         found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
-        if run.spec.paused:
+        if passive:
             schema = await server.schema_facts(run, primary, migration.job_token(run))
             found.schema_version, found.indexes = schema.history.version, schema.indexes
             return
