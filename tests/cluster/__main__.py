@@ -12,8 +12,9 @@ import typer
 
 from cluster.cluster import DEFAULT_NAME, Cluster, existing
 from cluster.errors import ClusterError
-from cluster.images import build_image
+from cluster.images import build_image, make_bases
 from cluster.paths import REPOSITORY
+from cluster.progress import together
 
 app = typer.Typer(
     help="A real Kubernetes on this machine, from Go modules and Debian packages.",
@@ -70,9 +71,13 @@ def status(name: Name = DEFAULT_NAME) -> None:
 
 @app.command()
 def build(network_policy: NetworkPolicy = False, s3: S3 = False) -> None:
-    """Build the programs and install the packages that clusters need, and start none."""
-    for program, path in Cluster(network_policy=network_policy, s3=s3).build().items():
+    """Build the programs and the base image, install the packages that all of it needs, and start nothing."""
+    cluster = Cluster(network_policy=network_policy, s3=s3)
+    results = together({"programs": cluster.build, "base": make_bases})
+    for program, path in results["programs"].items():
         print(f"{program:24} {path}")
+    for base in results["base"]:
+        print(f"{base.name:24} {base.size / 1e6:.0f} MB")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,9 +132,13 @@ class NodeAddresses:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file for as long as the block runs; a killed process gives it up by itself."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it before may have removed the file: then somebody else can hold a lock on a new one.
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                yield
+                return
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -118,14 +118,11 @@ class Cluster:
         wanted = [*golang.CLUSTER_PROGRAMS]
         wanted += [golang.NETWORK_POLICY] if self.options.network_policy else []
         wanted += [golang.S3] if self.options.s3 else []
-        lacking = packages.missing(packages.CLUSTER)
-
-        def install() -> None:
-            if lacking:
-                with step(f"installing {', '.join(lacking)}"):
-                    packages.install(lacking)
-
-        return dict(together({"programs": lambda: golang.build_all(wanted), "packages": install})["programs"])
+        tasks = {
+            "programs": lambda: golang.build_all(wanted),
+            "packages": lambda: packages.ensure(packages.CLUSTER),
+        }
+        return dict(together(tasks)["programs"])
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -81,6 +81,7 @@ def api_server(binary: Path, layout: Layout) -> Component:
         audit_log_path=layout.audit_log,
         audit_log_format="json",
         audit_log_maxsize=200,
+        audit_log_maxbackup=1,
     )
     return Component("kube-apiserver", (str(binary), "kube-apiserver", *flags))
 

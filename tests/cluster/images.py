@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from cluster import archives, machine, packages
+from cluster.addresses import locked
 from cluster.archives import Loadable
-from cluster.baseimage import make_base
+from cluster.baseimage import Base, make_base
 from cluster.buildah import Buildah
 from cluster.dockerfile import copied_files, parse
 from cluster.errors import ClusterError
@@ -90,12 +91,8 @@ def build_image(
         raise ClusterError(f"there is no {dockerfile}")
     if docker_runs():
         return _docker_build(name, target, dockerfile, context)
-    packages.require_root()
-    if wanted := packages.missing(packages.IMAGES):
-        with step(f"installing {', '.join(wanted)}"):
-            packages.install(wanted)
     buildah = Buildah.default()
-    bases = [make_base(buildah, base) for base in parse(dockerfile.read_text()).bases]
+    bases = make_bases(dockerfile)
     key = build_key(dockerfile, context, target, [base.identity for base in bases])
     record = cache_dir() / "images" / f"{key}.json"
     if record.exists():
@@ -109,6 +106,21 @@ def build_image(
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(asdict(built)))
     return built
+
+
+def make_bases(dockerfile: Path = REPOSITORY / "Dockerfile") -> list[Base]:
+    """Make the images that a Dockerfile starts from, unless they are there; a Docker engine gets its own.
+
+    Raises:
+        ClusterError: one can't be made from Debian's packages.
+    """
+    if docker_runs():
+        return []
+    packages.require_root()
+    packages.ensure(packages.IMAGES)
+    buildah = Buildah.default()
+    with locked(buildah.root.parent / "bases.lock"):
+        return [make_base(buildah, base) for base in parse(dockerfile.read_text()).bases]
 
 
 def _buildah_build(buildah: Buildah, name: str, target: str | None, dockerfile: Path, context: Path) -> str:

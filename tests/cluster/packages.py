@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 
+from cluster.addresses import locked
 from cluster.errors import ClusterError
+from cluster.paths import cache_dir
 from cluster.processes import capture
+from cluster.progress import step
+
+# How long another use of apt is waited for.
+LOCK_SECONDS = 300
 
 # Package by program: what is there already is never installed, whatever it came from.
 CLUSTER = {
@@ -34,20 +39,26 @@ def missing(programs: dict[str, str]) -> list[str]:
     return sorted({package for program, package in programs.items() if shutil.which(program, path=path) is None})
 
 
-def install(packages: Iterable[str]) -> None:
-    """Install Debian packages, without what they merely recommend.
+def ensure(programs: dict[str, str]) -> None:
+    """Install the packages of those programs that are not there, without what they merely recommend.
 
     Raises:
         ClusterError: this is not a Debian machine, or apt refused.
     """
-    names = list(packages)
-    if not names:
+    if not missing(programs):
         return
-    if shutil.which("apt-get") is None:
-        raise ClusterError(f"this machine has no apt-get; install what provides {', '.join(names)} and try again")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    capture(["apt-get", "-qq", "update"], env=environment)
-    capture(["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *names], env=environment)
+    with locked(cache_dir() / "packages.lock"):
+        # Somebody else may have installed them meanwhile.
+        names = missing(programs)
+        if not names:
+            return
+        if shutil.which("apt-get") is None:
+            raise ClusterError(f"this machine has no apt-get; install what provides {', '.join(names)} and try again")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        apt = ["apt-get", "-qq", "-o", f"DPkg::Lock::Timeout={LOCK_SECONDS}"]
+        with step(f"installing {', '.join(names)}"):
+            capture([*apt, "update"], env=environment)
+            capture([*apt, "install", "--yes", "--no-install-recommends", *names], env=environment)
 
 
 def require_root() -> None:
