@@ -26,6 +26,9 @@ the same. Every field of the spec may be left out.
 
 """
 
+_MOST_WORDS = 10
+"""Of an enumeration, in a table's cell."""
+
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every field below an object's schema with its path, depth first."""
@@ -40,6 +43,8 @@ def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, A
 def _kind(schema: dict[str, Any]) -> str:
     if schema.get("x-kubernetes-int-or-string"):
         return "integer or string"
+    if len(schema.get("enum", [])) > _MOST_WORDS:
+        return "one of a fixed set of words"
     if "enum" in schema:
         return " \\| ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":

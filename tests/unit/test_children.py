@@ -40,10 +40,8 @@ EVERYTHING: dict[str, Any] = {
 SPECS: dict[str, dict[str, Any]] = {
     "empty": {},
     "everything": EVERYTHING,
-    **{
-        name: yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["spec"]
-        for name in ("homelab", "production")
-    },
+    "homelab": yaml.safe_load((ROOT / "examples/homelab.yaml").read_text())["spec"],
+    "production": yaml.safe_load((ROOT / "examples/production.yaml").read_text())["spec"],
 }
 
 

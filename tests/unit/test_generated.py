@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reference
@@ -12,16 +13,19 @@ import yaml
 GENERATED = render.generated() | {reference.PAGE: reference.page()}
 
 
+def spec_schema() -> dict[str, Any]:
+    definition = yaml.safe_load((render.ROOT / "crds/medianest.io_medianestdatabases.yaml").read_text())
+    schema: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema
+
+
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: str(path.relative_to(render.ROOT)))
 def test_file_is_what_its_source_makes(path: Path) -> None:
     assert path.read_text() == GENERATED[path], "run `make manifests`"
 
 
 def test_reference_has_every_field_of_the_spec() -> None:
-    version = yaml.safe_load((render.ROOT / "crds/medianest.io_medianestdatabases.yaml").read_text())["spec"][
-        "versions"
-    ][0]
-    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec = spec_schema()
     page = reference.PAGE.read_text()
     for name in spec["properties"]:
         assert f"| `spec.{name}` |" in page
@@ -29,11 +33,7 @@ def test_reference_has_every_field_of_the_spec() -> None:
 
 @pytest.mark.parametrize("name", ["homelab", "production"])
 def test_examples_have_only_known_fields(name: str) -> None:
-    version = yaml.safe_load((render.ROOT / "crds/medianest.io_medianestdatabases.yaml").read_text())["spec"][
-        "versions"
-    ][0]
-    schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    known = {where for where, _ in reference.fields(schema, "spec")}
+    known = {where for where, _ in reference.fields(spec_schema(), "spec")}
 
     def check(value: object, where: str) -> None:
         if not isinstance(value, dict) or where == "spec.postgresql.parameters":
