@@ -1,6 +1,6 @@
 # Two images from one file: `operator` (the controller) and `postgres` (PostgreSQL 15 under Patroni, with medianest-dbctl).
 # A machine whose package proxy has its own certificate authority mounts it at /run/host-ca.crt; elsewhere nothing is there.
-FROM debian:bookworm-slim AS build
+FROM debian:bookworm-slim AS tools
 SHELL ["/bin/sh", "-eu", "-c"]
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv python3-pip ca-certificates
@@ -8,23 +8,27 @@ WORKDIR /src
 COPY requirements-build.lock ./
 RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
     python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
+
+FROM tools AS wheel
 COPY pyproject.toml README.md ./
 COPY operator operator
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-cache-dir -w /wheels .
 
-FROM build AS operator-venv
+FROM tools AS operator-venv
 COPY requirements.lock ./
 RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
     python3 -m venv /opt/medianest && /opt/medianest/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
+COPY --from=wheel /wheels /wheels
 RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
  && /opt/medianest/bin/pip uninstall -y -q setuptools pip \
  && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
  && rm -rf /opt/medianest/lib/python3.11/site-packages/kubernetes/aio
 
-FROM build AS postgres-venv
+FROM tools AS postgres-venv
 COPY requirements-postgres.lock ./
 RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
     python3 -m venv /opt/medianest && /opt/medianest/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements-postgres.lock
+COPY --from=wheel /wheels /wheels
 RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
  && /opt/medianest/bin/pip uninstall -y -q setuptools pip \
  && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
