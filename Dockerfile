@@ -10,7 +10,7 @@ RUN if [ -f /run/host-ca.crt ]; then export PIP_CERT=/run/host-ca.crt; fi; \
     python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
 
 FROM tools AS wheel
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 COPY operator operator
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-cache-dir -w /wheels .
 

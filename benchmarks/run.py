@@ -79,9 +79,12 @@ class Bench:
             "readinessProbe": probe,
         }
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [container]}}
-        seconds = timed(
-            lambda: (self.kube.apply(pod), self.kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}"))
-        )
+
+        def start() -> None:
+            self.kube.apply(pod)
+            self.kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}")
+
+        seconds = timed(start)
         self.kube.kubectl("delete", "pod", name, "--grace-period=0", "--force")
         return seconds
 
