@@ -1,0 +1,48 @@
+-- Health of a MediaNestDatabase for Argo CD: Healthy, Progressing, Degraded or Suspended.
+-- Reasons of Ready=False that don't pass by themselves; docs/runbooks tells what to do about each.
+local needs_a_person = {
+  ImageUnavailable = true,
+  Unschedulable = true,
+  VolumeUnavailable = true,
+  VolumeCannotGrow = true,
+  QuotaExceeded = true,
+  PodRejected = true,
+  PodFailing = true,
+}
+
+local function health(status, message)
+  return { status = status, message = message }
+end
+
+if obj.metadata.deletionTimestamp ~= nil then
+  return health("Progressing", "Being deleted")
+end
+if obj.status == nil or obj.status.conditions == nil then
+  return health("Progressing", "The operator has not looked at it yet")
+end
+if obj.status.observedGeneration ~= obj.metadata.generation then
+  return health("Progressing", "The operator has not looked at this generation yet")
+end
+
+local conditions = {}
+for _, condition in ipairs(obj.status.conditions) do
+  conditions[condition.type] = condition
+end
+local ready, stalled = conditions.Ready, conditions.Stalled
+if stalled ~= nil and stalled.status == "True" then
+  return health("Degraded", stalled.reason .. ": " .. stalled.message)
+end
+if ready == nil then
+  return health("Progressing", "The operator has not looked at it yet")
+end
+local message = ready.reason .. ": " .. ready.message
+if ready.status == "True" then
+  return health("Healthy", ready.message)
+end
+if ready.reason == "Hibernated" or ready.reason == "Paused" then
+  return health("Suspended", message)
+end
+if needs_a_person[ready.reason] then
+  return health("Degraded", message)
+end
+return health("Progressing", message)
