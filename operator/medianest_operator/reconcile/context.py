@@ -166,23 +166,20 @@ class Run:
     def claims(self) -> list[Manifest]:
         return self.services.cache.of_database(CLAIM, self.key)
 
-    @property
+    @cached_property
     def image(self) -> str:
         """The spec's image; else the one that the object was created with, so that a new operator changes nothing."""
         if self.spec.image:
             return self.spec.image
-        recorded = self.database.get("status", {}).get("image")
-        if recorded and not self.database_was_given_an_image:
-            return str(recorded)
-        return self.services.settings.postgres_image
-
-    @property
-    def database_was_given_an_image(self) -> bool:
-        """Whether the recorded image came from a spec that named one (and names none any more)."""
+        default = self.services.settings.postgres_image
         live = self.stateful_set
         if live is None:
-            return False
-        return bool(live["metadata"].get("annotations", {}).get(naming.ANNOTATION_IMAGE_FROM) == "spec")
+            # Not made yet, or taken away for a moment while its volumes grow.
+            known = self.pods[0].image if self.pods else self.database.get("status", {}).get("image")
+            return str(known or default)
+        if live["metadata"].get("annotations", {}).get(naming.ANNOTATION_IMAGE_FROM) == "spec":
+            return default
+        return str(live["spec"]["template"]["spec"]["containers"][0]["image"])
 
     def instance(self, pod: Pod, dbname: str) -> Instance:
         """Where to connect for a pod that has an address."""
