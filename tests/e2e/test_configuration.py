@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from e2e.kube import KIND, Kube, condition_of
+from medianest_operator.postgres import certificates
 
 
 def _restarts(kube: Kube, pod: str) -> tuple[str, int]:
@@ -206,3 +208,28 @@ def test_missing_index_is_told(kube: Kube) -> None:
     assert kube.get(KIND, "db")["status"]["indexes"]["critical"] == "5/6"  # type: ignore[index]
     kube.sql("db-0", "CREATE INDEX media_requests_user_id_status_idx ON media_requests (user_id, status)")
     kube.wait_condition("db", "IndexesHealthy", "True", "IndexesHealthy")
+
+
+def test_the_admins_own_certificate_is_served(kube: Kube) -> None:
+    now = datetime.now(UTC)
+    authority = certificates.new_authority("the admin's authority", now)
+
+    def secret(name: str, *hosts: str) -> None:
+        pair = certificates.issue(authority, "db", now, timedelta(days=30), hosts)
+        data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.certificate}
+        kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+
+    secret("incomplete", "db-rw.example.org")
+    secret("own", f"db-rw.{kube.namespace}.svc", f"*.db-pods.{kube.namespace}.svc", "localhost")
+    kube.database("db", instances=2, tls={"serverSecret": "incomplete"})
+    stalled = kube.wait_condition("db", "Stalled", "True", "InvalidCertificate")
+    assert f"doesn't name *.db-pods.{kube.namespace}.svc, db-rw.{kube.namespace}.svc" in stalled["message"]
+    kube.patch("db", {"tls": {"serverSecret": "own"}})
+    kube.wait_ready("db")
+    assert kube.secret("db-app")["ca.crt"] == authority.certificate
+    serves = (
+        "echo | openssl s_client -starttls postgres -connect localhost:5432 2>/dev/null | openssl x509 -noout -issuer"
+    )
+    assert "the admin's authority" in kube.kubectl("exec", "db-0", "--", "sh", "-c", serves)
+    streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    assert kube.sql(kube.primary("db"), streaming) == "1"

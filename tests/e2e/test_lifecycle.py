@@ -33,17 +33,7 @@ def test_roles_can_do_what_they_are_for_and_no_more(kube: Kube) -> None:
     kube.database("db")
     kube.wait_ready("db")
     app, readonly, migrator = (kube.secret(f"db-{role}")["uri"] for role in ("app", "readonly", "migrator"))
-    insert = (
-        "INSERT INTO users (id, plex_id, email, updated_at) VALUES ('u1', 'p1', 'a@example.org', now()) RETURNING id"
-    )
-    columns = set(
-        kube.sql("db-0", "SELECT column_name FROM information_schema.columns WHERE table_name = 'users'").split()
-    )
-    if "updated_at" not in columns:
-        insert = (
-            "INSERT INTO users (id, plex_id, plex_username, email, updated_at) "
-            "VALUES ('u1', 'p1', 'ann', 'ann@example.org', now()) RETURNING id"
-        )
+    insert = "INSERT INTO users (id, plex_id, email) VALUES ('u1', 'p1', 'ann@example.org') RETURNING id"
     assert kube.client_sql("db-0", app, insert) == "u1"
     assert kube.client_sql("db-0", readonly, "SELECT email FROM users") == "ann@example.org"
     assert "permission denied" in kube.client_sql("db-0", app, "CREATE TABLE t (n int)", check=False)

@@ -115,3 +115,22 @@ def test_new_operator_version_restarts_no_database(kube: Kube, environment: Envi
         assert kube.get(KIND, "db")["status"]["image"] == POSTGRES_IMAGE  # type: ignore[index]
     finally:
         environments.apply_operator(environment, "back")
+
+
+def test_watching_one_namespace_needs_no_cluster_role(kube: Kube, environment: Environment) -> None:
+    elsewhere = f"{kube.namespace}-elsewhere"
+    environment.kubectl("create", "namespace", elsewhere)
+    other = Kube(environment, elsewhere)
+    role = ("clusterrole/medianest-operator", "clusterrolebinding/medianest-operator")
+    environment.kubectl("delete", *role)
+    try:
+        environments.apply_operator(environment, "one namespace", {"namespaces": [kube.namespace]})
+        other.database("db")
+        kube.database("db")
+        kube.wait_ready("db")
+        assert "status" not in (other.get(KIND, "db") or {})
+        assert environment.kubectl("get", "clusterrole", "medianest-operator", "--ignore-not-found") == ""
+    finally:
+        environments.apply_operator(environment, "back")
+    other.wait_ready("db")
+    environment.kubectl("delete", "namespace", elsewhere, "--wait=false")
