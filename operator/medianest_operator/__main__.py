@@ -104,12 +104,12 @@ async def _serve(settings: Settings) -> int:
             # Another replica may act from now on: leave at once, with nothing written any more.
             log.error("leaving: the lease is lost")
             os._exit(1)
+        await working
         if holding:
             holding.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await holding
             await lease.release()
-        await working
     await health.stop()
     log.info("stopped")
     return 0 if stop.is_set() else 1
