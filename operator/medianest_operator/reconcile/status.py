@@ -363,13 +363,13 @@ def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Tra
     told: set[str] = set()
     # Ready last: it sums up the others.
     for condition in sorted(current.conditions, key=lambda item: item.type == Condition.READY):
-        if condition.type in ABNORMAL_TRUE or condition.reason in told:
+        if condition.type in ABNORMAL_TRUE or {condition.reason, condition.message} & told:
             continue
         known = _condition(previous, condition.type)
         if known and (known["status"], known["reason"]) == (condition.status, condition.reason):
             continue
         if condition.status == "Unknown" and condition.reason == Reason.UNKNOWN:
             continue
-        told.add(condition.reason)
+        told |= {condition.reason, condition.message}
         kind: Literal["Normal", "Warning"] = "Normal" if condition.reason in _GOOD else "Warning"
         yield Transition(kind, condition.reason, condition.message)
