@@ -22,7 +22,10 @@ COPY --from=wheel /wheels /wheels
 RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
  && /opt/medianest/bin/pip uninstall -y -q setuptools pip \
  && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
- && rm -rf /opt/medianest/lib/python3.11/site-packages/kubernetes/aio
+# The controller calls the API server itself; of `kubernetes` it uses the loader of configurations, not the generated
+# clients, which are half of the image.
+ && cd /opt/medianest/lib/python3.11/site-packages/kubernetes \
+ && rm -rf aio && find client/api client/models -name '*.py' ! -name __init__.py -delete
 
 FROM tools AS postgres-venv
 COPY requirements-postgres.lock ./
