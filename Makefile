@@ -62,7 +62,7 @@ e2e: $(VENV)/ready ## Tests on a real Kubernetes; MEDIANEST_KEEP=1 leaves it run
 
 bench: $(VENV)/ready ## The benchmarks, as a table.
 	@$(PYTHON) tests/prepare.py e2e
-	@$(PYTHON) -m benchmarks $(ARGS)
+	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 ##### What is made
 

@@ -10,6 +10,8 @@ import reference
 import render
 import yaml
 
+from medianest_operator.api.conditions import Reason
+
 GENERATED = render.generated() | {reference.PAGE: reference.page()}
 
 
@@ -43,3 +45,19 @@ def test_examples_have_only_known_fields(name: str) -> None:
             check(child, f"{where}.{key}")
 
     check(yaml.safe_load((render.ROOT / "examples" / f"{name}.yaml").read_text())["spec"], "spec")
+
+
+PASSING = {
+    "Ready", "Creating", "Scaling", "FailingOver", "Restarting", "Updating", "Configuring", "GrowingVolumes",
+    "WaitingForReplicas", "Deleting", "Hibernated", "Hibernating", "Paused", "PrimaryServing", "UpToDate", "Migrating",
+    "Unknown", "IndexesHealthy",
+}  # fmt: skip
+"""Reasons that pass by themselves, or that the spec asks for."""
+
+
+def test_every_reason_that_needs_a_person_has_a_runbook() -> None:
+    pages = {path.stem for path in (render.ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == {reason.value for reason in Reason} - PASSING
+    index = (render.ROOT / "docs" / "runbooks" / "README.md").read_text()
+    for page in pages:
+        assert f"({page}.md)" in index
