@@ -10,10 +10,6 @@ class ReconcileError(Exception):
         self.message = message
 
 
-class Pending(ReconcileError):
-    """Something else has to happen first; its event brings the object back."""
-
-
 class Transient(ReconcileError):
     """Worth another try by itself, with backoff."""
 

@@ -55,7 +55,6 @@ HEALTH_PORT: Final = 8081
 
 # Inside the database image
 POSTGRES_UID: Final = 999
-CONTROLLER_UID: Final = 65532
 POSTGRES_BIN: Final = "/usr/lib/postgresql/15/bin"
 PATRONI_BIN: Final = "/opt/medianest/bin/patroni"
 DBCTL_BIN: Final = "/opt/medianest/bin/medianest-dbctl"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from e2e.kube import KIND, Kube
+from e2e.kube import KIND, Kube, condition_of
 from e2e.workload import Writer
 from environment import Environment
 
@@ -90,3 +90,27 @@ def test_status_members_follow_patroni(kube: Kube) -> None:
     assert {(item["name"], item["role"]) for item in members} == {
         (item["Member"], "primary" if item["Role"] == "Leader" else "replica") for item in listed
     }
+
+
+def test_lost_node_loses_nothing(kube: Kube, environment: Environment) -> None:
+    if environment.local is None:
+        pytest.skip("cuts the power of a node, which only the local cluster can")
+    _make(kube)
+    old = kube.primary("ha")
+    members = kube.get(KIND, "ha")["status"]["instances"]["members"]  # type: ignore[index]
+    nodes = {member["name"]: member["node"] for member in members}
+    assert len(set(nodes.values())) == 3
+    elsewhere = next(node for pod, node in nodes.items() if pod != old)
+    writer = Writer(kube, "ha", seconds=50, node=elsewhere)
+    lost = environment.local.node(nodes[old])
+    lost.stop()
+    try:
+        new = _wait_other_primary(kube, old)
+        account = writer.settle()
+        print(f"lost node: gap {account.gap} s, {account.acknowledged} rows acknowledged, {account.lost} lost")
+        assert account.lost == 0
+        assert kube.primary("ha") == new
+        assert condition_of(kube.get(KIND, "ha"), "Ready")["status"] == "False"
+    finally:
+        lost.start()
+    kube.wait_ready("ha", seconds=300)

@@ -134,3 +134,14 @@ def test_watching_one_namespace_needs_no_cluster_role(kube: Kube, environment: E
         environments.apply_operator(environment, "back")
     other.wait_ready("db")
     environment.kubectl("delete", "namespace", elsewhere, "--wait=false")
+
+
+def test_metrics_tell_of_the_database(kube: Kube, environment: Environment) -> None:
+    kube.database("db")
+    kube.wait_ready("db")
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{_holder(kube)}:8080/proxy/metrics"
+    metrics = environment.kubectl("get", "--raw", path)
+    labels = f'{{name="db",namespace="{kube.namespace}"}}'
+    assert f"medianest_database_ready{labels} 1.0" in metrics
+    assert f"medianest_database_critical_indexes_missing{labels} 0.0" in metrics
+    assert "medianest_operator_leader 1.0" in metrics

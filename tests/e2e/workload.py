@@ -26,7 +26,9 @@ class Account:
 class Writer:
     """Writes to a database for some seconds."""
 
-    def __init__(self, kube: Kube, database: str, seconds: float, name: str = "writer") -> None:
+    def __init__(
+        self, kube: Kube, database: str, seconds: float, name: str = "writer", node: str | None = None
+    ) -> None:
         self._kube, self._database, self._name = kube, database, name
         labels = f"medianest.io/database={database},medianest.io/role=primary"
         primary = kube.kubectl("get", "pods", "-l", labels, "-o", "jsonpath={.items[0].metadata.name}")
@@ -35,7 +37,7 @@ class Writer:
         kube.sql(primary, "GRANT ALL ON writes TO medianest_app")
         script = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
         kube.apply(script | {"data": {"writer.py": _SCRIPT.read_text()}})
-        kube.apply(self._pod(seconds))
+        kube.apply(self._pod(seconds, node))
         kube.wait("Pod", name, self._runs, "running")
         kube.kubectl("exec", name, "--", "sh", "-c", "until grep -q writing /tmp/out; do sleep 0.1; done")
 
@@ -47,7 +49,7 @@ class Writer:
     def _done(pod: dict[str, Any] | None) -> bool:
         return pod is not None and pod["status"].get("phase") == "Succeeded"
 
-    def _pod(self, seconds: float) -> dict[str, Any]:
+    def _pod(self, seconds: float, node: str | None) -> dict[str, Any]:
         uri = {"secretKeyRef": {"name": f"{self._database}-app", "key": "uri"}}
         command = f"/opt/medianest/bin/python /script/writer.py {seconds} | tee /tmp/out"
         return {
@@ -56,6 +58,7 @@ class Writer:
             "metadata": {"name": self._name},
             "spec": {
                 "restartPolicy": "Never",
+                "nodeSelector": {"kubernetes.io/hostname": node} if node else {},
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": False,
                 "securityContext": {

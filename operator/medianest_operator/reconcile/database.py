@@ -185,6 +185,8 @@ class DatabaseReconciler:
 
     async def _forget(self, key: Key) -> None:
         await self._services.sessions.forget(*key)
+        for pod in self._services.memory.swap(key, "measured", frozenset(), frozenset[str]()):
+            metrics.forget_pod(*key, pod)
         self._services.memory.forget(key)
         metrics.forget(*key)
 

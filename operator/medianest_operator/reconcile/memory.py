@@ -5,9 +5,11 @@ Nothing here is needed for correctness: a restarted operator starts empty and lo
 
 import time
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 from medianest_operator.controller.queue import Key
+
+T = TypeVar("T")
 
 
 class Memory:
@@ -26,8 +28,12 @@ class Memory:
     def keep(self, key: Key, topic: str, token: Hashable, fact: Any) -> None:
         self._entries.setdefault(key, {})[topic] = (token, time.monotonic(), fact)
 
-    def drop(self, key: Key, topic: str) -> None:
-        self._entries.get(key, {}).pop(topic, None)
+    def swap(self, key: Key, topic: str, fact: T, default: T) -> T:
+        """Keep a fact and return the one that it replaces."""
+        entry = self._entries.get(key, {}).get(topic)
+        self.keep(key, topic, None, fact)
+        known: T = entry[2] if entry else default
+        return known
 
     def forget(self, key: Key) -> None:
         self._entries.pop(key, None)

@@ -69,7 +69,10 @@ async def look(run: Run) -> Look:
         metrics.MAX_CONNECTIONS.labels(*run.key, pod.name).set(facts.max_connections)
 
     pods = [pod for pod in run.pods if pod.running and pod.address and pod.member.get("state") == "running"]
-    await run.services.sessions.forget(*run.key, keep=frozenset(pod.name for pod in pods))
+    names = frozenset(pod.name for pod in pods)
+    await run.services.sessions.forget(*run.key, keep=names)
+    for gone in run.services.memory.swap(run.key, "measured", names, frozenset()) - names:
+        metrics.forget_pod(*run.key, gone)
     await asyncio.gather(*(one(pod) for pod in pods))
     return found
 
