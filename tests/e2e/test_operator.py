@@ -67,7 +67,7 @@ def test_operator_killed_at_random_moments_converges(kube: Kube, environment: En
         for name in names:
             kube.database(name, **tiny)
             with pytest.raises(subprocess.TimeoutExpired):
-                environment.local.run(_OPERATOR, timeout=moments.uniform(1.0, 5.0), **running)
+                environment.local.run(_OPERATOR, timeout=moments.uniform(2.0, 6.0), **running)
     for name in names:
         kube.wait_ready(name, seconds=300)
     made = {name: _children(kube, name) for name in names}
