@@ -27,10 +27,12 @@ def _python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-def _pytest(folder: str, seconds: int) -> list[str]:
+def _pytest(folder: str, seconds: int, *options: str) -> list[str]:
     """A pytest run in which no test may hang for longer."""
     colour = ["--color=yes"] if sys.stdout.isatty() else []
-    return _python("-m", "pytest", "-o", f"cache_dir={cache_dir() / 'pytest'}", f"--timeout={seconds}", *colour, folder)
+    return _python(
+        "-m", "pytest", "-o", f"cache_dir={cache_dir() / 'pytest'}", f"--timeout={seconds}", *colour, *options, folder
+    )
 
 
 STAGES: dict[str, list[list[str]]] = {
@@ -42,7 +44,7 @@ STAGES: dict[str, list[list[str]]] = {
     "generated": [_python("tools/render.py", "--check"), _python("tools/reference.py", "--check")],
     "unit": [_pytest("tests/unit", 60)],
     "integration": [_pytest("tests/integration", 300)],
-    "e2e": [_pytest("tests/e2e", 900)],
+    "e2e": [_pytest("tests/e2e", 900, "-v")],
 }
 
 
