@@ -62,6 +62,12 @@ class Environment:
             subprocess.run(["kind", "load", "docker-image", "--name", self.kind, *images], check=True)
 
 
+def _program(name: str) -> Path:
+    found = shutil.which(name)
+    assert found
+    return Path(found)
+
+
 def prepare(name: str, nodes: int) -> Environment:
     """A Kubernetes that runs. Raises cluster.errors.ClusterError where this machine can't have one."""
     given = os.environ.get("KUBECONFIG")
@@ -70,7 +76,7 @@ def prepare(name: str, nodes: int) -> Environment:
     if docker_runs() and shutil.which("kind"):
         from pytest_kind import KindCluster
 
-        kind = KindCluster(name, kind_path=shutil.which("kind"), kubectl_path=shutil.which("kubectl"))
+        kind = KindCluster(name, kind_path=_program("kind"), kubectl_path=_program("kubectl"))
         kind.create()
         return Environment(Path(kind.kubeconfig_path), kind=name)
     local = Cluster(name, nodes)

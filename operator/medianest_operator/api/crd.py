@@ -100,7 +100,9 @@ def custom_resource_definition() -> dict[str, Any]:
     # In full, since the API server checks the rules against a default before it fills in the fields' own.
     whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
     spec = _schema(DatabaseSpec, "validation") | {"default": whole}
-    status = _without_defaults(_schema(DatabaseStatus, "validation"))
+    # kstatus takes an object without any status for current, which a new one must not be before it was seen.
+    unseen = {"observedGeneration": -1, "phase": "Pending"}
+    status = _without_defaults(_schema(DatabaseStatus, "validation")) | {"default": unseen}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -52,7 +52,7 @@ async def _grow(run: Run, claim: Manifest, size: str) -> None:
             raise Permanent(
                 Reason.VOLUME_CANNOT_GROW,
                 f"storage.size: volume {name} can't grow to {size}: {error.message}. Use a storage class with "
-                f"allowVolumeExpansion, or set the size back",
+                f"allowVolumeExpansion (it may be turned on for this one), or move to a new database",
             ) from error
         raise
     run.services.cache.put(CLAIM, live)
