@@ -5,6 +5,7 @@ P-256 keys; the authority lives ten years and its certificate is renewed with th
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -16,6 +17,10 @@ CA_LIFETIME: Final = timedelta(days=3650)
 CA_RENEW_BEFORE: Final = timedelta(days=730)
 _SKEW: Final = timedelta(minutes=5)
 """A certificate starts this much in the past, for nodes whose clock is a little behind."""
+
+
+_REMEMBERED: Final = 8192
+"""Answers kept of each question below: they never change, and asking costs more than the rest of an idle run."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class KeyPair:
         return not_after(self.certificate)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def not_after(certificate: str) -> datetime:
     """The end of a PEM certificate, in UTC. Raises ValueError where it isn't one."""
     return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
@@ -113,6 +119,7 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def signed_by(certificate: str, authority: str) -> bool:
     """Whether the certificate was issued by this authority (its key, whatever certificate it has now)."""
     try:
@@ -124,6 +131,7 @@ def signed_by(certificate: str, authority: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def dns_names(certificate: str) -> frozenset[str]:
     """The names that a server certificate is for. Raises ValueError where it isn't a certificate."""
     loaded = x509.load_pem_x509_certificate(certificate.encode())
@@ -134,6 +142,7 @@ def dns_names(certificate: str) -> frozenset[str]:
     return frozenset(extension.value.get_values_for_type(x509.DNSName))
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def key_matches(certificate: str, key: str) -> bool:
     """Whether the private key is the certificate's. Raises ValueError where either can't be read."""
     public = x509.load_pem_x509_certificate(certificate.encode()).public_key()
