@@ -29,7 +29,7 @@ async def reconcile_surroundings(run: Run) -> None:
 
 
 def live_replicas(run: Run) -> int | None:
-    """What the StatefulSet is asked for now; None where there is none."""
+    """The replicas that the StatefulSet asks for; None where there is none."""
     live = run.stateful_set
     return None if live is None else int(live["spec"]["replicas"])
 
