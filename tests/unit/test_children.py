@@ -74,6 +74,8 @@ def manifests(request: pytest.FixtureRequest) -> list[meta.Manifest]:
 def test_every_child_is_valid(manifests: list[meta.Manifest]) -> None:
     for manifest in manifests:
         assert_valid(manifest)
+    names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
+    assert len(names) == len(set(names)), "two children of one kind share a name"
 
 
 def test_pods_are_restricted(manifests: list[meta.Manifest]) -> None:
