@@ -69,6 +69,9 @@ PATRONI_CONFIG: Final = f"{CONFIG_MOUNT}/{PATRONI_CONFIG_KEY}"
 SERVER_TLS_MOUNT: Final = "/tls/server"
 CLIENT_TLS_MOUNT: Final = "/tls/client"
 MIGRATIONS_MOUNT: Final = "/migrations"
+BACKUP_MOUNT: Final = "/backups"
+WORK_MOUNT: Final = "/work"
+"""Scratch space of a Job: a throwaway server, spooled dumps."""
 
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
@@ -83,6 +86,9 @@ CERT_MAP: Final = "medianest"
 """The pg_ident map from certificate names to roles."""
 CERT_PATRONI: Final = "medianest-patroni"
 CERT_CONTROLLER: Final = "medianest-controller"
+
+JOURNAL_SCHEMA: Final = "medianest_operator"
+"""In the application's database, beside its own schemas: what the operator remembers of its migration runs."""
 
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
