@@ -131,7 +131,9 @@ def plan(
     try:
         with _connect_or_exit(connect_timeout, "plan") as connection:
             # Somebody who has a table locked must not keep the command waiting for ever.
-            connection.execute("SET lock_timeout = '10s'")
+            connection.execute(
+                "SELECT set_config('lock_timeout', '10s', false) WHERE current_setting('lock_timeout') = '0'"
+            )
             result = make_plan(migrations, read_history(connection), target)
             findings = lint(result.pending, read_table_sizes(connection) if result.pending else {})
     except psycopg.Error as error:

@@ -153,11 +153,14 @@ class _Lint:
             said = {}
         for statement, kind in zip(statements, kinds, strict=True):
             place = (migration.name, statement.ordinal, statement.line)
-            yield from self._statement(statement, place)
+            found = list(self._statement(statement, place))
             if (words := _not_transactional(kind, len(statements))) is not None:
-                yield Finding(Severity.WARNING, "not-transactional", *place, words)
+                found.append(Finding(Severity.WARNING, "not-transactional", *place, words))
             for rule in said.get(statement.ordinal, ()):
-                yield from self._squawk_words(rule, statement, place)
+                found += self._squawk_words(rule, statement, place)
+            # A statement that has to go needs no advice.
+            refused = any(item.severity is Severity.REFUSED for item in found)
+            yield from (item for item in found if not refused or item.severity is not Severity.WARNING)
             self._losses.follow(statement.tag, statement.node)
 
     def _statement(self, statement: ParsedStatement, place: tuple[str, int, int]) -> Iterator[Finding]:
