@@ -147,17 +147,28 @@ def plan(
     as_json: JsonOption = False,
     connect_timeout: ConnectTimeoutOption = "10s",
 ) -> None:
-    """Show what `migrate` would do. Changes nothing; exits 1 if something is in the way."""
+    """Show what `migrate` would do. Changes nothing; exits 1 if something is in the way or a statement is refused."""
+    import psycopg
+
     from medianest_operator.agent import show
     from medianest_operator.migrations.history import read_history
+    from medianest_operator.migrations.lint import Severity, lint, read_table_sizes
     from medianest_operator.migrations.plan import make_plan
 
     _check_source_options(source, bundled)
     migrations = _load_or_exit(source)
-    with _connect_or_exit(connect_timeout, "plan") as connection:
-        result = make_plan(migrations, read_history(connection), target)
-    _say(show.plan_as_json(result) if as_json else show.plan_as_table(result, migrations))
-    if result.blocker is not None:
+    try:
+        with _connect_or_exit(connect_timeout, "plan") as connection:
+            # Somebody who has a table locked must not keep the command waiting for ever.
+            connection.execute(
+                "SELECT set_config('lock_timeout', '10s', false) WHERE current_setting('lock_timeout') = '0'"
+            )
+            result = make_plan(migrations, read_history(connection), target)
+            findings = lint(result.pending, read_table_sizes(connection) if result.pending else {})
+    except psycopg.Error as error:
+        _fail(f"the plan could not be made: {error}", _TEMPORARY)
+    _say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
+    if result.blocker is not None or any(finding.severity is Severity.REFUSED for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 
 
