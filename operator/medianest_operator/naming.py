@@ -36,6 +36,7 @@ ROLE_PRIMARY: Final = "primary"
 ROLE_REPLICA: Final = "replica"
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_MIGRATION: Final = "migration"
+COMPONENT_MIGRATION_BACKUPS: Final = "migration-backups"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
 """Digest of the manifest as it was last applied, so that a field that left the manifest is noticed."""
@@ -44,6 +45,8 @@ ANNOTATION_POD_INPUTS: Final = f"{GROUP}/pod-inputs"
 ANNOTATION_IMAGE_FROM: Final = f"{GROUP}/image-from"
 """On the StatefulSet: whether its image was named by the `spec` or by the `operator`."""
 ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
+ANNOTATION_RECHECK: Final = f"{GROUP}/recheck"
+"""On a migration Job that only looks whether an image has other migrations by now."""
 PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
 
@@ -76,6 +79,7 @@ WORK_MOUNT: Final = "/work"
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
 CONTAINER_MIGRATE: Final = "migrate"
+CONTAINER_COPY: Final = "copy-migrations"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
 
@@ -197,6 +201,11 @@ class Names:
 
     def migration_job(self, digest: str) -> str:
         return f"{self.database}-migrate-{digest[:8]}"
+
+    @property
+    def migration_backups(self) -> str:
+        """The claim of the volume with the pre-migration backups."""
+        return f"{self.database}-migration-backups"
 
     def labels(self, component: str | None = None) -> dict[str, str]:
         labels = {

@@ -58,8 +58,8 @@ def check_destruction(before: Holders, after: Holders, options: RunOptions) -> N
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         raise RunError(
             Reason.DESTRUCTIVE,
-            f"The run drops {', '.join(gone[:3])}{more} with the data in it. Set spec.migrations.allowDestructive to true"
-            " if that is meant.",
+            f"The run drops {', '.join(gone[:3])}{more} with the data in it. Set spec.migrations.allowDestructive to"
+            " true if that is meant.",
         )
 
 

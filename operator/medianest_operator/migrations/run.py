@@ -18,7 +18,13 @@ from psycopg import Connection
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations import rehearsal, session
 from medianest_operator.migrations.apply import Application, Failure
-from medianest_operator.migrations.checks import Holders, check_destruction, check_indexes, check_rehearsed, read_holders
+from medianest_operator.migrations.checks import (
+    Holders,
+    check_destruction,
+    check_indexes,
+    check_rehearsed,
+    read_holders,
+)
 from medianest_operator.migrations.clock import Clock
 from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.evidence import Evidence, application_catalog

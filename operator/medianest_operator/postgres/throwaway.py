@@ -41,6 +41,9 @@ _SETTINGS = {
     "shared_buffers": "64MB",
     "maintenance_work_mem": "64MB",
     "max_connections": "20",
+    # Parallel workers share memory in /dev/shm, which is small in a container.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
     "jit": "off",
     "logging_collector": "off",
 }
