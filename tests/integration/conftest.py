@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.migrations.reasons import MigrationResult
 from medianest_operator.backups.repository import DirectoryRepository
 from medianest_operator.migrations.options import RunOptions, Workbench
+from medianest_operator.migrations.reasons import MigrationResult
 from medianest_operator.migrations.run import MigrationRun
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
 from medianest_operator.schema import bundled_migrations

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.migrations.evidence import application_catalog
+from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions
+from medianest_operator.migrations.reasons import Reason
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
 from medianest_operator.postgres.catalog import read_catalog
 from medianest_operator.schema import bundled_migrations
 
 NAME = "20260101120000_next"
-UNDONE = " It was undone: catalog and row counts equal those before (proved). Fix the migration or the data, then change the source or set a new spec.migrations.retry."
+ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 PEOPLE = """
 INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org'), ('u2', 'bob@example.org');
 INSERT INTO media_requests (id, user_id, title, media_type)
 VALUES ('m1', 'u1', 'Dune', 'movie'), ('m2', 'u2', 'Dune', 'movie'), ('m3', 'u2', 'Alien', 'movie');
 """
+
+
+DESTRUCTIVE = RunOptions(rehearse=Rehearse.NEVER, allow_destructive=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,11 @@ class Bad:
     sqlstate: str | None
     message: str
     reason: str = "MigrationFailed"
-    options: RunOptions = field(default_factory=RunOptions)
+    options: RunOptions = field(default_factory=lambda: RunOptions(rehearse=Rehearse.NEVER))
+    by: str = "Transaction"
+    """How it is undone; empty where it is refused before anything runs."""
+    before: str = ""
+    """SQL that is run first, as the owner."""
 
 
 BAD = {
@@ -48,8 +60,10 @@ BAD = {
     ),
     "psql command": Bad(
         "CREATE TABLE notes (id text);\n\\connect other\n",
-        *(2, 2, "42601"),
-        f'Statement 2 (line 2) of {NAME}: syntax error at or near "\\".',
+        *(2, 2, None),
+        "",
+        reason="StatementRefused",
+        by="",
     ),
     "unknown column, found when it is analysed": Bad(
         "CREATE TABLE notes (id text);\nCREATE INDEX notes_id\n  ON notes (id);\nUPDATE users\n   SET nick = 'x';\n",
@@ -83,11 +97,13 @@ BAD = {
         "UPDATE users SET status = 'banned';\nDELETE FROM media_requests;\nTRUNCATE rate_limits;\nSELECT 1/0;\n",
         *(4, 4, "22012"),
         f"Statement 4 (line 4) of {NAME}: division by zero.",
+        options=DESTRUCTIVE,
     ),
     "table dropped, then a failure": Bad(
         "DROP TABLE media_requests;\nDROP TABLE users;\n",
         *(2, 2, "2BP01"),
         f"Statement 2 (line 2) of {NAME}: cannot drop table users because other objects depend on it:",
+        options=DESTRUCTIVE,
     ),
     "enum value used where it was added": Bad(
         "CREATE TYPE mood AS ENUM ('ok');\nALTER TYPE mood ADD VALUE 'bad';\nSELECT 'worse'::mood;\n",
@@ -116,27 +132,31 @@ BAD = {
     ),
     "data that COPY waits for": Bad(
         "CREATE TABLE notes (id text);\nCOPY notes FROM STDIN;\nSELECT 1;\n",
-        *(2, 2, "57014"),
-        f"Statement 2 (line 2) of {NAME}: COPY from stdin failed: a migration file can't carry data for"
-        " COPY FROM STDIN.",
+        *(2, 2, None),
+        f"Statement 2 (line 2) of {NAME}",
+        reason="StatementRefused",
+        by="",
     ),
     "outside the migrator's rights": Bad(
         "CREATE TABLE notes (id text);\nCREATE ROLE intruder;\n",
-        *(2, 2, "42501"),
-        f"Statement 2 (line 2) of {NAME}: permission denied to create role.",
+        *(2, 2, None),
+        f"Statement 2 (line 2) of {NAME}",
+        reason="StatementRefused",
+        by="",
     ),
     "server program": Bad(
         "CREATE TABLE notes (line text);\nCOPY notes FROM PROGRAM 'id';\n",
-        *(2, 2, "42501"),
-        f"Statement 2 (line 2) of {NAME}: must be superuser or have privileges of the pg_execute_server_program role"
-        " to COPY to or from an external program. Hint: Anyone can COPY to stdout or from stdin.",
+        *(2, 2, None),
+        f"Statement 2 (line 2) of {NAME}",
+        reason="StatementRefused",
+        by="",
     ),
     "statement timeout": Bad(
         "UPDATE users SET name = 'slow';\nSELECT pg_sleep(30);\n",
         *(2, 2, "57014"),
         f"Statement 2 (line 2) of {NAME}: canceling statement due to statement timeout.",
         reason="StatementTimeout",
-        options=RunOptions(statement_timeout=100),
+        options=RunOptions(statement_timeout=100, rehearse=Rehearse.NEVER),
     ),
     "DO block with a COMMIT among others": Bad(
         "CREATE TABLE notes (id text);\nDO $$ BEGIN CREATE TABLE more (id text); COMMIT; END $$;\n",
@@ -184,108 +204,357 @@ BAD = {
         *(3, 3, "22012"),
         f"Statement 3 (line 3) of {NAME}: division by zero.",
     ),
+    "unique index built concurrently over duplicates": Bad(
+        "CREATE UNIQUE INDEX CONCURRENTLY titles ON media_requests (title);\n",
+        *(1, 1, "23505"),
+        f'Statement 1 (line 1) of {NAME}: could not create unique index "titles": Key (title)=(Dune) is duplicated.',
+        by="Inverse",
+    ),
+    "index that an interrupted build left, taken for the one that is wanted": Bad(
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS titles ON media_requests (title);\n",
+        *(None, None, None),
+        "Index titles on media_requests is INVALID: an interrupted or failed CREATE INDEX CONCURRENTLY left it,",
+        reason="InvalidIndex",
+        before="UPDATE pg_index SET indisvalid = false WHERE indexrelid = (SELECT 'titles'::regclass)",
+    ),
+    "commit inside the file": Bad(
+        "UPDATE users SET name = 'gone';\nCREATE TABLE notes (id text);\nCOMMIT;\nSELECT 1/0;\n",
+        *(4, 4, "22012"),
+        f"Statement 4 (line 4) of {NAME}: division by zero.",
+        by="Restore",
+    ),
+    "rollback inside the file": Bad(
+        "CREATE TABLE notes (id text);\nROLLBACK;\nCREATE TABLE more (id text);\nSELECT 1/0;\n",
+        *(4, 4, "22012"),
+        f"Statement 4 (line 4) of {NAME}: division by zero.",
+    ),
+    "block that commits and then raises": Bad(
+        "DO $$ BEGIN DELETE FROM media_requests; CREATE TABLE kept (id text); COMMIT; RAISE EXCEPTION 'late'; END $$",
+        *(1, 1, "P0001"),
+        f"Statement 1 (line 1) of {NAME}: late.",
+        options=DESTRUCTIVE,
+        by="Restore",
+    ),
+    "column dropped with its data": Bad(
+        "ALTER TABLE users DROP COLUMN email;\n",
+        *(1, 1, None),
+        "",
+        reason="DestructiveStatement",
+        by="",
+    ),
+    "column dropped with its data, allowed, then a failure": Bad(
+        "ALTER TABLE users DROP COLUMN email;\nSELECT 1/0;\n",
+        *(2, 2, "22012"),
+        f"Statement 2 (line 2) of {NAME}: division by zero.",
+        options=DESTRUCTIVE,
+    ),
+    "column dropped by SQL that nobody can read beforehand": Bad(
+        "DO $$ BEGIN EXECUTE 'ALTER TABLE users DROP ' || 'COLUMN email'; PERFORM 1; END $$;\nSELECT 1;\n",
+        *(None, None, None),
+        "The run drops column email of users with the data in it. Set spec.migrations.allowDestructive to true if that",
+        reason="DestructiveStatement",
+    ),
+    "table dropped and made again under its name": Bad(
+        "DO $$ BEGIN EXECUTE 'DROP TABLE rate_' || 'limits'; END $$;\n"
+        "CREATE TABLE rate_limits (id text PRIMARY KEY);\n",
+        *(None, None, None),
+        "The run drops table rate_limits with the data in it.",
+        reason="DestructiveStatement",
+    ),
+    "truncate": Bad("TRUNCATE media_requests;\n", *(1, 1, None), "", reason="DestructiveStatement", by=""),
+    "functions, views and triggers, then a failure": Bad(
+        "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';\n"
+        "CREATE VIEW people AS SELECT id, email FROM users;\n"
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$;\n"
+        "CREATE TRIGGER touched BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION touch();\n"
+        "UPDATE users SET name = 'x';\nSELECT one() / 0;\n",
+        *(6, 6, "22012"),
+        f"Statement 6 (line 6) of {NAME}: division by zero.",
+    ),
+    "policies and grants, then a failure": Bad(
+        "ALTER TABLE users ENABLE ROW LEVEL SECURITY;\nCREATE POLICY own ON users USING (true);\n"
+        "REVOKE ALL ON users FROM medianest_app;\nGRANT SELECT ON users TO stranger;\nSELECT 1/0;\n",
+        *(5, 5, "22012"),
+        f"Statement 5 (line 5) of {NAME}: division by zero.",
+    ),
+    "extension and sequence, then a failure": Bad(
+        "CREATE EXTENSION citext;\nCREATE SEQUENCE numbers;\nSELECT nextval('numbers');\nSELECT 1/0;\n",
+        *(4, 4, "22012"),
+        f"Statement 4 (line 4) of {NAME}: division by zero.",
+    ),
+    "sequence set back, which no rollback undoes": Bad(
+        "SELECT setval('counter', 3);\nSELECT 1/0;\n",
+        *(2, 2, "22012"),
+        f"Statement 2 (line 2) of {NAME}: division by zero.",
+        before="CREATE SEQUENCE counter; SELECT setval('counter', 500)",
+    ),
+    "enum value added, then a failure": Bad(
+        "ALTER TYPE mood ADD VALUE 'bad';\nSELECT 1/0;\n",
+        *(2, 2, "22012"),
+        f"Statement 2 (line 2) of {NAME}: division by zero.",
+        before="CREATE TYPE mood AS ENUM ('ok')",
+    ),
+    "enum value used in the file that adds it": Bad(
+        "ALTER TYPE mood ADD VALUE 'bad';\nSELECT 'bad'::mood;\n",
+        *(2, 2, "55P04"),
+        f'Statement 2 (line 2) of {NAME}: unsafe use of new value "bad" of enum type mood.',
+        before="CREATE TYPE mood AS ENUM ('ok')",
+    ),
+    "column that needs a rewrite fails on the data": Bad(
+        "ALTER TABLE users ALTER COLUMN email TYPE integer USING email::integer;\n",
+        *(1, 1, "22P02"),
+        f'Statement 1 (line 1) of {NAME}: invalid input syntax for type integer: "',
+        options=DESTRUCTIVE,
+    ),
+    "lock that is never granted": Bad(
+        "CREATE TABLE notes (id text);\nALTER TABLE users ADD COLUMN nickname text;\n",
+        *(2, 2, "55P03"),
+        f"Statement 2 (line 2) of {NAME}: canceling statement due to lock timeout. It waited for pid ",
+        reason="LockTimeout",
+        options=RunOptions(rehearse=Rehearse.NEVER, lock_timeout=1500, lock_attempts=1),
+        before="LOCK",
+    ),
+    "ten megabytes, the last statement wrong": Bad(
+        ("SELECT '" + "z" * 990 + "';\n") * 10_000 + "SELECT nope;\n",
+        *(10_001, 10_001, "42703"),
+        f'Statement 10001 (line 10001) of {NAME}: column "nope" does not exist.',
+    ),
+    "system settings": Bad("ALTER SYSTEM SET work_mem = '1GB';\n", *(1, 1, None), "", reason="StatementRefused", by=""),
+    "the run's own journal": Bad(
+        "DELETE FROM medianest_operator.migration_runs WHERE true;\n",
+        *(1, 1, None),
+        "",
+        reason="StatementRefused",
+        by="",
+    ),
 }
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_bad_file_leaves_nothing_and_says_why(medianest: Database, bad: Bad) -> None:
+def test_bad_file_leaves_nothing_and_says_why(medianest: Database, bad: Bad, tmp_path: Path) -> None:
     medianest.execute(PEOPLE)
-    before = state(medianest)
+    with prepared(medianest, bad.before):
+        before = state(medianest)
 
-    result = migrate(medianest, plus(bad.sql), bad.options)
+        result = migrate(medianest, plus(bad.sql), bad.options, folder=tmp_path)
 
-    assert (result.outcome, result.reason) == ("Failed", bad.reason), result
+        assert state(medianest) == before
+    assert (result.outcome, result.reason) == (reason_outcome(bad.reason), bad.reason), result
     assert result.message.startswith(bad.message), result.message
-    assert result.message.endswith(UNDONE)
-    assert result.failed is not None
-    assert (result.failed.migration, result.failed.statement, result.failed.line, result.failed.sqlstate) == (
-        *(NAME, bad.statement, bad.line, bad.sqlstate),
-    )
+    assert result.message.endswith(ADVICE if result.outcome == "Failed" and bad.by else result.message[-1:])
     assert (result.version, result.pending) == ("20250905150611_add_password_hash_to_users", (NAME,))
     assert len(result.to_json().encode()) <= 4096
-    assert state(medianest) == before
-    [(finished, rolled_back, steps, logs)] = rows_of(medianest, NAME)
-    assert (finished, rolled_back, steps) == (None, True, 0)
-    assert f"Migration name: {NAME}\n" in logs
-    assert result.failed.message in logs
+    if result.failed is not None:
+        assert (result.failed.migration, result.failed.statement, result.failed.line, result.failed.sqlstate) == (
+            *(NAME, bad.statement, bad.line, bad.sqlstate),
+        )
+    else:
+        assert bad.statement is None
+    if bad.by:
+        assert result.rollback is not None
+        assert (result.rollback.strategy, result.rollback.proved) == (bad.by, True)
+        assert " those before (proved)" in result.message
+    else:
+        assert result.rollback is None
+        assert result.message.endswith("Nothing was changed.")
+    if bad.by and result.failed is not None and result.outcome == "Failed":
+        [(finished, rolled_back, steps, logs)] = rows_of(medianest, NAME)
+        assert (finished, rolled_back, steps) == (None, True, 0)
+        assert f"Migration name: {NAME}\n" in logs
+        assert result.failed.message in logs
 
     # A corrected source recovers by itself.
-    fixed = migrate(medianest, plus("ALTER TABLE users ADD COLUMN nickname text;"))
+    fixed = migrate(medianest, plus("ALTER TABLE users ADD COLUMN nickname text;"), folder=tmp_path)
     assert (fixed.outcome, fixed.version) == ("Applied", NAME), fixed
-    assert [row[:3] for row in rows_of(medianest, NAME)] == [(None, True, 0), (True, False, 1)]
+    assert rows_of(medianest, NAME)[-1][:3] == (True, False, 1)
 
 
-def test_earlier_migrations_of_the_run_stay(medianest: Database) -> None:
-    source = {
-        "20260101000000_a.sql": "CREATE TABLE a (id text);",
-        "20260102000000_b.sql": "CREATE TABLE b (id text); SELECT 1/0;",
-        "20260103000000_c.sql": "CREATE TABLE c (id text);",
-    }
-    result = migrate(medianest, (*bundled_migrations(), *migrations_from_mapping(source)))
-    assert result.reason == "MigrationFailed"
-    assert "Applied before it and kept: 20260101000000_a." in result.message
-    assert result.version == "20260101000000_a"
-    assert [item.name for item in result.applied] == ["20260101000000_a"]
-    assert result.pending == ("20260102000000_b", "20260103000000_c")
-    assert tables(medianest) >= {"a"}
-    assert not tables(medianest) & {"b", "c"}
+@contextmanager
+def prepared(database: Database, sql: str) -> Iterator[None]:
+    """What a bad migration finds: made as the owner, or a session that holds a lock."""
+    if sql == "LOCK":
+        with database.connect() as blocker, blocker.transaction():
+            blocker.execute("LOCK TABLE users IN ACCESS SHARE MODE")
+            yield
+        return
+    if "titles" in sql:
+        database.execute("SET ROLE medianest; CREATE INDEX titles ON media_requests (title); RESET ROLE; " + sql)
+    elif sql:
+        database.execute(f"SET ROLE medianest; {sql}")
+    yield
 
 
-def test_commit_inside_the_file_may_leave_its_first_half(medianest: Database) -> None:
-    result = migrate(
-        medianest, plus("CREATE TABLE kept (id text);\nCOMMIT;\nCREATE TABLE lost (id text);\nSELECT 1/0;")
-    )
-    assert (result.outcome, result.reason) == ("Failed", "PartiallyApplied")
-    assert result.message == (
-        f"Statement 4 (line 4) of {NAME}: division by zero. The file commits by itself, so what it did before the"
-        " failure may have stayed in the database (3 of 4 statements went through). Remove or complete that, then"
-        f" record it with `prisma migrate resolve --rolled-back {NAME}` or `--applied {NAME}`."
-    )
-    assert tables(medianest) >= {"kept"}
-    assert "lost" not in tables(medianest)
-    assert [row[:3] for row in rows_of(medianest, NAME)] == [(None, False, 0)]
-
-    # Until somebody resolves it, nothing else runs.
-    again = migrate(medianest, plus("SELECT 1;"))
-    assert (again.outcome, again.reason) == ("Failed", "UnresolvedFailure")
-    assert f"an earlier run of {NAME} " in again.message[0].lower() + again.message[1:]
-    assert "division by zero" in again.message
-    medianest.execute("DROP TABLE kept; UPDATE _prisma_migrations SET rolled_back_at = now() WHERE finished_at IS NULL")
-    assert migrate(medianest, plus("SELECT 1;")).outcome == "Applied"
+def reason_outcome(reason: str) -> str:
+    return str(Reason(reason).outcome)
 
 
-def test_lone_block_that_commits_may_leave_its_first_half(medianest: Database) -> None:
-    block = "DO $$ BEGIN CREATE TABLE kept (id text); COMMIT; RAISE EXCEPTION 'late'; END $$"
-    result = migrate(medianest, plus(block))
-    assert result.reason == "PartiallyApplied"
-    assert "kept" in tables(medianest)
+FOUR = {
+    "20260101000000_a.sql": "CREATE TABLE a (id text); UPDATE users SET name = 'a';",
+    "20260102000000_b.sql": "CREATE TABLE b (id text);",
+    "20260103000000_c.sql": "CREATE TABLE c (id text); SELECT 1/0;",
+    "20260104000000_d.sql": "CREATE TABLE d (id text);",
+}
+MIDDLE = {
+    "20260101000000_a.sql": "CREATE TABLE a (id text); ALTER TABLE users ADD COLUMN nickname text NOT NULL DEFAULT '';",
+    "20260102000000_b.sql": "CREATE INDEX CONCURRENTLY users_nickname ON users (nickname);",
+    "20260103000000_c.sql": "ALTER TABLE users ADD CONSTRAINT c CHECK (nickname <> '');",
+}
+DOWN = {
+    **MIDDLE,
+    "20260101000000_a.down.sql": "ALTER TABLE users DROP COLUMN nickname; DROP TABLE a;",
+    "20260102000000_b.down.sql": "DROP INDEX CONCURRENTLY users_nickname;",
+}
+WRONG_DOWN = {**DOWN, "20260101000000_a.down.sql": "DROP TABLE a;"}
+ENUM = {
+    "20260101000000_a.sql": "CREATE TYPE mood AS ENUM ('ok'); CREATE TABLE moods (mood mood); "
+    "UPDATE users SET name = 'a';",
+    "20260102000000_b.sql": "ALTER TYPE mood ADD VALUE 'bad';",
+    "20260103000000_c.sql": "INSERT INTO moods VALUES ('bad'); SELECT 1/0;",
+}
+DROPPED = {
+    "20260101000000_a.sql": "DROP INDEX CONCURRENTLY users_role_idx;",
+    "20260102000000_b.sql": "SELECT 1/0;",
+}
+VACUUM = {"20260101000000_a.sql": "VACUUM ANALYZE users;", "20260102000000_b.sql": "SELECT 1/0;"}
 
 
-def test_invalid_index_is_named(medianest: Database) -> None:
+@pytest.mark.parametrize("rehearse", [Rehearse.NEVER, Rehearse.ALWAYS])
+@pytest.mark.parametrize(
+    ("files", "failing", "by"),
+    [
+        pytest.param(FOUR, "20260103000000_c", "Transaction", id="third of four"),
+        pytest.param(MIDDLE, "20260103000000_c", "Inverse", id="concurrently in the middle"),
+        pytest.param(DOWN, "20260103000000_c", "Down", id="down scripts"),
+        pytest.param(WRONG_DOWN, "20260103000000_c", "Inverse", id="a down script that forgets"),
+        pytest.param(ENUM, "20260103000000_c", "Restore", id="enum value in a file of its own"),
+        pytest.param(DROPPED, "20260102000000_b", "Inverse", id="index dropped"),
+        pytest.param(VACUUM, "20260102000000_b", "Transaction", id="vacuum"),
+    ],
+)
+def test_run_goes_back_to_its_start(
+    medianest: Database, files: dict[str, str], failing: str, by: str, rehearse: Rehearse, tmp_path: Path
+) -> None:
     medianest.execute(PEOPLE)
-    result = migrate(medianest, plus("CREATE UNIQUE INDEX CONCURRENTLY titles ON media_requests (title)"))
-    assert (result.outcome, result.reason) == ("Failed", "PartiallyApplied")
-    assert result.message.startswith(
-        f'Statement 1 (line 1) of {NAME}: could not create unique index "titles": Key (title)=(Dune) is duplicated.'
-        " It could not run in a transaction and left: table media_requests: index titles is not expected."
-    )
-    assert [row[:3] for row in rows_of(medianest, NAME)] == [(None, False, 0)]
-
-
-def test_lock_timeout_is_worth_another_try(medianest: Database) -> None:
+    medianest.execute("SET ROLE medianest; CREATE INDEX users_role_idx ON users (role)")
     before = state(medianest)
-    with medianest.connect() as blocker, blocker.transaction():
-        blocker.execute("LOCK TABLE users IN ACCESS SHARE MODE")
-        sql = "CREATE TABLE notes (id text);\nALTER TABLE users ADD COLUMN nickname text;"
-        result = migrate(medianest, plus(sql), RunOptions(lock_timeout=100))
-    assert (result.outcome, result.reason) == ("Transient", "LockTimeout")
-    assert result.message == (
-        f"Statement 2 (line 2) of {NAME}: canceling statement due to lock timeout. It was undone: nothing of it is left"
-        " in the database. Trying again."
-    )
+    source = (*bundled_migrations(), *migrations_from_mapping(files))
+
+    result = migrate(medianest, source, RunOptions(rehearse=rehearse), folder=tmp_path)
+
+    assert (result.outcome, result.reason) == ("Failed", "MigrationFailed"), result.message
     assert state(medianest) == before
-    assert rows_of(medianest, NAME) == []
-    assert migrate(medianest, plus(sql)).outcome == "Applied"
+    assert result.failed is not None
+    assert result.failed.migration == failing
+    assert (result.version, result.applied) == ("20250905150611_add_password_hash_to_users", ())
+    if rehearse is Rehearse.ALWAYS:
+        assert result.rollback is None
+        assert "That was the rehearsal on a copy; the database itself was not touched." in result.message
+    else:
+        assert result.rollback is not None
+        assert (result.rollback.strategy, result.rollback.proved) == (by, True)
+        finished = medianest.execute("SELECT migration_name FROM _prisma_migrations WHERE rolled_back_at IS NULL")
+        assert len(finished) == 3
+    # Nobody is held off any more.
+    medianest.execute("SELECT count(*) FROM users", user="medianest_app")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        MIDDLE | {"20260103000000_c.sql": "SELECT 1"},
+        ENUM | {"20260103000000_c.sql": "INSERT INTO moods VALUES ('bad')"},
+    ],
+    ids=["concurrently in the middle", "enum value in a file of its own"],
+)
+def test_run_in_parts_reaches_what_was_rehearsed(medianest: Database, files: dict[str, str], tmp_path: Path) -> None:
+    medianest.execute(PEOPLE)
+    source = (*bundled_migrations(), *migrations_from_mapping(files))
+    result = migrate(medianest, source, folder=tmp_path)
+    assert (result.outcome, result.version) == ("Applied", "20260103000000_c"), result
+    assert result.rehearsal is not None
+    assert result.rehearsal.data
+    with medianest.connect() as connection:
+        assert application_catalog(connection).fingerprint() == result.rehearsal.fingerprint
+    medianest.execute("SELECT count(*) FROM users", user="medianest_app")
+
+
+def test_way_back_that_fails_on_the_copy_is_not_taken(medianest: Database, tmp_path: Path) -> None:
+    """A down script that destroys more than it should is found out before it is needed."""
+    medianest.execute(PEOPLE)
+    files = DOWN | {
+        "20260101000000_a.down.sql": "ALTER TABLE users DROP COLUMN nickname; DROP TABLE a; DELETE FROM sessions; "
+        "DELETE FROM media_requests;",
+        "20260103000000_c.sql": "SELECT 1",
+    }
+    lines: list[str] = []
+    source = (*bundled_migrations(), *migrations_from_mapping(files))
+    result = migrate(medianest, source, folder=tmp_path, report=lines.append)
+    assert result.outcome == "Applied", result
+    assert medianest.execute("SELECT count(*) FROM media_requests") == [(3,)]
+    assert any("the way back by down fails on the copy" in line for line in lines)
+    assert any(line.startswith("holding writers off: the way back by down doesn't lead back") for line in lines)
+
+
+def test_without_a_way_back_nothing_is_begun(medianest: Database) -> None:
+    """No volume for a backup, and a file that commits by itself."""
+    before = state(medianest)
+    result = migrate(medianest, plus("UPDATE users SET name = 'x';\nCOMMIT;\nSELECT 1;"))
+    assert (result.outcome, result.reason) == ("Failed", "RollbackImpossible")
+    assert "no place for a backup was given" in result.message
+    assert state(medianest) == before
+
+
+class TestHalt:
+    """`onFailure: Halt` leaves what Prisma's deploy leaves."""
+
+    OPTIONS = RunOptions(on_failure=OnFailure.HALT)
+
+    def test_earlier_migrations_stay(self, medianest: Database) -> None:
+        source = (*bundled_migrations(), *migrations_from_mapping(FOUR))
+        result = migrate(medianest, source, self.OPTIONS)
+        assert result.reason == "MigrationFailed"
+        assert "Applied before it and kept: 20260101000000_a, 20260102000000_b." in result.message
+        assert result.version == "20260102000000_b"
+        assert [item.name for item in result.applied] == ["20260101000000_a", "20260102000000_b"]
+        assert result.pending == ("20260103000000_c", "20260104000000_d")
+        assert tables(medianest) >= {"a", "b"}
+        assert not tables(medianest) & {"c", "d"}
+
+    def test_commit_inside_the_file_leaves_its_first_half(self, medianest: Database) -> None:
+        sql = "CREATE TABLE kept (id text);\nCOMMIT;\nCREATE TABLE lost (id text);\nSELECT 1/0;"
+        result = migrate(medianest, plus(sql), self.OPTIONS)
+        assert (result.outcome, result.reason) == ("Failed", "PartiallyApplied")
+        assert "(3 of 4 statements went through)" in result.message
+        assert f"`prisma migrate resolve --rolled-back {NAME}` or `--applied {NAME}`" in result.message
+        assert tables(medianest) >= {"kept"}
+        assert [row[:3] for row in rows_of(medianest, NAME)] == [(None, False, 0)]
+
+        # Until somebody resolves it, nothing else runs.
+        again = migrate(medianest, plus("SELECT 1;"), self.OPTIONS)
+        assert (again.outcome, again.reason) == ("Failed", "UnresolvedFailure")
+        assert "division by zero" in again.message
+        medianest.execute(
+            "DROP TABLE kept; UPDATE _prisma_migrations SET rolled_back_at = now() WHERE finished_at IS NULL"
+        )
+        assert migrate(medianest, plus("SELECT 1;"), self.OPTIONS).outcome == "Applied"
+
+
+def test_lock_is_waited_for_in_small_turns(medianest: Database) -> None:
+    """Between two tries the queue behind the lock moves, and the run gets it once the blocker is gone."""
+    lines: list[str] = []
+    with medianest.connect() as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE users IN ACCESS SHARE MODE")
+
+        def report(line: str) -> None:
+            lines.append(line)
+            if "Undone; trying again" in line:
+                blocker.execute("COMMIT")
+
+        sql = "CREATE TABLE notes (id text);\nALTER TABLE users ADD COLUMN nickname text;"
+        result = migrate(medianest, plus(sql), RunOptions(lock_timeout=200), report=report)
+    assert result.outcome == "Applied", result
+    assert [line for line in lines if "Undone; trying again" in line] != []
 
 
 def test_deadlock_is_worth_another_try(medianest: Database) -> None:

@@ -140,11 +140,12 @@ def rehearse(
         RunError: data would be lost.
     """
     connection = copy.connect(options)
-    before = read_evidence(connection, contents=undo_plan.fenced)
     holders = read_holders(connection)
     problem = None
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
     if committed and undo_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
+        # Nobody else writes here, so rows and their contents must come back as well.
+        before = read_evidence(connection, contents=True)
         Application(connection, options, report).run(committed)
         problem = _go_back(connection, committed, options, undo_plan, before, report)
         if problem is None:
@@ -178,7 +179,7 @@ def _go_back(
         lambda line: report(f"on the copy: {line}"),
         before=before,
         downs=downs if wanted is Strategy.DOWN else {},
-        fenced=undo_plan.fenced,
+        fenced=True,
     ).run()
     names = [item.name for item in planned]
     connection.execute("DELETE FROM public._prisma_migrations WHERE migration_name = ANY(%s)", (names,))

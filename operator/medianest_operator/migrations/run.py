@@ -213,7 +213,8 @@ class MigrationRun:
             self._tables = {name: size for name, size in sizes.items() if name != prisma.TABLE}
             findings = lint(self._plan.pending, self._tables)
         for finding in findings:
-            self._report(f"{finding.severity}: {finding.message}")
+            place = f"{finding.migration}, statement {finding.statement} (line {finding.line})"
+            self._report(f"{finding.severity}: {place}: {finding.message}")
         self._lint_warnings = tuple(f.message for f in findings if f.severity is Severity.WARNING)
         refused = [finding for finding in findings if finding.severity is Severity.REFUSED]
         if not self._options.allow_destructive and not refused:
@@ -226,7 +227,8 @@ class MigrationRun:
         advice = " Set spec.migrations.allowDestructive to true if that is meant." if destructive else ""
         raise RunError(
             Reason.DESTRUCTIVE if destructive else Reason.STATEMENT_REFUSED,
-            f"{first.message}{advice}{more} Nothing was changed.",
+            f"Statement {first.statement} (line {first.line}) of {first.migration}: {first.message}{advice}{more}"
+            " Nothing was changed.",
             FailedMigration(
                 migration=first.migration, statement=first.statement, line=first.line, message=first.message
             ),

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -145,7 +146,7 @@ def throwaway_server(
             **account,
         )
         if made.returncode:
-            raise ThrowawayError(f"no throwaway server can be made: {_last_line(made.stderr)}")
+            raise ThrowawayError(f"no throwaway server can be made: {_complaint(made.stderr)}")
         arguments = [postgres_program("postgres"), "-D", str(data), "-k", str(folder)]
         for name, value in {**_SETTINGS, **(settings or {})}.items():
             arguments += ["-c", f"{name}={value}"]
@@ -187,12 +188,14 @@ def _wait_until_ready(server: ThrowawayServer, process: subprocess.Popen[bytes])
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > deadline:
                 log = (server.folder / "log").read_text(encoding="utf-8", errors="replace")
-                raise ThrowawayError(f"the throwaway server did not start: {_last_line(log)}") from None
+                raise ThrowawayError(f"the throwaway server did not start: {_complaint(log)}") from None
             time.sleep(0.02)
         else:
             return
 
 
-def _last_line(text: str) -> str:
+def _complaint(text: str) -> str:
+    """The first thing that went wrong; what follows it is mostly its consequence."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    wrong = [line for line in lines if re.search(r"\b(FATAL|PANIC|error)\b", line)] or lines[-1:]
+    return wrong[0] if wrong else "it said nothing"
