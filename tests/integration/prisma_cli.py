@@ -42,7 +42,11 @@ def install() -> Path:
                 for file in ("package.json", "package-lock.json"):
                     shutil.copy(SOURCES / file, work)
                 command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
-                subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
+                try:
+                    subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
+                except subprocess.CalledProcessError as error:
+                    error.add_note(error.stderr)
+                    raise
                 work.rename(folder)
     return folder
 
