@@ -1,6 +1,6 @@
 """What a bare machine lacks for the tests and the demo: packages, a Go compiler, the built programs and images.
 
-python tests/prepare.py integration   installs PostgreSQL 15
+python tests/prepare.py integration   installs PostgreSQL 15, and npm for Prisma's command line
 python tests/prepare.py images        builds both images
 python tests/prepare.py e2e           builds all that a cluster with the operator needs, and starts none
 """
@@ -25,6 +25,7 @@ from cluster.processes import capture
 from cluster.progress import step, together
 
 POSTGRES = {"/usr/lib/postgresql/15/bin/initdb": "postgresql-15"}
+NODE = {"node": "nodejs", "npm": "npm"}
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.d/medianest-tests.conf")
 
 GO_VERSION = "1.26.8"
@@ -50,6 +51,18 @@ def install_packages(programs: dict[str, str]) -> None:
         NO_MAIN_CLUSTER.parent.mkdir(parents=True, exist_ok=True)
         NO_MAIN_CLUSTER.write_text("create_main_cluster = false\n")
     packages.ensure(programs)
+
+
+def install_for_integration() -> None:
+    """PostgreSQL; and npm, without which the tests that ask Prisma are skipped (in CI they fail).
+
+    Raises ClusterError where PostgreSQL isn't there and can't be installed.
+    """
+    install_packages(POSTGRES)
+    try:
+        install_packages(NODE)
+    except ClusterError as error:
+        print(f"Prisma's command line can't be asked: {error}", flush=True)
 
 
 def ensure_go() -> None:
@@ -120,7 +133,7 @@ def main(arguments: list[str]) -> int:
     try:
         match arguments:
             case ["integration"]:
-                install_packages(POSTGRES)
+                install_for_integration()
             case ["images"]:
                 install_packages({} if docker_runs() else packages.IMAGES)
                 for name, digest in environment.build_images().items():

@@ -110,7 +110,7 @@ class Building:
 def run(stages: Sequence[str]) -> list[Outcome]:
     """Run stages. The e2e tests are left out where something failed before, except in CI."""
     if "integration" in stages:
-        prepare.install_packages(prepare.POSTGRES)
+        prepare.install_for_integration()
     building = None
     if "e2e" in stages:
         try:

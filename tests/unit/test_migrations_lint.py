@@ -130,6 +130,7 @@ REFUSED = {
     "SELECT medianest_operator.finish()": "journal",
     "SET search_path TO medianest_operator, public": "journal",
     "GRANT ALL ON ALL TABLES IN SCHEMA medianest_operator TO PUBLIC": "journal",
+    "SELECT set_config('search_path', 'medianest_operator', true)": "journal",
     "DELETE FROM _prisma_migrations": "history",
     "UPDATE public._prisma_migrations SET checksum = ''": "history",
     "DROP TABLE users, _prisma_migrations": "history",
@@ -291,6 +292,14 @@ WARNINGS = {
     "ALTER TABLE users ADD COLUMN x int NOT NULL": ("adding-required-field", "fails if users, 12,431 rows"),
     "ALTER TABLE users RENAME COLUMN email TO mail": ("renaming-column", "by its old name only"),
     "ALTER TABLE users RENAME TO people": ("renaming-table", "knows users, 12,431 rows (8.1 MB), by its old name"),
+    "REINDEX TABLE users": ("require-concurrent-reindex", "while its indexes are rebuilt"),
+    "VACUUM FULL users": ("vacuum-full", "nobody can read or write users, 12,431 rows (8.1 MB), while it is rewritten"),
+    "CLUSTER users USING users_pkey": ("cluster", "nobody can read or write users"),
+    "REFRESH MATERIALIZED VIEW accounts": ("refresh", "nobody can read accounts, 1 row (16 kB), while it is filled"),
+    "LOCK TABLE users": ("lock-table", "nobody can read or write users, 12,431 rows (8.1 MB), until the migration"),
+    "LOCK TABLE users IN SHARE MODE": ("lock-table", "nobody can write to users"),
+    "UPDATE users SET age = 1": ("update-all", "writes every row of users, 12,431 rows (8.1 MB), anew"),
+    in_do("UPDATE users SET age = 1"): ("update-all", "in its body: writes every row of users"),
     "CREATE INDEX CONCURRENTLY i ON users (email)": ("not-transactional", "is undone by its inverse or by restoring"),
     "SELECT 1; CREATE INDEX CONCURRENTLY i ON users (email)": ("not-transactional", "a migration of its own"),
     "VACUUM users": ("not-transactional", "can't run in a transaction"),
@@ -311,6 +320,24 @@ def test_what_holds_up_others_is_warned_of(sql: str) -> None:
     found = {finding.rule: finding for finding in look(sql) if finding.severity is Severity.WARNING}
     assert rule in found
     assert words in found[rule].message
+
+
+def test_what_locks_nobody_for_long_is_not_warned_of() -> None:
+    assert (
+        look(
+            "LOCK TABLE users IN ROW SHARE MODE",
+            "UPDATE users SET age = 1 WHERE id = '1'",
+            "REFRESH MATERIALIZED VIEW CONCURRENTLY accounts",
+            "CREATE TABLE copy (age int); UPDATE copy SET age = 1",
+            "ALTER TABLE users ADD COLUMN x int",
+            "ALTER TABLE users ADD CONSTRAINT c CHECK (age > 0) NOT VALID",
+        )
+        == ()
+    )
+
+
+def test_a_file_with_its_own_transaction_is_told_once() -> None:
+    assert rules(Severity.WARNING, "BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2; COMMIT") == ["not-transactional"]
 
 
 def test_a_table_that_is_new_locks_nobody() -> None:

@@ -27,11 +27,13 @@ from medianest_operator.migrations.lint_syntax import (
     nodes,
     parse_statements,
 )
-from medianest_operator.migrations.script import Kind, line_of
+from medianest_operator.migrations.lint_warnings import not_transactional, warnings
+from medianest_operator.migrations.script import Kind, line_of, ordinal_at
 from medianest_operator.migrations.source import Migration
 
 __all__ = ["Finding", "Severity", "TableSize", "lint", "read_table_sizes"]
 
+_OWN_TRANSACTION = {Kind.BEGINS, Kind.COMMITS}
 # Rows are counted, not estimated, in tables up to this size: a few milliseconds.
 COUNTED_UP_TO = 8 * 1024 * 1024
 
@@ -123,9 +125,8 @@ class _Lint:
         self._tables = LiveTables(tables)
         self._losses = DataLoss(self._tables)
         self._squawk = squawk.program()
-        self._told = False
         self._called: set[str] = set()
-        # What a function would lose, told only if some statement of the run calls it.
+        # What a function would do, told only if some statement of the run calls it.
         self._in_functions: list[tuple[str, Finding]] = []
 
     def look(self, migrations: Sequence[Migration]) -> list[Finding]:
@@ -145,17 +146,21 @@ class _Lint:
             yield _unparsed(migration, problem)
             return
         kinds = [statement.kind for statement in statements]
-        one_transaction = len(statements) > 1 and not {Kind.COMMITS, Kind.BEGINS} & set(kinds)
+        one_transaction = len(statements) > 1 and not _OWN_TRANSACTION & set(kinds)
         # Names are looked up as they are at each statement, so squawk's findings are told on the way.
         said = self._squawk_said(migration, statements, one_transaction)
         if isinstance(said, Finding):
             yield said
             said = {}
+        own_hands = False
         for statement, kind in zip(statements, kinds, strict=True):
             place = (migration.name, statement.ordinal, statement.line)
             found = list(self._statement(statement, place))
-            if (words := _not_transactional(kind, len(statements))) is not None:
-                found.append(Finding(Severity.WARNING, "not-transactional", *place, words))
+            warned = not_transactional(kind, alone=len(statements) == 1)
+            # BEGIN and COMMIT come in pairs; one word is enough.
+            if warned is not None and (kind not in _OWN_TRANSACTION or not own_hands):
+                found.append(Finding(Severity.WARNING, warned.rule, *place, warned.message))
+            own_hands = own_hands or kind in _OWN_TRANSACTION
             for rule in said.get(statement.ordinal, ()):
                 found += self._squawk_words(rule, statement, place)
             # A statement that has to go needs no advice.
@@ -175,8 +180,8 @@ class _Lint:
         inside = list(self._nodes(list(body.trees), place, "in its body: "))
         if function:
             name = names_of(statement.node["funcname"])[-1]
-            self._in_functions += [(name, item) for item in inside if item.severity is Severity.DESTRUCTIVE]
-            inside = [item for item in inside if item.severity is not Severity.DESTRUCTIVE]
+            self._in_functions += [(name, item) for item in inside if item.severity is not Severity.REFUSED]
+            inside = [item for item in inside if item.severity is Severity.REFUSED]
         yield from inside
         if body.dynamic:
             yield Finding(
@@ -197,24 +202,10 @@ class _Lint:
                 yield Finding(Severity.REFUSED, offence.rule, *place, where + offence.message)
             for loss in self._losses.losses(tag, node):
                 yield Finding(Severity.DESTRUCTIVE, loss.rule, *place, where + loss.message, loss.table)
+            for warned in warnings(tag, node, self._tables):
+                yield Finding(Severity.WARNING, warned.rule, *place, where + warned.message, warned.table)
             if tag == "FuncCall":
-                name = names_of(node.get("funcname"))[-1:]
-                self._called.update(name)
-                if name == ["setval"]:
-                    yield Finding(
-                        Severity.WARNING,
-                        "setval",
-                        *place,
-                        f"{where}setval moves a sequence at once, also when the migration is undone later. ALTER"
-                        " SEQUENCE ... RESTART is undone with it.",
-                    )
-            elif tag == "AlterTableCmd" and node.get("subtype") == "AT_SetUnLogged":
-                yield Finding(
-                    Severity.WARNING,
-                    "unlogged",
-                    *place,
-                    f"{where}an UNLOGGED table is emptied by a crash, and replicas don't have its rows.",
-                )
+                self._called.update(names_of(node.get("funcname"))[-1:])
 
     def _squawk_said(
         self, migration: Migration, statements: Sequence[ParsedStatement], one_transaction: bool
@@ -234,41 +225,20 @@ class _Lint:
         words, table = squawk.WORDS[rule], None
         if "{table}" in words:
             relation = squawk.locked_relation(statement)
-            table = relation and self._tables.find(relation.get("schemaname"), relation["relname"])
-            if not table:
+            if relation is None:
+                return
+            table = self._tables.find(relation.get("schemaname"), relation["relname"])
+            if table is None:
                 return
             words = words.format(table=f"{table.name}, {table.size},")
         yield Finding(Severity.WARNING, rule, *place, words, table.name if table else None)
-
-
-def _not_transactional(kind: Kind, count: int) -> str | None:
-    match kind:
-        case Kind.STANDALONE | Kind.CONCURRENT if count > 1:
-            return (
-                "can't run in a transaction, and the server runs a file of several statements as one. Put it into a"
-                " migration of its own."
-            )
-        case Kind.STANDALONE | Kind.CONCURRENT:
-            return "can't run in a transaction, so a failure is undone by its inverse or by restoring the backup."
-        case Kind.COMMITS | Kind.BEGINS:
-            return (
-                "takes the transaction into the file's own hands, so a failure after it is undone by its inverse or by"
-                " restoring the backup, with writers held off meanwhile. Without it the whole file is one transaction."
-            )
-        case Kind.MAY_COMMIT if count == 1:
-            return (
-                "may commit from the inside, so a failure after that is undone by its inverse or by restoring the"
-                " backup, with writers held off meanwhile."
-            )
-        case _:
-            return None
 
 
 def _unparsed(migration: Migration, problem: SyntaxProblem) -> Finding:
     sql = migration.sql
     line = line_of(sql, problem.position)
     # The statement that doesn't parse is the last that the lexer finds before the place.
-    ordinal = _ordinal(sql, problem.position)
+    ordinal = ordinal_at(in_ascii(sql), problem.position) or 1
     if sql[problem.position : problem.position + 1] == "\\":
         command = sql[problem.position :].split(maxsplit=1)[0]
         return Finding(
@@ -284,12 +254,6 @@ def _unparsed(migration: Migration, problem: SyntaxProblem) -> Finding:
         *(migration.name, ordinal, line),
         f"{problem}. The server refuses a file that doesn't parse as a whole, so nothing else was looked at.",
     )
-
-
-def _ordinal(sql: str, position: int) -> int:
-    from medianest_operator.migrations.script import ordinal_at
-
-    return ordinal_at(in_ascii(sql), position) or 1
 
 
 def _no_squawk(why: str) -> Finding:

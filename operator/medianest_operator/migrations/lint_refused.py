@@ -153,6 +153,8 @@ def _function_call(node: Node) -> Iterator[Offence]:
         yield Offence(
             "other-server", f"{name} runs SQL in another session or server, and {why.OUTSIDE}; {why.TAKE_OUT}."
         )
+    elif name == "set_config" and JOURNAL_SCHEMA in map(constant_text, node.get("args", [])):
+        yield _journal()
     elif name in _UNLOCKING and not _unlocks_another_key(node):
         yield why.UNLOCK
 

@@ -32,8 +32,8 @@ WORDS = {
     " CONCURRENTLY, in a migration of its own, lets writers go on.",
     "require-concurrent-index-deletion": f"locks the index's table against everybody {_WHOLE_TIME}. DROP INDEX"
     " CONCURRENTLY, in a migration of its own, lets them go on.",
-    "require-concurrent-reindex": "nobody can write to {table} while the index is rebuilt. REINDEX CONCURRENTLY, in a"
-    " migration of its own, lets writers go on.",
+    "require-concurrent-reindex": "nobody can write to the table while its indexes are rebuilt. REINDEX CONCURRENTLY,"
+    " in a migration of its own, lets writers go on.",
     "require-concurrent-partition-detach": "locks {table} against everybody " + _WHOLE_TIME + ". DETACH PARTITION ..."
     " CONCURRENTLY, in a migration of its own, lets them go on.",
     "adding-foreign-key-constraint": "nobody can write to {table} or to the table referred to while all rows are"
@@ -59,7 +59,6 @@ WORDS = {
     "ban-truncate-cascade": "also empties every table that refers to {table}.",
     "ban-alter-domain-with-add-constraint": "locks every table with a column of this domain while all its rows are"
     " checked. Add the constraint NOT VALID, and validate it in a later migration.",
-    "ban-disable-trigger": "with a trigger off, what it ensures for {table} isn't ensured for rows written meanwhile.",
 }
 # The finding on the right says less than the one on the left, of the same statement.
 _COVERED_BY = {

@@ -1,0 +1,230 @@
+"""What a migration run costs: plain psql, `prisma migrate deploy` and `medianest-dbctl migrate`, side by side.
+
+    python benchmarks/migrations.py [--sizes 0,100MB,2GB] [--rounds 3] [--dbctl='--lock-timeout=5s']
+
+On a throwaway PostgreSQL (fsync is off for all alike): the three bundled migrations on an empty database, then one
+further migration, a column and an index, on top of MediaNest-shaped data of each size. Whole processes are timed, with
+the start of psql, node or Python in them, and every figure is a median that stands beside psql's of the same run. Where
+`medianest-dbctl` tells its steps, each is a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "tests")]
+
+from integration import prisma_cli  # noqa: E402
+from integration.conftest import migrate  # noqa: E402
+from integration.postgres_server import Database, PostgresServer, binary, running_server  # noqa: E402
+from medianest_operator.migrations.source import migrations_from_mapping  # noqa: E402
+from medianest_operator.schema import bundled_migrations  # noqa: E402
+
+BUNDLED = {migration.name: migration.sql for migration in bundled_migrations()}
+FURTHER = "20260101000000_further"
+FURTHER_SQL = """\
+ALTER TABLE media_requests ADD COLUMN note text;
+CREATE INDEX media_requests_title_idx ON media_requests (title);
+"""
+UNDO_FURTHER = f"""
+DROP INDEX media_requests_title_idx;
+ALTER TABLE media_requests DROP COLUMN note;
+DELETE FROM _prisma_migrations WHERE migration_name = '{FURTHER}';
+"""
+
+# About 10 MB: people, what they asked for, and the errors that they met, of which each has a stack trace.
+_BATCH = """
+INSERT INTO users (id, email, name, plex_username)
+SELECT 'u' || n, 'user' || n || '@example.org', 'User ' || n, 'plex' || n
+  FROM generate_series(%(first)s, %(first)s + 999) n;
+INSERT INTO media_requests (id, user_id, title, media_type, tmdb_id, status)
+SELECT 'm' || n || '-' || k, 'u' || n, md5(n || ' ' || k), 'movie', (n * 7 + k)::text, 'pending'
+  FROM generate_series(%(first)s, %(first)s + 999) n, generate_series(1, 10) k;
+INSERT INTO error_logs (id, correlation_id, user_id, error_code, error_message, stack_trace, request_path,
+                        request_method)
+SELECT 'e' || n || '-' || k, md5(n::text), 'u' || n, 'E_TIMEOUT', 'Overseerr did not answer',
+       (SELECT string_agg(md5(n || ' ' || k || ' ' || l), E'\\n    at ') FROM generate_series(1, 30) l),
+       '/api/media/request', 'POST'
+  FROM generate_series(%(first)s, %(first)s + 999) n, generate_series(1, 4) k;
+"""
+_BATCH_USERS = 1000
+_UNITS = {"": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3}
+
+
+def size(text: str) -> int:
+    """Bytes of `100MB`."""
+    found = re.fullmatch(r"(\d+)(kB|MB|GB)?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 0, 100MB or 2GB")
+    return int(found[1]) * _UNITS[found[2] or ""]
+
+
+def machine() -> str:
+    """The machine in a line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def fill(database: Database, wanted: int) -> None:
+    """Put MediaNest-shaped rows into a migrated database until it has that many bytes."""
+    first = 1
+    with database.connect() as connection:
+        while connection.execute("SELECT pg_database_size(current_database()) < %s", (wanted,)).fetchone() == (True,):
+            for statement in _BATCH.split(";")[:-1]:
+                connection.execute(statement.encode(), {"first": first})
+            first += _BATCH_USERS
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
+class Bench:
+    """One server, one folder of migrations, a table of results."""
+
+    def __init__(self, server: PostgresServer, folder: Path, rounds: int, dbctl: list[str]) -> None:
+        self.server = server
+        self.rounds = rounds
+        self.prisma = prisma_cli.Prisma(prisma_cli.install(), folder / "project")
+        self.prisma.write(BUNDLED)
+        self.rows: list[tuple[str, str, str]] = []
+        self._dbctl = dbctl
+        self._result = folder / "result.json"
+
+    def row(self, what: str, seconds: float, baseline: float) -> None:
+        """Add and print a line of the table."""
+        self.rows.append((what, f"{seconds * 1000:.0f} ms", f"{seconds / baseline:.2f}"))
+        print(" | ".join(self.rows[-1]), flush=True)
+
+    def compare(
+        self,
+        what: str,
+        files: Mapping[str, str],
+        source: list[str],
+        fresh: Callable[[], Database],
+        done: Callable[[], None],
+    ) -> None:
+        """Time the three ways, in turns, so that a busy moment of the machine hits all of them.
+
+        Args:
+            what: what is applied, for the table.
+            files: the migrations that psql is to run.
+            source: the options that name the migrations to medianest-dbctl.
+            fresh: makes a database ready to be migrated.
+            done: makes it so again, or removes it.
+        """
+        ways: dict[str, Callable[[Database], float]] = {
+            "psql": lambda database: self.psql(database, files),
+            "prisma migrate deploy": self.deploy,
+            "medianest-dbctl migrate": lambda database: self.migrate(database, source),
+        }
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        steps: dict[str, list[float]] = {}
+        for _ in range(self.rounds):
+            for way, measure in ways.items():
+                times[way].append(measure(fresh()))
+                done()
+            for step in json.loads(self._result.read_text()).get("steps", []):
+                steps.setdefault(step["name"], []).append(step["milliseconds"] / 1000)
+        baseline = statistics.median(times["psql"])
+        for way, seconds in times.items():
+            self.row(f"{what}: {way}", statistics.median(seconds), baseline)
+        for step, seconds in steps.items():
+            self.row(f"{what}: medianest-dbctl migrate, step {step}", statistics.median(seconds), baseline)
+
+    def psql(self, database: Database, files: Mapping[str, str]) -> float:
+        """Each file by a psql of its own, in one transaction, as a person would."""
+        started = time.monotonic()
+        for name in sorted(files):
+            options = [
+                "-X",
+                "-q",
+                "-1",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-f",
+                str(self.prisma.migrations / name / "migration.sql"),
+            ]
+            self.call([binary("psql"), *options], database)
+        return time.monotonic() - started
+
+    def deploy(self, database: Database) -> float:
+        started = time.monotonic()
+        answer = self.prisma.deploy(database)
+        if answer.code:
+            raise SystemExit(f"prisma migrate deploy failed:\n{answer.text}")
+        return time.monotonic() - started
+
+    def migrate(self, database: Database, source: list[str]) -> float:
+        command = [sys.executable, "-m", "medianest_operator.agent", "migrate", *source, *self._dbctl]
+        started = time.monotonic()
+        self.call([*command, f"--result-file={self._result}"], database)
+        return time.monotonic() - started
+
+    def call(self, command: list[str], database: Database) -> None:
+        environment = {**os.environ, **database.environment(), "PYTHONPATH": str(ROOT / "operator")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+    def bundled(self) -> None:
+        """The three bundled migrations, on an empty database each time."""
+        database = self.server.create_database()
+
+        def fresh() -> Database:
+            nonlocal database
+            self.server.drop_database(database)
+            database = self.server.create_database()
+            return database
+
+        self.compare("3 bundled migrations", BUNDLED, ["--bundled"], fresh, lambda: None)
+        self.server.drop_database(database)
+
+    def further(self, wanted: int, label: str) -> None:
+        """One more migration on top of data."""
+        database = self.server.create_database()
+        migrate(database, migrations_from_mapping({f"{name}.sql": text for name, text in BUNDLED.items()}))
+        fill(database, wanted)
+        self.prisma.write({FURTHER: FURTHER_SQL})
+        source = ["--source", str(self.prisma.migrations)]
+        what = f"1 further at {label}"
+        self.compare(what, {FURTHER: FURTHER_SQL}, source, lambda: database, lambda: self.undo(database))
+        self.server.drop_database(database)
+
+    def undo(self, database: Database) -> None:
+        database.execute(UNDO_FURTHER)
+        database.execute("CHECKPOINT")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="0,100MB,2GB", help="of the data below the further migration")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each figure; the median counts")
+    parser.add_argument("--dbctl", default="", help="more options for `medianest-dbctl migrate`")
+    options = parser.parse_args()
+    sizes = {label: size(label) for label in options.sizes.split(",") if label}
+    with running_server() as server, tempfile.TemporaryDirectory() as name:
+        bench = Bench(server, Path(name), options.rounds, shlex.split(options.dbctl))
+        print(f"\n{machine()}; medians of {options.rounds}\n")
+        bench.bundled()
+        for label, wanted in sizes.items():
+            bench.further(wanted, label)
+        print("\n| what | time | of psql's |\n|---|---|---|")
+        for row in bench.rows:
+            print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
