@@ -1,1 +1,1 @@
-"""The operator's own objects in the application's database: optional, recognisable, and gone when their option is off."""
+"""The operator's own objects in the application's tables: optional, recognisable, gone when their option is off."""
