@@ -36,6 +36,7 @@ ROLE_PRIMARY: Final = "primary"
 ROLE_REPLICA: Final = "replica"
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_MIGRATION: Final = "migration"
+COMPONENT_HARDENING: Final = "hardening"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
 """Digest of the manifest as it was last applied, so that a field that left the manifest is noticed."""
@@ -73,6 +74,7 @@ MIGRATIONS_MOUNT: Final = "/migrations"
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
 CONTAINER_MIGRATE: Final = "migrate"
+CONTAINER_HARDEN: Final = "harden"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
 
@@ -191,6 +193,9 @@ class Names:
 
     def migration_job(self, digest: str) -> str:
         return f"{self.database}-migrate-{digest[:8]}"
+
+    def hardening_job(self, digest: str) -> str:
+        return f"{self.database}-harden-{digest[:8]}"
 
     def labels(self, component: str | None = None) -> dict[str, str]:
         labels = {

@@ -2,7 +2,8 @@
 
 Exit codes, which the Jobs' `podFailurePolicy` relies on:
 
-- 0: done (for `migrate`: everything up to the target is applied);
+- 0: done (for `migrate`: everything up to the target is applied; for `harden`: what the schema doesn't have yet is
+  waited for);
 - 1: failed, and would fail again unchanged: the source, the target or the database needs a person (Stalled);
 - 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal): try again.
 
@@ -23,6 +24,7 @@ import typer
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from medianest_operator.hardening.result import HardeningResult
     from medianest_operator.migrations.reasons import MigrationResult
     from medianest_operator.migrations.source import Migration
 
@@ -37,7 +39,7 @@ _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
 
 app = typer.Typer(
     name="medianest-dbctl",
-    help="Migrations, plan, indexes and catalog of a MediaNest database.",
+    help="Migrations, plan, hardening, indexes and catalog of a MediaNest database.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,6 +69,9 @@ TargetOption = Annotated[str | None, typer.Option(help="Stop after this migratio
 ConnectTimeoutOption = Annotated[
     str, typer.Option(help="How long to wait for the server to let us in.", metavar="DURATION")
 ]
+ResultFileOption = Annotated[
+    Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -85,9 +90,7 @@ def migrate(
         str, typer.Option(help="How long to wait for another run to end.", metavar="DURATION")
     ] = "10s",
     connect_timeout: ConnectTimeoutOption = "60s",
-    result_file: Annotated[
-        Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
-    ] = None,
+    result_file: ResultFileOption = None,
 ) -> None:
     """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
     from medianest_operator.migrations.execute import Interrupted
@@ -130,6 +133,27 @@ def plan(
     _say(show.plan_as_json(result) if as_json else show.plan_as_table(result, migrations))
     if result.blocker is not None:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def harden(
+    options: Annotated[str, typer.Option(help="spec.hardening as JSON.", metavar="JSON")],
+    app_role: Annotated[str, typer.Option(help="The role that the application logs in as.")] = "medianest_app",
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: ResultFileOption = None,
+) -> None:
+    """Add and remove the operator's own indexes, constraints, columns and policies, as the options want."""
+    from medianest_operator.agent.harden import harden as run
+    from medianest_operator.hardening.result import HardeningResult, Reason
+    from medianest_operator.migrations.execute import Interrupted
+
+    wait = duration(connect_timeout) / 1000
+    _stop_on_sigterm()
+    try:
+        result = run(options, app_role, wait, _say)
+    except Interrupted:
+        result = HardeningResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
+    _finish(result, result_file)
 
 
 @app.command()
@@ -224,7 +248,7 @@ def _check_source_options(source: Path | None, bundled: bool) -> None:
         raise typer.BadParameter("give exactly one of --source DIR and --bundled")
 
 
-def _finish(result: MigrationResult, result_file: Path | None) -> NoReturn:
+def _finish(result: MigrationResult | HardeningResult, result_file: Path | None) -> NoReturn:
     _say(result.message if result.outcome.exit_code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
     if result_file is not None:
         result_file.write_text(result.to_json(), encoding="utf-8")
