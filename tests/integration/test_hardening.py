@@ -169,6 +169,16 @@ def test_rows_that_break_constraints_are_counted_and_nothing_is_added(people: Da
     assert harden(people, EACH[Option.CHECK_CONSTRAINTS]).outcome == "Applied"
 
 
+def test_rows_are_looked_at_before_any_table_is_locked(people: Database) -> None:
+    people.execute("UPDATE users SET role = 'root' WHERE id = 'eve'")
+    lines: list[str] = []
+    with people.connect(MIGRATOR) as connection:
+        wanted = Hardening.model_validate(EACH[Option.CHECK_CONSTRAINTS])
+        HardeningRun(connection, wanted, APP, QUICK, lines.append).run()
+    (line,) = lines
+    assert line.startswith("checkConstraints: Failed: 1 row breaks hardening_users_role_check")
+
+
 def test_bad_rows_keep_no_other_option_from_being_applied(people: Database) -> None:
     people.execute("UPDATE users SET role = 'root' WHERE id = 'eve'")
     result = harden(people, ALL)

@@ -194,6 +194,13 @@ def test_a_job_that_says_nothing_failed_too() -> None:
     assert "Job has reached the specified backoff limit" in state.message
 
 
+def test_a_job_that_is_refused_is_told_and_names_no_job() -> None:
+    refused = {"message": "Job db-harden-1: exceeded quota: pods=0"}
+    state = hardening.judge(only_constraints(), result=refused, ended={"type": "Failed"})
+    assert (state.reason, state.job) == ("HardeningFailed", None)
+    assert state.message == "Not applied: checkConstraints. Job db-harden-1: exceeded quota: pods=0"
+
+
 def test_the_moments_fault_is_no_failure() -> None:
     locked = json.loads(HardeningResult.of(Reason.LOCK_NOT_GRANTED, "A migration run holds the lock.").to_json())
     state = hardening.judge(only_constraints(), "db-harden-1", locked, ended=ENDED_BADLY)

@@ -13,6 +13,7 @@ from typing import Any
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.controller.kinds import JOB
+from medianest_operator.errors import Permanent
 from medianest_operator.hardening.naming import Option, is_own
 from medianest_operator.hardening.plan import OptionPlan, make_plans
 from medianest_operator.hardening.result import OptionState
@@ -105,7 +106,12 @@ async def reconcile(run: Run, primary: Pod, history: History, migrated: migratio
         await run.services.applier.delete(JOB, other)
     if job is None and any(plan.has_work for plan in plans):
         image = run.spec.image or run.services.settings.postgres_image
-        job = await run.services.applier.apply(JOB, hardening_job(run.names, run.spec, image, digest, run.owner))
+        wanted = hardening_job(run.names, run.spec, image, digest, run.owner)
+        try:
+            job = await run.services.applier.apply(JOB, wanted)
+        except Permanent as error:
+            # The next run tries again; meanwhile nothing else waits for it.
+            return judge(plans, result={"message": error.message}, ended={"type": "Failed"})
     if job is None:
         return judge(plans)
     result = jobs.result(run, job)
