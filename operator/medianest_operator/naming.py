@@ -37,6 +37,7 @@ ROLE_REPLICA: Final = "replica"
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_MIGRATION: Final = "migration"
 COMPONENT_HARDENING: Final = "hardening"
+COMPONENT_MIGRATION_BACKUPS: Final = "migration-backups"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
 """Digest of the manifest as it was last applied, so that a field that left the manifest is noticed."""
@@ -45,6 +46,8 @@ ANNOTATION_POD_INPUTS: Final = f"{GROUP}/pod-inputs"
 ANNOTATION_IMAGE_FROM: Final = f"{GROUP}/image-from"
 """On the StatefulSet: whether its image was named by the `spec` or by the `operator`."""
 ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
+ANNOTATION_RECHECK: Final = f"{GROUP}/recheck"
+"""On a migration Job that only looks whether an image has other migrations by now."""
 PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
 
@@ -70,11 +73,15 @@ PATRONI_CONFIG: Final = f"{CONFIG_MOUNT}/{PATRONI_CONFIG_KEY}"
 SERVER_TLS_MOUNT: Final = "/tls/server"
 CLIENT_TLS_MOUNT: Final = "/tls/client"
 MIGRATIONS_MOUNT: Final = "/migrations"
+BACKUP_MOUNT: Final = "/backups"
+WORK_MOUNT: Final = "/work"
+"""Scratch space of a Job: a throwaway server, spooled dumps."""
 
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
 CONTAINER_MIGRATE: Final = "migrate"
 CONTAINER_HARDEN: Final = "harden"
+CONTAINER_COPY: Final = "copy-migrations"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
 
@@ -85,6 +92,9 @@ CERT_MAP: Final = "medianest"
 """The pg_ident map from certificate names to roles."""
 CERT_PATRONI: Final = "medianest-patroni"
 CERT_CONTROLLER: Final = "medianest-controller"
+
+JOURNAL_SCHEMA: Final = "medianest_operator"
+"""In the application's database, beside its own schemas: what the operator remembers of its migration runs."""
 
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
@@ -196,6 +206,11 @@ class Names:
 
     def hardening_job(self, digest: str) -> str:
         return f"{self.database}-harden-{digest[:8]}"
+
+    @property
+    def migration_backups(self) -> str:
+        """The claim of the volume with the pre-migration backups."""
+        return f"{self.database}-migration-backups"
 
     def labels(self, component: str | None = None) -> dict[str, str]:
         labels = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 
 from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator.migrations.reasons import MigrationResult
-from medianest_operator.migrations.run import MigrationRun, RunOptions
+from medianest_operator.backups.repository import DirectoryRepository
+from medianest_operator.migrations.options import RunOptions, Workbench
+from medianest_operator.migrations.run import MigrationRun
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
 from medianest_operator.schema import bundled_migrations
 
@@ -69,11 +73,27 @@ def migrate(
     source: tuple[Migration, ...] | Mapping[str, str | bytes],
     options: RunOptions | None = None,
     user: str = "medianest_migrator",
+    folder: Path | None = None,
+    report: Callable[[str], None] = print,
 ) -> MigrationResult:
-    """Run migrations as the Job does, as the migrator role."""
+    """Run migrations as the Job does, as the migrator role; with a folder, also its backup and its rehearsal."""
     migrations = migrations_from_mapping(source) if isinstance(source, Mapping) else source
     with database.connect(user) as connection:
-        return MigrationRun(connection, migrations, options).run()
+        return MigrationRun(connection, migrations, options, report, workbench(database, folder, user)).run()
+
+
+def workbench(database: Database, folder: Path | None, user: str = "medianest_migrator") -> Workbench:
+    """Where a run's backups and copies go."""
+    environment = database.environment(user)
+    if folder is None:
+        return Workbench(environment)
+    (folder / "backups").mkdir(exist_ok=True)
+    scratch = folder / "work"
+    scratch.mkdir(exist_ok=True)
+    for path in (folder, *folder.parents):
+        if path.stat().st_uid == os.getuid() and path.is_relative_to(tempfile.gettempdir()):
+            path.chmod(path.stat().st_mode | 0o055)
+    return Workbench(environment, DirectoryRepository(folder / "backups"), scratch)
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> Path:

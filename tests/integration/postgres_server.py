@@ -29,7 +29,7 @@ _ROLES = """
 CREATE ROLE medianest NOLOGIN;
 CREATE ROLE medianest_app LOGIN;
 CREATE ROLE medianest_readonly LOGIN;
-CREATE ROLE medianest_migrator LOGIN NOINHERIT IN ROLE medianest;
+CREATE ROLE medianest_migrator LOGIN NOINHERIT IN ROLE medianest, pg_signal_backend, pg_read_all_stats;
 ALTER ROLE medianest_migrator SET role = 'medianest';
 CREATE ROLE stranger LOGIN;
 """

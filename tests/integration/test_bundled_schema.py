@@ -12,7 +12,7 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.run import RunOptions
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.postgres.catalog import Catalog, read_catalog
 from medianest_operator.schema import application_facts, bundled_migrations
 

@@ -8,13 +8,13 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.run import RunOptions
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
 from medianest_operator.postgres.catalog import read_catalog
 from medianest_operator.schema import bundled_migrations
 
 NAME = "20260101120000_next"
-UNDONE = " It was undone: nothing of it is left in the database. Fix the migration or the data, then change the source."
+UNDONE = " It was undone: catalog and row counts equal those before (proved). Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 PEOPLE = """
 INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org'), ('u2', 'bob@example.org');
 INSERT INTO media_requests (id, user_id, title, media_type)

@@ -9,7 +9,7 @@ import pytest
 
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database, wait_for_backend
-from medianest_operator.migrations.run import RunOptions
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.source import migrations_from_directory
 from medianest_operator.postgres.catalog import difference, read_catalog
 from medianest_operator.schema import bundled_migrations

@@ -16,7 +16,7 @@ import pytest
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database, wait_for_backend, wait_until
 from medianest_operator.migrations.history import LOCK_KEY
-from medianest_operator.migrations.run import RunOptions
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.postgres.catalog import read_catalog
 from medianest_operator.schema import bundled_migrations
 

@@ -36,7 +36,18 @@ EVERYTHING: dict[str, Any] = {
     "postgresql": {"synchronous": "Required", "parameters": {"work_mem": "8MB", "max_worker_processes": 12}},
     "database": {"name": "media", "owner": "media"},
     "connections": {"max": 200, "limit": 90, "poolTimeout": 5, "connectTimeout": 3},
-    "migrations": {"source": {"configMap": {"name": "migrations"}}, "target": "20250704075237_init"},
+    "migrations": {
+        "source": {"configMap": {"name": "migrations"}},
+        "target": "20250704075237_init",
+        "onFailure": "Halt",
+        "rehearse": "Always",
+        "rehearsalLimit": "500Mi",
+        "allowDestructive": True,
+        "lockTimeout": "2s",
+        "statementTimeout": "1h",
+        "retry": "second",
+        "backupStorage": {"size": "5Gi", "storageClassName": "slow"},
+    },
     "hardening": {
         "recommendedIndexes": True,
         "checkConstraints": {"enabled": True, "userRoles": ["user", "$(HOME)"]},
@@ -54,6 +65,7 @@ EVERYTHING: dict[str, Any] = {
 }
 SPECS: dict[str, dict[str, Any]] = {
     "empty": {},
+    "migrations from an image": {"migrations": {"source": {"image": {"reference": "images.example/medianest:2"}}}},
     "everything": EVERYTHING,
     "homelab": yaml.safe_load((ROOT / "examples/homelab.yaml").read_text())["spec"],
     "production": yaml.safe_load((ROOT / "examples/production.yaml").read_text())["spec"],
@@ -72,8 +84,9 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         patroni.config_map(names, spec, owner),
         statefulset.stateful_set(names, spec, IMAGE, spec.instances, owner),
         statefulset.disruption_budget(names, owner),
-        migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner),
+        migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner, backs_up=True),
         hardening_job.hardening_job(names, spec, IMAGE, "0123456789abcdef", owner),
+        migration_job.backup_claim(names, spec, owner),
         secrets.tls_secret(names, names.server_tls_secret, "certificate", "key", "authority", owner),
         *(
             secrets.login_secret(names, spec, role, "word", "authority", owner, replicas=spec.instances > 1)
@@ -103,12 +116,22 @@ def test_pods_are_restricted(manifests: list[meta.Manifest]) -> None:
 
 def test_every_child_goes_with_its_database(manifests: list[meta.Manifest]) -> None:
     for manifest in manifests:
+        assert manifest["metadata"]["labels"][naming.LABEL_DATABASE] == "medianest"
+        if manifest["kind"] == "PersistentVolumeClaim" and "ownerReferences" not in manifest["metadata"]:
+            # Backups outlive the object where its volumes do.
+            continue
         (owner,) = manifest["metadata"]["ownerReferences"]
         assert owner["uid"] == DATABASE["metadata"]["uid"]
         # Nothing that a deletion would have to wait for.
         assert "blockOwnerDeletion" not in owner
         assert "finalizers" not in manifest["metadata"]
-        assert manifest["metadata"]["labels"][naming.LABEL_DATABASE] == "medianest"
+
+
+@pytest.mark.parametrize(("policy", "owned"), [("Retain", False), ("Delete", True)])
+def test_backups_stay_where_the_volumes_do(policy: str, owned: bool) -> None:
+    found = children({"storage": {"onDelete": policy}})
+    [claim] = [manifest for manifest in found if manifest["kind"] == "PersistentVolumeClaim"]
+    assert ("ownerReferences" in claim["metadata"]) is owned
 
 
 def test_no_two_children_share_a_name(manifests: list[meta.Manifest]) -> None:

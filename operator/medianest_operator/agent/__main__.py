@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
+
 if TYPE_CHECKING:
     from psycopg import Connection
 
@@ -80,6 +82,18 @@ def migrate(
     source: SourceOption = None,
     bundled: BundledOption = False,
     target: TargetOption = None,
+    on_failure: Annotated[
+        OnFailure, typer.Option(help="Rollback goes back to where the run began and proves it; Halt stops.")
+    ] = OnFailure.ROLLBACK,
+    rehearse: Annotated[
+        Rehearse, typer.Option(help="Try the run on a copy first; Auto copies no data above --rehearsal-limit.")
+    ] = Rehearse.AUTO,
+    rehearsal_limit: Annotated[
+        int, typer.Option(help="Size of the database up to which Auto copies the data.", metavar="BYTES")
+    ] = 2 << 30,
+    allow_destructive: Annotated[
+        bool, typer.Option("--allow-destructive", help="Let statements run that lose data.")
+    ] = False,
     lock_timeout: Annotated[
         str, typer.Option(help="How long a statement waits for a table's lock; 0 for ever.", metavar="DURATION")
     ] = "10s",
@@ -90,24 +104,39 @@ def migrate(
         str, typer.Option(help="How long to wait for another run to end.", metavar="DURATION")
     ] = "10s",
     connect_timeout: ConnectTimeoutOption = "60s",
+    backup_dir: Annotated[
+        Path | None, typer.Option(help="Where the pre-migration backup goes: a mounted volume. None without it.")
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
+    ] = None,
+    retry: Annotated[str | None, typer.Option(help="Another id lets a source be tried again that failed.")] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Don't try again what failed with the same source and options.")
+    ] = False,
     result_file: ResultFileOption = None,
 ) -> None:
     """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
     from medianest_operator.migrations.execute import Interrupted
     from medianest_operator.migrations.reasons import MigrationResult, Reason
-    from medianest_operator.migrations.run import RunOptions
 
     options = RunOptions(
         target=target,
+        on_failure=on_failure,
+        rehearse=rehearse,
+        rehearsal_limit=rehearsal_limit,
+        allow_destructive=allow_destructive,
         lock_timeout=duration(lock_timeout),
         statement_timeout=duration(statement_timeout),
         run_lock_timeout=duration(run_lock_timeout) / 1000,
+        retry=retry,
+        once=once,
     )
     wait = duration(connect_timeout) / 1000
     _check_source_options(source, bundled)
     _stop_on_sigterm()
     try:
-        result = _migrate(source, options, wait)
+        result = _migrate(source, options, wait, backup_dir, work_dir)
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
     _finish(result, result_file)
@@ -121,17 +150,28 @@ def plan(
     as_json: JsonOption = False,
     connect_timeout: ConnectTimeoutOption = "10s",
 ) -> None:
-    """Show what `migrate` would do. Changes nothing; exits 1 if something is in the way."""
+    """Show what `migrate` would do. Changes nothing; exits 1 if something is in the way or a statement is refused."""
+    import psycopg
+
     from medianest_operator.agent import show
     from medianest_operator.migrations.history import read_history
+    from medianest_operator.migrations.lint import Severity, lint, read_table_sizes
     from medianest_operator.migrations.plan import make_plan
 
     _check_source_options(source, bundled)
     migrations = _load_or_exit(source)
-    with _connect_or_exit(connect_timeout, "plan") as connection:
-        result = make_plan(migrations, read_history(connection), target)
-    _say(show.plan_as_json(result) if as_json else show.plan_as_table(result, migrations))
-    if result.blocker is not None:
+    try:
+        with _connect_or_exit(connect_timeout, "plan") as connection:
+            # Somebody who has a table locked must not keep the command waiting for ever.
+            connection.execute(
+                "SELECT set_config('lock_timeout', '10s', false) WHERE current_setting('lock_timeout') = '0'"
+            )
+            result = make_plan(migrations, read_history(connection), target)
+            findings = lint(result.pending, read_table_sizes(connection) if result.pending else {})
+    except psycopg.Error as error:
+        _fail(f"the plan could not be made: {error}", _TEMPORARY)
+    _say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
+    if result.blocker is not None or any(finding.severity is Severity.REFUSED for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -154,6 +194,17 @@ def harden(
     except Interrupted:
         result = HardeningResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
     _finish(result, result_file)
+
+
+@app.command()
+def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
+    """Accept the database as it is after a run that could not be proved undone: writers may connect again."""
+    from medianest_operator.migrations import recovery
+    from medianest_operator.migrations.journal import Journal
+
+    with _connect_or_exit(connect_timeout, "settle") as connection:
+        settled = recovery.settle(connection, Journal(connection))
+    _say(f"settled {settled}" if settled else "nothing to settle")
 
 
 @app.command()
@@ -195,8 +246,11 @@ def main() -> None:
         sys.exit({_TYPER_USAGE: EXIT_FAILED, _TEMPORARY: EXIT_TRANSIENT}.get(code, code))
 
 
-def _migrate(source: Path | None, options: Any, wait: float) -> MigrationResult:
-    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from
+def _migrate(
+    source: Path | None, options: RunOptions, wait: float, backup_dir: Path | None, work_dir: Path | None
+) -> MigrationResult:
+    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from, libpq_environment
+    from medianest_operator.backups.repository import DirectoryRepository
     from medianest_operator.migrations.reasons import MigrationResult, Reason
     from medianest_operator.migrations.run import MigrationRun
     from medianest_operator.migrations.source import SourceError
@@ -210,9 +264,14 @@ def _migrate(source: Path | None, options: Any, wait: float) -> MigrationResult:
         connection = connect(conninfo, wait, _say, "migrate")
     except ConnectError as error:
         return MigrationResult.of(Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}")
+    workbench = Workbench(
+        environment=libpq_environment(connection),
+        repository=DirectoryRepository(backup_dir) if backup_dir else None,
+        scratch=work_dir,
+    )
     with connection:
         connection.add_notice_handler(lambda diag: _say(f"{diag.severity}: {diag.message_primary}"))
-        return MigrationRun(connection, migrations, options, _say).run()
+        return MigrationRun(connection, migrations, options, _say, workbench).run()
 
 
 def _load(source: Path | None) -> tuple[Migration, ...]:

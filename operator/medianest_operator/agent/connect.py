@@ -61,6 +61,22 @@ def conninfo_from(environment: Mapping[str, str] = os.environ) -> str:
     return libpq_uri(url) if url else ""
 
 
+def libpq_environment(connection: Connection[Any]) -> dict[str, str]:
+    """libpq's variables that lead PostgreSQL's own programs to where a connection is.
+
+    What the connection took from this process's environment they find there by themselves.
+    """
+    names = {
+        "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE",
+        "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+    }  # fmt: skip
+    given = connection.info.get_parameters()
+    found = {variable: given[name] for name, variable in names.items() if name in given}
+    if connection.info.password:
+        found["PGPASSWORD"] = connection.info.password
+    return found
+
+
 def connect(conninfo: str, timeout: float, report: Callable[[str], None], purpose: str) -> Connection[TupleRow]:
     """Connect in autocommit, trying again until the server lets us in.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from medianest_operator.migrations.lint import Finding, Severity
 from medianest_operator.migrations.plan import Plan
 from medianest_operator.migrations.source import Migration
 from medianest_operator.postgres.indexes import IndexHealth
 
 
-def plan_as_json(plan: Plan) -> str:
-    """The plan as one JSON object."""
+def plan_as_json(plan: Plan, findings: Sequence[Finding] = ()) -> str:
+    """The plan, and what was found in the pending migrations, as one JSON object."""
     document = {
         "version": plan.version,
         "target": plan.target,
@@ -24,20 +26,22 @@ def plan_as_json(plan: Plan) -> str:
         "failed": plan.failed,
         "warnings": plan.warnings,
         "blocker": plan.blocker and {"reason": plan.blocker.reason, "message": plan.blocker.message},
+        "findings": [asdict(finding) for finding in findings],
     }
     return json.dumps(document, indent=2)
 
 
-def plan_as_table(plan: Plan, migrations: Sequence[Migration]) -> str:
-    """A line for each migration with its state, then what is odd, then what would happen."""
+def plan_as_table(plan: Plan, migrations: Sequence[Migration], findings: Sequence[Finding] = ()) -> str:
+    """A line for each migration with its state, then what is odd, what was found, and what would happen."""
     names = sorted({migration.name for migration in migrations} | set(plan.applied) | set(plan.failed))
     width = max(map(len, names), default=0)
     lines = [f"{name:<{width}}  {_state(plan, name)}" for name in names]
     lines += [f"warning: {warning}" for warning in plan.warnings]
+    lines += [f"{finding.severity}: {finding}" for finding in findings]
     if plan.blocker is not None:
         lines.append(f"{plan.blocker.reason}: {plan.blocker.message}")
     elif plan.pending:
-        lines.append(f"{len(plan.pending)} to apply.")
+        lines.append(f"{len(plan.pending)} to apply{_held_up(findings)}.")
     else:
         lines.append("Nothing to apply.")
     return "\n".join(lines)
@@ -57,6 +61,15 @@ def index_health(health: IndexHealth) -> str:
         for item in health.unindexed_foreign_keys
     ]
     return "\n".join(lines)
+
+
+def _held_up(findings: Sequence[Finding]) -> str:
+    severities = [finding.severity for finding in findings]
+    if Severity.REFUSED in severities:
+        return ", but not as long as a statement is refused"
+    if Severity.DESTRUCTIVE in severities:
+        return ", but only with spec.migrations.allowDestructive"
+    return ""
 
 
 def _state(plan: Plan, name: str) -> str:

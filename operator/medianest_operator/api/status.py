@@ -72,6 +72,26 @@ class MigrationFailure(ApiModel):
     message: str
 
 
+class Rollback(ApiModel):
+    """How a failed run was undone."""
+
+    strategy: str
+    """Transaction, Down, Inverse or Restore."""
+    proved: bool
+    proof: str
+    """The comparison with before, in words."""
+
+
+class Rehearsal(ApiModel):
+    """What the run on a copy showed."""
+
+    data: bool
+    """Whether the copy held the data, or the definitions alone."""
+    locks: list[str] = []
+    """The strong locks on tables, and for how long at the most."""
+    note: str | None = None
+
+
 class MigrationRun(ApiModel):
     """The last run of the migration Job."""
 
@@ -80,12 +100,18 @@ class MigrationRun(ApiModel):
     """Digest of the source and target that it ran."""
     outcome: str
     """Running, Applied or Failed."""
+    step: str | None = None
+    """Where it stands while it runs: Planned, BackingUp, Rehearsing, Fencing, Applying, Proving, RollingBack."""
     reason: str | None = None
     message: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
     applied: list[AppliedMigration] = []
     failed: MigrationFailure | None = None
+    rollback: Rollback | None = None
+    rehearsal: Rehearsal | None = None
+    backup: str | None = None
+    """The pre-migration backup's path in its volume."""
 
 
 class Schema(ApiModel):
@@ -93,6 +119,8 @@ class Schema(ApiModel):
     """The last migration that is applied, from the live history."""
     pending: list[str] = []
     """Migrations of the source that are not applied yet."""
+    drift: list[str] = []
+    """What no migration has made, in words; at most ten."""
     last_run: MigrationRun | None = None
 
 

@@ -60,6 +60,11 @@ INSERT_STARTED: LiteralString = """
 INSERT INTO public._prisma_migrations (id, checksum, started_at, migration_name) VALUES (%s, %s, %s, %s)
 """
 
+INSERT_RESOLVED: LiteralString = """
+INSERT INTO public._prisma_migrations (id, checksum, started_at, finished_at, migration_name, applied_steps_count)
+VALUES (%s, %s, %s, %s, %s, 0)
+"""
+
 MARK_FINISHED: LiteralString = """
 UPDATE public._prisma_migrations
    SET finished_at = %s, applied_steps_count = applied_steps_count + 1
@@ -169,6 +174,11 @@ def insert_started(connection: Connection[Any], migration: Migration, started_at
     row_id = str(uuid.uuid4())
     connection.execute(INSERT_STARTED, (row_id, migration.checksum, started_at, migration.name))
     return row_id
+
+
+def insert_resolved(connection: Connection[Any], migration: Migration, at: datetime) -> None:
+    """What `prisma migrate resolve --applied` leaves: a finished row of which no step was run."""
+    connection.execute(INSERT_RESOLVED, (str(uuid.uuid4()), migration.checksum, at, at, migration.name))
 
 
 def mark_finished(connection: Connection[Any], row_id: str) -> None:

@@ -38,6 +38,13 @@ class Reason(enum.StrEnum):
     PARTIALLY_APPLIED = "PartiallyApplied"
     STATEMENT_TIMEOUT = "StatementTimeout"
     TRANSACTION_LEFT_OPEN = "TransactionLeftOpen"
+    STATEMENT_REFUSED = "StatementRefused"
+    DESTRUCTIVE = "DestructiveStatement"
+    INVALID_INDEX = "InvalidIndex"
+    REHEARSAL_DIFFERS = "RehearsalDiffers"
+    REHEARSAL_IMPOSSIBLE = "RehearsalImpossible"
+    ROLLBACK_IMPOSSIBLE = "RollbackImpossible"
+    ROLLBACK_UNPROVED = "RollbackUnproved"
     INTERNAL_ERROR = "InternalError"
 
     CONNECT_FAILED = "ConnectFailed"
@@ -48,6 +55,9 @@ class Reason(enum.StrEnum):
     CONFLICT = "Conflict"
     OUT_OF_RESOURCES = "OutOfResources"
     INTERRUPTED = "Interrupted"
+    BACKUP_FAILED = "BackupFailed"
+    FENCE_FAILED = "FenceFailed"
+    ROLLBACK_UNFINISHED = "RollbackUnfinished"
 
     @property
     def outcome(self) -> Outcome:
@@ -67,6 +77,9 @@ _TRANSIENT = frozenset(
         Reason.CONFLICT,
         Reason.OUT_OF_RESOURCES,
         Reason.INTERRUPTED,
+        Reason.BACKUP_FAILED,
+        Reason.FENCE_FAILED,
+        Reason.ROLLBACK_UNFINISHED,
     }
 )
 
@@ -105,6 +118,45 @@ class FailedMigration(_Frozen):
     hint: str | None = None
 
 
+class StepTime(_Frozen):
+    """How long a step of the run took."""
+
+    name: str
+    milliseconds: int
+
+
+class Rehearsal(_Frozen):
+    """What was seen on the copy.
+
+    Attributes:
+        data: whether the copy held the data, or the definitions alone.
+        fingerprint: of the catalog that the copy reached.
+        locks: the strongest locks that were taken there, each with its table and for how long at the most.
+        note: why it was not more than that, or why there was none.
+    """
+
+    data: bool
+    fingerprint: str | None = None
+    locks: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class Rollback(_Frozen):
+    """How a failed run was undone.
+
+    Attributes:
+        strategy: `Transaction`, `Down`, `Inverse` or `Restore`.
+        proved: catalog and rows were compared with those from before, and are equal.
+        proof: the comparison in words.
+        milliseconds: from the failure to the proof.
+    """
+
+    strategy: str
+    proved: bool
+    proof: str
+    milliseconds: int
+
+
 class MigrationResult(_Frozen):
     """How a run ended; its JSON is the Job's termination message.
 
@@ -117,6 +169,10 @@ class MigrationResult(_Frozen):
         pending: what is still to be applied, up to the target.
         warnings: what doesn't stop a run and still wants a look: edited, missing or out-of-order migrations.
         failed: where a migration failed.
+        rollback: how what had been done was undone; absent where nothing had to be.
+        rehearsal: what the run on a copy showed.
+        backup: the pre-migration backup's path in its repository.
+        steps: how long each step took.
         truncated: texts or lists were shortened to fit a termination message.
     """
 
@@ -128,6 +184,10 @@ class MigrationResult(_Frozen):
     pending: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     failed: FailedMigration | None = None
+    rollback: Rollback | None = None
+    rehearsal: Rehearsal | None = None
+    backup: str | None = None
+    steps: tuple[StepTime, ...] = ()
     truncated: bool = False
 
     @classmethod
@@ -147,7 +207,8 @@ class MigrationResult(_Frozen):
             text = self._shortened(longest).model_dump_json(exclude_none=True)
         if len(text.encode("utf-8")) <= limit:
             return text
-        bare = self._shortened(60).model_copy(update={"applied": (), "pending": (), "warnings": ()})
+        left_out = {"applied": (), "pending": (), "warnings": (), "rehearsal": None, "steps": ()}
+        bare = self._shortened(60).model_copy(update=left_out)
         return bare.model_dump_json(exclude_none=True)
 
     def _shortened(self, longest: int) -> MigrationResult:
@@ -159,10 +220,14 @@ class MigrationResult(_Frozen):
                 "hint": self.failed.hint and shorten(self.failed.hint, longest // 2),
             }
         )
+        rollback = self.rollback and self.rollback.model_copy(update={"proof": shorten(self.rollback.proof, longest)})
+        rehearsal = self.rehearsal and self.rehearsal.model_copy(update={"locks": self.rehearsal.locks[:items]})
         return self.model_copy(
             update={
                 "message": shorten(self.message, longest),
                 "failed": failed,
+                "rollback": rollback,
+                "rehearsal": rehearsal,
                 # The last applied and the next pending are what people look for.
                 "applied": self.applied[-items:],
                 "pending": self.pending[:items],

@@ -1,62 +1,59 @@
-"""Apply what is pending, one method a step: lock, plan, apply each file, record.
+"""A migration run, one method a step: lock, recover, plan, lint, back up, rehearse, fence, apply, prove, record.
 
-A file that can be undone by a rollback runs in one transaction together with its row in `_prisma_migrations`: after a
-crash at any moment the row is finished and the changes are there, or neither is. The few files that can't run so
-(they commit by themselves, or hold a statement that must stand alone) are sent as Prisma's engine sends them, with
-their row started before and finished after.
+Whatever happens, the run ends in one of two ways: everything up to the target is applied, or the database is as it was
+before and that has been proved. Where the process itself is cut off, the journal tells the next run how far it came,
+and that one finishes the way back before it does anything else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.pq import TransactionStatus
 
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.execute import Interrupted, ScriptOutcome, ServerError, run_script
-from medianest_operator.migrations.explain import describe_failure, prisma_logs, reason_for
-from medianest_operator.migrations.history import History
+from medianest_operator.migrations import rehearsal, session
+from medianest_operator.migrations.apply import Application, Failure
+from medianest_operator.migrations.checks import (
+    Holders,
+    check_destruction,
+    check_indexes,
+    check_rehearsed,
+    read_holders,
+)
+from medianest_operator.migrations.clock import Clock
+from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
+from medianest_operator.migrations.evidence import Evidence, application_catalog
+from medianest_operator.migrations.execute import Interrupted, ServerError
+from medianest_operator.migrations.explain import reason_for
+from medianest_operator.migrations.fence import Fence, FenceError, lift_fence, observe, obstacle, raise_fence
+from medianest_operator.migrations.halt import halt
+from medianest_operator.migrations.journal import Ending, Entry, Journal, Step, result_as_json
+from medianest_operator.migrations.lint import Severity, TableSize, lint, read_table_sizes
+from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
+from medianest_operator.migrations.parts import Part, Strategy, UndoPlan, make_parts, parse_all, plan_undo
 from medianest_operator.migrations.plan import Plan, make_plan
-from medianest_operator.migrations.reasons import AppliedMigration, FailedMigration, MigrationResult, Outcome, Reason
-from medianest_operator.migrations.script import Script, parse
-from medianest_operator.migrations.source import Migration
-from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
+from medianest_operator.migrations.preparation import Preparation
+from medianest_operator.migrations.reasons import (
+    FailedMigration,
+    MigrationResult,
+    Outcome,
+    Reason,
+    Rehearsal,
+    Rollback,
+)
+from medianest_operator.migrations.recovery import Recovery, RunEnd, way_back
+from medianest_operator.migrations.source import Migration, content_digest
+from medianest_operator.migrations.versions import adopt_baseline, record_version, schema_of
+from medianest_operator.migrations.watch import Watcher
+from medianest_operator.postgres.catalog import difference
 
 # How often the run's lock is asked for while another run holds it, seconds.
 LOCK_POLL = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How to run.
-
-    Attributes:
-        target: the last migration to apply; `None` applies all.
-        lock_timeout: how long a statement waits for a table's lock, milliseconds; 0 waits for ever.
-        statement_timeout: how long a statement may take, milliseconds; 0 sets no limit.
-        run_lock_timeout: how long to wait for another run to end, seconds. Prisma waits 10.
-    """
-
-    target: str | None = None
-    lock_timeout: int = 10_000
-    statement_timeout: int = 0
-    run_lock_timeout: float = 10.0
-
-
-class RunError(Exception):
-    """The run ends here; carries everything that the result says about it."""
-
-    def __init__(self, reason: Reason, message: str, failed: FailedMigration | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.failed = failed
 
 
 class MigrationRun:
@@ -65,8 +62,9 @@ class MigrationRun:
     Args:
         connection: logged in as a role whose objects belong to the schema's owner.
         source: the migrations.
-        options: target and timeouts.
+        options: target, timeouts, and what is allowed.
         report: called with a line of text for people at each step.
+        workbench: where backups go and copies are made.
     """
 
     def __init__(
@@ -75,6 +73,7 @@ class MigrationRun:
         source: Sequence[Migration],
         options: RunOptions | None = None,
         report: Callable[[str], None] = lambda line: None,
+        workbench: Workbench | None = None,
     ) -> None:
         if not connection.autocommit:
             raise ValueError("a migration run needs a connection in autocommit")
@@ -82,42 +81,72 @@ class MigrationRun:
         self._source = source
         self._options = options or RunOptions()
         self._report = report
-        self._applied: list[AppliedMigration] = []
+        self._workbench = workbench or Workbench()
+        self._journal = Journal(connection)
+        self._digest = content_digest(source, self._options.digested())
+        self._entry: Entry | None = None
         self._plan = Plan()
+        self._parts: tuple[Part, ...] = ()
+        self._undo = UndoPlan(Strategy.TRANSACTION)
+        self._tables: Mapping[str, TableSize] = {}
+        self._lint_warnings: tuple[str, ...] = ()
+        self._before: Evidence | None = None
+        self._undrifted = False
+        self._holders: Holders = {}
+        self._rehearsed: rehearsal.Rehearsed | None = None
+        self._rehearsal: Rehearsal | None = None
+        self._rollback: Rollback | None = None
+        self._application: Application | None = None
+        self._finished = False
+        self._clock = Clock()
 
     def run(self) -> MigrationResult:
         """Go through all steps; whatever happens ends in a result, never in an exception of the server's."""
         try:
-            self._prepare_session()
-            self._take_lock()
-            self._make_plan()
-            self._apply_pending()
+            return self._run()
+        except RunEnd as end:
+            return end.result
         except RunError as stop:
-            return self._result(stop.reason, stop.message, failed=stop.failed)
+            result = self._result(stop.reason, stop.message, failed=stop.failed)
         except Interrupted:
-            return self._result(
+            result = self._result(
                 Reason.INTERRUPTED, "The run was asked to stop before its end. Trying again continues it."
             )
         except psycopg.Error as error:
-            return self._server_failure(error)
+            result = self._server_failure(error)
+        return self._settle(result)
+
+    def _run(self) -> MigrationResult:
+        with self._clock.timed("lock"):
+            self._prepare_session()
+            self._take_lock()
+        with self._clock.timed("recover"):
+            self._recover()
+        self._stop_if_failed_before()
+        with self._clock.timed("plan"):
+            self._make_plan()
+        if not self._plan.pending:
+            self._record_version()
+            return self._up_to_date()
+        self._lint()
+        self._choose_parts()
+        self._begin()
+        self._look_for_drift()
+        if self._options.on_failure is OnFailure.ROLLBACK:
+            self._prepare()
+            self._fence()
+        with self._clock.timed("apply"):
+            self._apply()
+        with self._clock.timed("prove"):
+            self._prove()
+        self._record_version()
         return self._success()
 
     # The steps.
 
     def _prepare_session(self) -> None:
         """Set what every file must find, and refuse a server that can't be written to."""
-        options = self._options
-        settings = {
-            # As Prisma sets it; a schema named like the role would otherwise come first.
-            "search_path": "public",
-            "client_encoding": "UTF8",
-            "lock_timeout": f"{options.lock_timeout}ms",
-            "statement_timeout": f"{options.statement_timeout}ms",
-            # A server whose client died stops working for it and gives up its locks.
-            "client_connection_check_interval": "2s",
-        }
-        for name, value in settings.items():
-            self._connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+        session.prepare(self._connection, self._options)
         row = self._connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
         if row and row[0]:
             raise RunError(Reason.NOT_PRIMARY, "The server is a replica; migrations run on the primary. Trying again.")
@@ -139,166 +168,343 @@ class MigrationRun:
                 told = True
             time.sleep(LOCK_POLL)
 
+    def _recover(self) -> None:
+        """Bring what an earlier run left to its end, before anything else happens."""
+        if not self._journal.exists():
+            return
+        entry = self._journal.open_entry()
+        if entry is None:
+            return
+        if entry.unproved and self._options.once and entry.source == self._digest:
+            self._stop_if_failed_before()
+        Recovery(self._connection, self._journal, entry, self._options, self._workbench, self._report).run()
+
+    def _stop_if_failed_before(self) -> None:
+        """What failed isn't tried again until its content, an option or the retry id changes."""
+        if not self._options.once or not self._journal.exists():
+            return
+        known = self._journal.result_of(self._digest)
+        if known is not None and known[1].get("outcome") == Outcome.FAILED:
+            self._report("this source has failed before and hasn't changed since; it is not tried again")
+            raise RunEnd(MigrationResult.model_validate(known[1]))
+
     def _make_plan(self) -> None:
         """Read the history, compare, and stop if nothing may be applied."""
-        history = self._read_history()
-        self._plan = make_plan(self._source, history, self._options.target)
-        for warning in self._plan.warnings:
+        history = prisma.read_history(self._connection)
+        plan = make_plan(self._source, history, self._options.target)
+        if plan.blocker is not None and plan.blocker.reason is Reason.BASELINE_REQUIRED:
+            adopted = adopt_baseline(
+                self._connection, self._source, self._workbench.scratch, plan.blocker.message, self._report
+            )
+            plan = make_plan(self._source, adopted, self._options.target)
+            history = adopted
+        self._plan = plan
+        for warning in plan.warnings:
             self._report(f"warning: {warning}")
-        if self._plan.blocker is not None:
-            message = self._plan.blocker.message
-            raise RunError(self._plan.blocker.reason, message[0].upper() + message[1:])
+        if plan.blocker is not None:
+            raise RunError(plan.blocker.reason, _capital(plan.blocker.message))
         if not history.exists:
             prisma.ensure_table(self._connection)
 
-    def _apply_pending(self) -> None:
-        total = len(self._plan.pending)
-        for number, migration in enumerate(self._plan.pending, start=1):
-            self._report(f"applying {migration.name} ({number} of {total})")
-            started = time.monotonic()
-            script = parse(migration.sql)
-            if script.is_atomic:
-                self._apply_in_transaction(migration, script)
-            else:
-                self._apply_standing_alone(migration, script)
-            milliseconds = round((time.monotonic() - started) * 1000)
-            self._applied.append(AppliedMigration(name=migration.name, milliseconds=milliseconds))
-            self._report(f"applied {migration.name} in {milliseconds} ms")
-
-    def _apply_in_transaction(self, migration: Migration, script: Script) -> None:
-        """The file, its row and the row's end in one transaction."""
-        started_at = datetime.now(UTC)
-        self._connection.execute("BEGIN")
-        try:
-            row_id = prisma.insert_started(self._connection, migration, started_at)
-            outcome = run_script(self._connection, migration.sql)
-            if outcome.error is None and not outcome.interrupted:
-                self._reset_session()
-                prisma.mark_finished(self._connection, row_id)
-                outcome = self._commit(outcome)
-        finally:
-            self._roll_back()
-        self._prepare_session_again()
-        if outcome.interrupted:
-            raise Interrupted
-        if outcome.error is not None:
-            reason = reason_for(outcome.error)
-            failed, text = describe_failure(migration, script, outcome)
-            if reason.outcome is Outcome.FAILED:
-                self._record_undone(migration, started_at, outcome.error)
-            raise RunError(reason, f"{text} {self._undone(reason)}", failed)
-
-    def _apply_standing_alone(self, migration: Migration, script: Script) -> None:
-        """As Prisma's engine does: start the row, run the file as it is, finish the row."""
-        before = read_catalog(self._connection)
-        row_id = prisma.insert_started(self._connection, migration, datetime.now(UTC))
-        if script.waits_harmlessly:
-            # lock_timeout keeps a waiting statement from holding up everybody behind it; this one holds up nobody,
-            # and cutting it short would leave an invalid index.
-            self._connection.execute("SET lock_timeout = 0")
-        outcome = run_script(self._connection, migration.sql)
-        left_open = self._connection.info.transaction_status is TransactionStatus.INTRANS
-        self._roll_back()
-        self._prepare_session_again()
-        if outcome.error is None and not left_open:
-            prisma.mark_finished(self._connection, row_id)
-            if outcome.interrupted:
-                raise Interrupted
+    def _lint(self) -> None:
+        """Look at what the files say, before any of it runs."""
+        with self._clock.timed("lint"):
+            sizes = read_table_sizes(self._connection)
+            self._tables = {name: size for name, size in sizes.items() if name != prisma.TABLE}
+            findings = lint(self._plan.pending, self._tables)
+        for finding in findings:
+            self._report(f"{finding.severity}: {finding.message}")
+        self._lint_warnings = tuple(f.message for f in findings if f.severity is Severity.WARNING)
+        refused = [finding for finding in findings if finding.severity is Severity.REFUSED]
+        if not self._options.allow_destructive and not refused:
+            refused = [finding for finding in findings if finding.severity is Severity.DESTRUCTIVE]
+        if not refused:
             return
-        error = outcome.error or ServerError(None, "the file begins a transaction and never commits it")
-        failed, text = describe_failure(migration, script, outcome, error)
-        prisma.mark_failed(self._connection, row_id, prisma_logs(migration, error))
-        left = self._what_was_left(script, outcome, before)
-        if left is not None:
-            raise RunError(
-                Reason.PARTIALLY_APPLIED,
-                f"{text} {left} Remove or complete that, then record it with `prisma migrate resolve --rolled-back"
-                f" {migration.name}` or `--applied {migration.name}`.",
-                failed,
+        first = refused[0]
+        more = f" ({len(refused) - 1} more like it in the log.)" if len(refused) > 1 else ""
+        destructive = first.severity is Severity.DESTRUCTIVE
+        advice = " Set spec.migrations.allowDestructive to true if that is meant." if destructive else ""
+        raise RunError(
+            Reason.DESTRUCTIVE if destructive else Reason.STATEMENT_REFUSED,
+            f"{first.message}{advice}{more} Nothing was changed.",
+            FailedMigration(
+                migration=first.migration, statement=first.statement, line=first.line, message=first.message
+            ),
+        )
+
+    def _choose_parts(self) -> None:
+        """Cut the run into parts, and choose how each would be undone."""
+        planned = parse_all(self._plan.pending)
+        together = self._options.on_failure is OnFailure.ROLLBACK
+        self._parts = make_parts(planned, together)
+        if not together:
+            self._undo = UndoPlan(Strategy.NONE)
+            return
+        self._holders = read_holders(self._connection)
+        self._set_undo(plan_undo(self._parts, application_catalog(self._connection)))
+
+    def _set_undo(self, undo: UndoPlan) -> None:
+        """Take an undo plan, if this run can go through with it."""
+        if undo.fenced and self._tables:
+            problem = obstacle(self._connection)
+            if problem is None and undo.strategy is Strategy.RESTORE and self._workbench.repository is None:
+                problem = "no place for a backup was given"
+            if problem:
+                raise RunError(
+                    Reason.ROLLBACK_IMPOSSIBLE,
+                    f"This run could not be undone without holding writers off, since {undo.why}; and they can't be"
+                    f" held off, or nothing could be restored: {problem}. Nothing was changed. Put such statements"
+                    " into a migration of their own, or set spec.migrations.onFailure to Halt.",
+                )
+        self._undo = undo
+
+    def _begin(self) -> None:
+        """Write the run into the journal."""
+        self._journal.ensure()
+        downs = {m.name: m.down for m in self._plan.pending if m.down is not None}
+        self._entry = Entry(
+            source=self._digest,
+            strategy=self._undo.strategy,
+            plan={"names": list(self._plan.pending_names), "downs": downs, "version": self._plan.version},
+        )
+        self._journal.begin(self._entry)
+
+    def _look_for_drift(self) -> None:
+        """Say what no migration has made. It doesn't stop the run: the proof compares with what is, not with that."""
+        if self._plan.version is None:
+            self._undrifted = not self._tables
+            return
+        known = self._journal.version(self._plan.version)
+        if known is None:
+            return
+        unlike = difference(known[1], schema_of(application_catalog(self._connection)))
+        self._undrifted = not unlike
+        for line in unlike[:10]:
+            self._report(f"warning: drift: {line}")
+
+    def _prepare(self) -> None:
+        """Take the pre-migration backup, and try the run on a copy of it."""
+        assert self._entry is not None
+        skip = not self._tables and self._options.rehearse is not Rehearse.ALWAYS
+        rehearses = self._options.rehearse is not Rehearse.NEVER and not skip
+        if skip:
+            self._rehearsal = Rehearsal(data=False, note="the database was empty")
+        if self._undo.fenced and not rehearses:
+            # What the run goes back to is looked at once nobody writes any more.
+            return
+        with ExitStack() as stack:
+            preparation = self._preparation(stack)
+            self._before = preparation.observe_and_back_up()
+            if not rehearses:
+                return
+            self._rehearsed, self._rehearsal = preparation.rehearse(self._parts, self._undo)
+        if self._rehearsed is not None and self._rehearsed.undo_problem is not None:
+            problem = self._rehearsed.undo_problem
+            self._report(f"the way back by {self._undo.strategy.lower()} fails on the copy: {problem}")
+            why = f"the way back by {self._undo.strategy.lower()} doesn't lead back on a copy ({problem})"
+            self._set_undo(UndoPlan(Strategy.RESTORE, True, why))
+            self._rehearsed = None
+
+    def _preparation(self, stack: ExitStack) -> Preparation:
+        assert self._entry is not None
+        return Preparation(
+            self._connection,
+            self._journal,
+            self._entry,
+            self._options,
+            self._workbench,
+            self._clock,
+            self._report,
+            stack,
+            is_empty=not self._tables,
+        )
+
+    def _fence(self) -> None:
+        """Hold the writers off where the way back needs that, and take the evidence that it goes back to."""
+        assert self._entry is not None
+        if self._undo.fenced:
+            self._report(f"holding writers off: {self._undo.why}")
+            fence = observe(self._connection)
+            # Written first: whoever finds the run interrupted has to lift it.
+            self._journal.update(self._entry, step=Step.FENCING, strategy=self._undo.strategy, fence=fence.to_json())
+            with self._clock.timed("fence"):
+                try:
+                    raise_fence(self._connection, fence, self._report)
+                except FenceError as error:
+                    raise RunError(
+                        Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again."
+                    ) from error
+            with ExitStack() as stack:
+                self._before = self._preparation(stack).observe_and_back_up(contents=True)
+        assert self._before is not None
+        self._journal.update(
+            self._entry, step=Step.APPLYING, strategy=self._undo.strategy, before=self._before.to_json()
+        )
+
+    def _apply(self) -> None:
+        """Send the files; a failure takes the way back."""
+        assert self._entry is not None
+        if self._options.on_failure is OnFailure.HALT:
+            self._journal_step(Step.APPLYING)
+        watcher = Watcher(self._workbench.environment, self._report) if self._workbench.environment else None
+        self._application = Application(
+            self._connection, self._options, self._report, before_commit=self._before_commit, watcher=watcher
+        )
+        try:
+            self._application.run(self._parts)
+        except Failure as failure:
+            if self._options.on_failure is OnFailure.HALT:
+                raise halt(self._connection, failure, self._application.progress.applied) from failure
+            raise self._roll_back(failure) from failure
+        except Interrupted:
+            if self._options.on_failure is OnFailure.ROLLBACK:
+                self._go_back("the run was asked to stop")
+            raise
+        except RunError as stop:
+            raise self._roll_back(stop) from stop
+
+    def _before_commit(self, part: Part) -> None:
+        """The last look before the last commit, which carries the run's end in the journal with it."""
+        if part is not self._parts[-1] or self._options.on_failure is OnFailure.HALT:
+            return
+        self._check_reached()
+        self._finish_applied()
+
+    def _check_reached(self) -> None:
+        """Whether the database is where the rehearsal came to, and nothing was lost or left invalid."""
+        assert self._before is not None
+        reached = application_catalog(self._connection)
+        check_destruction(self._holders, read_holders(self._connection), self._options)
+        check_indexes(self._before.catalog, reached, self._parts)
+        if self._rehearsed is not None:
+            check_rehearsed(self._rehearsed.catalog, reached)
+
+    def _finish_applied(self) -> None:
+        assert self._entry is not None
+        assert self._application is not None
+        if self._entry.fence is not None:
+            lift_fence(self._connection, Fence.from_json(self._entry.fence))
+        result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": self._plan.pending_names[-1]}
+        self._journal.finish(self._entry, Ending.APPLIED, result)
+        self._finished = True
+
+    def _prove(self) -> None:
+        """Where the run's last file stood alone, the last look comes after it."""
+        assert self._entry is not None
+        if self._options.on_failure is OnFailure.HALT:
+            self._finish_applied()
+            return
+        if self._parts[-1].is_transaction:
+            return
+        self._journal_step(Step.PROVING)
+        try:
+            self._check_reached()
+        except RunError as stop:
+            raise self._roll_back(stop) from stop
+        with self._connection.transaction():
+            self._finish_applied()
+
+    # The way back.
+
+    def _roll_back(self, cause: Failure | RunError) -> RunError:
+        """Go back, prove it, record it; returns what the run ends with."""
+        text = cause.text if isinstance(cause, Failure) else cause.message
+        self._report(text)
+        self._finished = False
+        rollback = self._go_back(text, cause if isinstance(cause, Failure) else None)
+        if not rollback.proved:
+            return RunError(
+                Reason.ROLLBACK_UNPROVED,
+                f"{text} It could not be proved undone: {rollback.proof}. {UNPROVED_ADVICE}",
+                cause.failed,
             )
-        prisma.mark_rolled_back(self._connection, row_id)
-        if outcome.interrupted:
-            raise Interrupted
-        reason = Reason.TRANSACTION_LEFT_OPEN if left_open else reason_for(error)
-        raise RunError(reason, f"{text} {self._undone(reason)}", failed)
+        final = cause.reason.outcome is Outcome.FAILED
+        by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
+        return RunError(
+            cause.reason,
+            f"{text} It was undone{by}: {rollback.proof}. {ADVICE if final else 'Trying again.'}",
+            cause.failed,
+        )
+
+    def _go_back(self, why: str, failure: Failure | None = None) -> Rollback:
+        assert self._entry is not None
+        assert self._before is not None
+        transaction = self._application.transaction if self._application else None
+        self._rollback = way_back(
+            *(self._connection, self._journal, self._entry, self._options, self._workbench, self._report),
+            before=self._before,
+            failure=failure,
+            why=why,
+            transaction=transaction if self._undo.strategy is Strategy.TRANSACTION else None,
+            finish=lambda rollback: self._finish_rolled_back(rollback, why, failure),
+        )
+        return self._rollback
+
+    def _finish_rolled_back(self, rollback: Rollback, why: str, failure: Failure | None) -> Mapping[str, Any]:
+        """What the journal keeps; a failure that trying again can't help is remembered as such."""
+        final = failure is not None and failure.reason.outcome is Outcome.FAILED
+        return {
+            "outcome": Outcome.FAILED if final else Outcome.TRANSIENT,
+            "reason": failure.reason if failure else Reason.INTERRUPTED,
+            "message": why,
+            "rollback": rollback.model_dump(mode="json"),
+        }
 
     # What the steps use.
 
-    def _commit(self, outcome: ScriptOutcome) -> ScriptOutcome:
-        """Commit; a deferred constraint may still refuse."""
-        try:
-            self._connection.execute("COMMIT")
-        except psycopg.Error as error:
-            if self._connection.broken:
-                raise
-            return ScriptOutcome(outcome.completed, ServerError.from_exception(error))
-        return outcome
+    def _journal_step(self, step: Step) -> None:
+        """Note a step, unless a transaction is open for reading only: then the row follows with the next write."""
+        assert self._entry is not None
+        self._entry.step = step
+        if self._connection.info.transaction_status.name == "IDLE":
+            self._journal.step(self._entry, step)
 
-    def _roll_back(self) -> None:
-        """Leave whatever transaction is open; on a lost connection the server does it."""
-        if self._connection.broken or self._connection.closed:
-            return
-        if self._connection.info.transaction_status is not TransactionStatus.IDLE:
-            self._connection.execute("ROLLBACK")
-
-    def _reset_session(self) -> None:
-        """Undo what a file's SET left for the session: the next file, and the history, mustn't depend on it.
-
-        RESET ROLE goes back to what ALTER ROLE ... SET role gave the login. DISCARD ALL would drop the run's lock.
-        """
-        self._connection.execute("RESET ROLE")
-        self._connection.execute("RESET ALL")
-
-    def _prepare_session_again(self) -> None:
-        self._reset_session()
-        self._prepare_session()
-
-    def _read_history(self) -> History:
-        return prisma.read_history(self._connection)
-
-    def _record_undone(self, migration: Migration, started_at: datetime, error: ServerError) -> None:
-        """Write the row that a failed and then resolved migration leaves; the changes themselves are gone already."""
-        with self._connection.transaction():
-            row_id = prisma.insert_started(self._connection, migration, started_at)
-            prisma.mark_failed(self._connection, row_id, prisma_logs(migration, error))
-            prisma.mark_rolled_back(self._connection, row_id)
-
-    def _what_was_left(self, script: Script, outcome: ScriptOutcome, before: Catalog) -> str | None:
-        """What a failed file that wasn't one transaction left behind, in words; `None` if provably nothing."""
-        if script.may_have_committed(outcome.completed):
-            return (
-                "The file commits by itself, so what it did before the failure may have stayed in the database"
-                f" ({outcome.completed} of {len(script.statements)} statements went through)."
+    def _record_version(self) -> None:
+        """Keep what this version looks like, which drift is measured against."""
+        version = self._version()
+        if version is not None and self._options.on_failure is OnFailure.ROLLBACK:
+            record_version(
+                *(self._connection, self._journal, self._source, version, self._workbench.scratch, self._report),
+                undrifted=self._undrifted,
             )
-        changes = difference(before, read_catalog(self._connection))
-        if not changes:
-            return None
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        return f"It could not run in a transaction and left: {'; '.join(changes[:3])}{more}."
-
-    def _undone(self, reason: Reason) -> str:
-        earlier = ""
-        if self._applied:
-            names = ", ".join(item.name for item in self._applied)
-            earlier = f" Applied before it and kept: {names}."
-        if reason.outcome is Outcome.FAILED:
-            advice = "Fix the migration or the data, then change the source."
-        else:
-            advice = "Trying again."
-        return f"It was undone: nothing of it is left in the database.{earlier} {advice}"
 
     # Results.
 
+    def _up_to_date(self) -> MigrationResult:
+        held = f"; {len(self._plan.held_back)} held back by the target" if self._plan.held_back else ""
+        return self._result(Reason.UP_TO_DATE, f"Up to date at {self._plan.version}{held}.")
+
     def _success(self) -> MigrationResult:
-        if not self._applied:
-            held = f"; {len(self._plan.held_back)} held back by the target" if self._plan.held_back else ""
-            return self._result(Reason.UP_TO_DATE, f"Up to date at {self._plan.version}{held}.")
-        total = sum(item.milliseconds for item in self._applied)
-        count = len(self._applied)
-        plural = "s" if count > 1 else ""
+        applied = self._application.progress.applied if self._application else []
+        total = sum(item.milliseconds for item in applied)
+        plural = "s" if len(applied) > 1 else ""
         return self._result(
-            Reason.APPLIED, f"Applied {count} migration{plural} in {total} ms; the schema is at {self._version()}."
+            Reason.APPLIED,
+            f"Applied {len(applied)} migration{plural} in {total} ms; the schema is at {self._version()}.",
         )
+
+    def _settle(self, result: MigrationResult) -> MigrationResult:
+        """Give a run that failed before it changed anything its end in the journal, so that it is remembered."""
+        open_entry = self._entry
+        if self._connection.broken or self._connection.closed or self._rollback is not None:
+            return result
+        if result.reason in (Reason.NOT_PRIMARY, Reason.LOCK_NOT_GRANTED, Reason.PERMISSION_DENIED):
+            return result
+        try:
+            session.roll_back(self._connection)
+            if open_entry is None:
+                if result.outcome is not Outcome.FAILED:
+                    return result
+                self._begin()
+                open_entry = self._entry
+            assert open_entry is not None
+            with self._connection.transaction():
+                if open_entry.fence is not None:
+                    lift_fence(self._connection, Fence.from_json(open_entry.fence))
+                self._journal.finish(open_entry, Ending.REFUSED, result_as_json(result.to_json()))
+        except psycopg.Error as error:
+            self._report(f"the run's end could not be written down: {' '.join(str(error).split())}")
+        return result
 
     def _server_failure(self, error: psycopg.Error) -> MigrationResult:
         """An error outside of a file: the connection, the lock or the history."""
@@ -306,8 +512,8 @@ class MigrationRun:
         if self._connection.broken or self._connection.closed:
             return self._result(
                 Reason.CONNECTION_LOST,
-                f"The connection was lost: {' '.join(found.message.split())}. The server undoes what was not committed."
-                " Trying again.",
+                f"The connection was lost: {' '.join(found.message.split())}. The next try finds out what was"
+                " committed, and undoes it where it isn't whole.",
             )
         reason = reason_for(found)
         if found.sqlstate == "42501":
@@ -315,19 +521,35 @@ class MigrationRun:
         elif reason is Reason.MIGRATION_FAILED:
             reason = Reason.INTERNAL_ERROR
         role = self._connection.info.user
-        return self._result(reason, f"The migration history could not be used as role {role}: {found.message}.")
+        return self._result(reason, f"The run could not go on as role {role}: {found.message}.")
 
     def _version(self) -> str | None:
-        return max([*self._plan.applied, *(item.name for item in self._applied)], default=None)
+        done = self._applied_names()
+        return max([*self._plan.applied, *done], default=None)
+
+    def _applied_names(self) -> list[str]:
+        """What of this run is in the database for good."""
+        if self._application is None or self._rollback is not None:
+            return []
+        return [item.name for item in self._application.progress.applied]
 
     def _result(self, reason: Reason, message: str, failed: FailedMigration | None = None) -> MigrationResult:
-        done = {item.name for item in self._applied}
+        done = set(self._applied_names())
+        applied = self._application.progress.applied if self._application and done else []
         return MigrationResult.of(
             reason,
             message,
             version=self._version(),
-            applied=tuple(self._applied),
+            applied=tuple(applied),
             pending=tuple(name for name in self._plan.pending_names if name not in done),
-            warnings=self._plan.warnings,
+            warnings=(*self._plan.warnings, *self._lint_warnings),
             failed=failed,
+            rollback=self._rollback,
+            rehearsal=self._rehearsal,
+            backup=self._entry.backup if self._entry else None,
+            steps=tuple(self._clock.steps),
         )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

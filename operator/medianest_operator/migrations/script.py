@@ -33,14 +33,42 @@ class Kind(enum.Enum):
     MAY_COMMIT = "may commit"
 
 
+class Trace(enum.Enum):
+    """What a committed statement leaves, for undoing it."""
+
+    # Nothing that a later statement would see.
+    NOTHING = "nothing"
+    # Definitions only, whose inverse follows from the catalogs before and after.
+    DEFINITIONS = "definitions"
+    # Rows, or what the catalog doesn't tell in full: only a script that undoes it or a restore brings it back.
+    DATA = "data"
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a file: its number from 1, the line it begins on, its kind and its beginning in one line."""
+    """One statement of a file.
+
+    Attributes:
+        ordinal: its number from 1.
+        line: the line it begins on.
+        kind: what it does to the transaction.
+        excerpt: its beginning in one line.
+        trace: what it leaves once it is committed.
+        adds_enum_value: its new value can't be used before the transaction has ended (PostgreSQL manual, ALTER TYPE).
+        drops_indexes: names of the indexes that it drops.
+        makes_index: the name of the index that it creates.
+        moves_sequence: it calls setval, which no rollback undoes.
+    """
 
     ordinal: int
     line: int
     kind: Kind
     excerpt: str
+    trace: Trace = Trace.DATA
+    adds_enum_value: bool = False
+    drops_indexes: tuple[str, ...] = ()
+    makes_index: str | None = None
+    moves_sequence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +128,7 @@ class Script:
 
 def parse(sql: str) -> Script:
     """Parse a file; a file that isn't SQL gives a script that says so rather than an error."""
-    from pglast import parse_sql
+    from pglast import ast, parse_sql
     from pglast.parser import ParseError
 
     try:
@@ -120,6 +148,11 @@ def parse(sql: str) -> Script:
                 line=line,
                 kind=_kind(raw.stmt, text),
                 excerpt=_excerpt(text),
+                trace=_trace(raw.stmt),
+                adds_enum_value=isinstance(raw.stmt, ast.AlterEnumStmt) and raw.stmt.newVal is not None,
+                drops_indexes=_dropped_indexes(raw.stmt),
+                makes_index=raw.stmt.idxname if isinstance(raw.stmt, ast.IndexStmt) else None,
+                moves_sequence="setval" in text.lower(),
             )
         )
     return Script(tuple(statements))
@@ -217,6 +250,66 @@ def _kind_of_reindex(node: Any) -> Kind:
         enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
     )
     return Kind.STANDALONE if node.kind in whole else Kind.ORDINARY
+
+
+def _trace(node: Any) -> Trace:
+    from pglast import ast, enums
+
+    match node:
+        case (
+            ast.TransactionStmt()
+            | ast.VariableSetStmt()
+            | ast.VariableShowStmt()
+            | ast.VacuumStmt()
+            | ast.LockStmt()
+            | ast.ConstraintsSetStmt()
+            | ast.CheckPointStmt()
+        ):
+            return Trace.NOTHING
+        case (
+            ast.IndexStmt()
+            | ast.ReindexStmt()
+            | ast.CreateStmt()
+            | ast.CreateTableAsStmt()
+            | ast.ViewStmt()
+            | ast.CreateFunctionStmt()
+            | ast.CreateSeqStmt()
+            | ast.CreateTrigStmt()
+            | ast.CreateEnumStmt()
+            | ast.CompositeTypeStmt()
+            | ast.CreateDomainStmt()
+            | ast.CreateStatsStmt()
+            | ast.CreatePolicyStmt()
+            | ast.CreateSchemaStmt()
+            | ast.CreateExtensionStmt()
+            | ast.CommentStmt()
+        ):
+            return Trace.DEFINITIONS
+        case ast.DropStmt(removeType=enums.ObjectType.OBJECT_INDEX):
+            return Trace.DEFINITIONS
+        case ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TABLE):
+            kinds = enums.AlterTableType
+            # What tightens or adds. What loosens, as DROP NOT NULL does, lets rows in that its inverse refuses.
+            invertible = {
+                kinds.AT_AddColumn,
+                kinds.AT_AddConstraint,
+                kinds.AT_ValidateConstraint,
+                kinds.AT_ColumnDefault,
+                kinds.AT_SetNotNull,
+            }
+            return Trace.DEFINITIONS if all(c.subtype in invertible for c in node.cmds or ()) else Trace.DATA
+        case _:
+            return Trace.DATA
+
+
+def _dropped_indexes(node: Any) -> tuple[str, ...]:
+    from pglast import ast, enums
+
+    match node:
+        case ast.DropStmt(removeType=enums.ObjectType.OBJECT_INDEX):
+            return tuple(names[-1].sval for names in node.objects or ())
+        case _:
+            return ()
 
 
 def _block_may_commit(node: Any, text: str) -> bool:

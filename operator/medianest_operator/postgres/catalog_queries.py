@@ -12,7 +12,8 @@ from typing import LiteralString
 # Names are spelled as in SQL, and without the schema in `public`, so that they read well in messages.
 _PUBLIC: LiteralString = "CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END"
 _USER_SCHEMA: LiteralString = (
-    "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"  # pg_catalog, pg_toast, pg_temp_*
+    # pg_catalog, pg_toast, pg_temp_*; and the operator's journal (naming.JOURNAL_SCHEMA).
+    "n.nspname NOT IN ('information_schema', 'medianest_operator') AND n.nspname !~ '^pg_'"
 )
 
 
@@ -184,7 +185,8 @@ SELECT 'comment' AS kind, NULL AS owner_table, i.type || ' ' || i.identity AS na
  WHERE d.objoid >= 16384 AND i.identity IS NOT NULL
    AND NOT EXISTS (SELECT FROM pg_depend e
                     WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e')
-   AND d.classoid <> 'pg_extension'::regclass
+   AND d.classoid <> 'pg_extension'::regclass AND i.schema IS DISTINCT FROM 'medianest_operator'
+   AND NOT (i.type = 'schema' AND i.name = 'medianest_operator')
 """
 
 PUBLICATIONS: LiteralString = """

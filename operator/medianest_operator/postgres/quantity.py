@@ -1,10 +1,13 @@
 """Kubernetes quantities and PostgreSQL's sizes as numbers."""
 
+import re
+from datetime import timedelta
 from decimal import Decimal
 
 from kubernetes.utils.quantity import parse_quantity
 
 MIB = 1024 * 1024
+_UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 def to_number(quantity: str | int | float) -> Decimal:
@@ -21,3 +24,8 @@ def to_bytes(quantity: str | int) -> int:
 def megabytes(size: int) -> str:
     """A size for PostgreSQL, in whole megabytes, at least one."""
     return f"{max(1, size // MIB)}MB"
+
+
+def to_timedelta(duration: str) -> timedelta:
+    """A duration as Go writes it, such as `1h30m`."""
+    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", duration)))

@@ -48,7 +48,8 @@ def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[Wante
         WantedRole(owner),
         login(secrets.APP),
         login(secrets.READ_ONLY),
-        login(secrets.MIGRATOR, owner, acts_as=owner),
+        # To end the sessions of writers that a run holds off, and to see who keeps it waiting.
+        login(secrets.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
         login(secrets.MONITOR, "pg_monitor"),
     ]
 

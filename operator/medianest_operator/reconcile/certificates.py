@@ -1,6 +1,5 @@
 """The certificate authority and the certificates: made, renewed before their end, taken up without a restart."""
 
-import re
 from datetime import UTC, datetime, timedelta
 
 from medianest_operator import naming
@@ -9,16 +8,10 @@ from medianest_operator.controller.kinds import SECRET
 from medianest_operator.errors import Permanent
 from medianest_operator.postgres import certificates
 from medianest_operator.postgres.certificates import KeyPair
+from medianest_operator.postgres.quantity import to_timedelta
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import secrets
-
-_UNITS = {"h": 3600, "m": 60, "s": 1}
-
-
-def duration(text: str) -> timedelta:
-    """A Go duration of hours, minutes and seconds."""
-    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", text)))
 
 
 def server_names(run: Run) -> tuple[str, ...]:
@@ -54,7 +47,7 @@ async def reconcile(run: Run) -> None:
 
 def next_renewal(run: Run) -> timedelta:
     """How long until the earliest certificate is due."""
-    due: datetime = run.notes["server_not_after"] - duration(run.spec.tls.renew_before)
+    due: datetime = run.notes["server_not_after"] - to_timedelta(run.spec.tls.renew_before)
     return max(timedelta(seconds=1), due - datetime.now(UTC))
 
 
@@ -84,7 +77,7 @@ async def _issued(
     pair = _read(run, name)
     if pair is None or _due(run, pair, authority, now, dns_names):
         renewing = pair is not None
-        pair = certificates.issue(authority, common_name, now, duration(run.spec.tls.duration), dns_names)
+        pair = certificates.issue(authority, common_name, now, to_timedelta(run.spec.tls.duration), dns_names)
         if renewing and dns_names:
             until = pair.not_after().strftime("%Y-%m-%d %H:%M UTC")
             message = f"The server certificate was renewed; it is valid until {until}. Open connections stay."
@@ -96,8 +89,8 @@ async def _issued(
 def _due(run: Run, pair: KeyPair, authority: KeyPair, now: datetime, dns_names: tuple[str, ...]) -> bool:
     try:
         return (
-            pair.not_after() - now < duration(run.spec.tls.renew_before)
-            or pair.not_after() - now > duration(run.spec.tls.duration) + timedelta(minutes=1)
+            pair.not_after() - now < to_timedelta(run.spec.tls.renew_before)
+            or pair.not_after() - now > to_timedelta(run.spec.tls.duration) + timedelta(minutes=1)
             or not certificates.signed_by(pair.certificate, authority.certificate)
             or not certificates.key_matches(pair.certificate, pair.key)
             or not certificates.dns_names(pair.certificate) >= set(dns_names)

@@ -31,7 +31,7 @@ from medianest_operator.reconcile import (
     volumes,
     workload,
 )
-from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.context import Pod, Run, Services
 from medianest_operator.resources.meta import Manifest
 
 log = logging.getLogger(__name__)
@@ -116,15 +116,15 @@ class DatabaseReconciler:
             return
         found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
         if passive:
-            schema = await server.schema_facts(run, primary, migration.job_token(run))
+            schema = await self._schema(run, primary)
             found.schema_version, found.indexes = schema.history.version, schema.indexes
             return
         await server.reconcile(run, primary, look)
-        schema = await server.schema_facts(run, primary, migration.job_token(run))
+        schema = await self._schema(run, primary)
         found.schema_version, found.indexes = schema.history.version, schema.indexes
         refused = look.instances[primary.name].refused_parameters
         try:
-            found.migration = await migration.reconcile(run, await migration.source(run), schema.history)
+            found.migration = await migration.reconcile(run, await migration.source(run), schema)
         except Permanent as error:
             found.problem = error
         found.indexes = hardening.application_indexes(schema.indexes)
@@ -138,6 +138,9 @@ class DatabaseReconciler:
             found.configuring = [name for name, facts in look.instances.items() if facts.configuration != loaded]
             waiting = frozenset(name for name, facts in look.instances.items() if facts.pending_restart)
             found.rollout = await rollout.reconcile(run, waiting)
+
+    async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
+        return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
 
     async def _fill(self, run: Run, found: status.Findings) -> None:
         """What the status tells whatever happened."""
@@ -180,7 +183,8 @@ class DatabaseReconciler:
 
     def _next_look(self, run: Run, found: status.Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
-        if found.rollout or found.configuring or found.silent or (found.primary and not found.serving):
+        migrating = found.migration is not None and found.migration.is_running
+        if found.rollout or found.configuring or found.silent or migrating or (found.primary and not found.serving):
             return min(_SOON, interval)
         if "server_not_after" in run.notes:
             return min(interval, certificates.next_renewal(run).total_seconds())

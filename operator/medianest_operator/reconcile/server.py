@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
 from medianest_operator.migrations.history import History, read_history_async
+from medianest_operator.migrations.journal import LastRun, read_last_run
 from medianest_operator.observability import metrics
 from medianest_operator.postgres import probe, roles
 from medianest_operator.postgres.indexes import IndexHealth, read_index_health_async
 from medianest_operator.postgres.probe import InstanceFacts
 from medianest_operator.postgres.sessions import Connection, Unreachable
-from medianest_operator.reconcile import patroni
+from medianest_operator.reconcile import drift, patroni
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.resources.meta import digest
 from medianest_operator.schema import application_facts
@@ -31,6 +32,10 @@ class SchemaFacts:
 
     history: History
     indexes: IndexHealth
+    drift: tuple[str, ...] | None = None
+    """What no migration has made; None where nobody recorded what the version should look like."""
+    last_run: LastRun | None = None
+    """The newest run in the journal."""
 
 
 @dataclass
@@ -115,22 +120,32 @@ async def _reconcile_roles(run: Run, primary: Pod) -> None:
         )
 
 
-async def schema_facts(run: Run, primary: Pod, token: str) -> SchemaFacts:
-    """The history and the indexes, looked at again after a minute or when `token` changed."""
+async def schema_facts(run: Run, primary: Pod, token: str, running: bool) -> SchemaFacts:
+    """The history, the indexes and the drift, looked at again after a minute or when `token` changed.
+
+    Args:
+        running: a migration is at work, so every look counts.
+    """
     memory = run.services.memory
     full_token = (primary.uid, token)
-    known = memory.recall(run.key, "schema", full_token, _SCHEMA_EVERY)
-    if isinstance(known, SchemaFacts):
-        return known
+    known = memory.recall(run.key, "schema", full_token, 0.0 if running else _SCHEMA_EVERY)
     instance = run.instance(primary, run.spec.database.name)
+    if isinstance(known, SchemaFacts):
+        async with run.services.sessions.use(instance, run.credentials) as connection:
+            return replace(known, drift=await drift.look(run, connection, known.history))
     async with run.services.sessions.use(instance, run.credentials) as connection:
-        facts = await _read_schema(connection)
+        facts = await _read_schema(run, connection)
         metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
     metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(facts.indexes.missing))
     memory.keep(run.key, "schema", full_token, facts)
     return facts
 
 
-async def _read_schema(connection: Connection) -> SchemaFacts:
+async def _read_schema(run: Run, connection: Connection) -> SchemaFacts:
     history = await read_history_async(connection)
-    return SchemaFacts(history, await read_index_health_async(connection, application_facts().critical_indexes))
+    return SchemaFacts(
+        history,
+        await read_index_health_async(connection, application_facts().critical_indexes),
+        await drift.look(run, connection, history),
+        await read_last_run(connection),
+    )

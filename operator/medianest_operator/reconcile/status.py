@@ -166,7 +166,9 @@ def _schema_condition(found: Findings, previous: Manifest) -> Verdict:
     if state is None or state.up_to_date is None:
         known = _was(previous, Condition.SCHEMA_UP_TO_DATE)
         return known or Verdict("Unknown", Reason.UNKNOWN, "The schema has not been looked at yet.")
-    return Verdict("True" if state.up_to_date else "False", state.reason, state.message)
+    # A drifted schema serves, and whoever changed it may have had a reason: told here, it doesn't take Ready away.
+    good = state.up_to_date and state.reason != Reason.DRIFTED
+    return Verdict("True" if good else "False", state.reason, state.message)
 
 
 def _indexes_condition(found: Findings, previous: Manifest) -> Verdict | None:
@@ -217,7 +219,9 @@ def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manif
         )
     if not found.serving:
         return _not_serving(found, available, previous)
-    if schema.status != "True":
+    if schema.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED} and found.schema_version:
+        return Verdict("False", schema.reason, _serving_as_before(found, schema))
+    if schema.status != "True" and schema.reason != Reason.DRIFTED:
         reason = schema.reason if schema.reason != Reason.UNKNOWN else Reason.CREATING
         return Verdict("False", reason, schema.message)
     if found.rollout:
@@ -228,6 +232,16 @@ def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manif
     if found.growing:
         return Verdict("False", Reason.GROWING_VOLUMES, f"Volumes are growing: {', '.join(found.growing)}.")
     return _all_there(found)
+
+
+def _serving_as_before(found: Findings, schema: Verdict) -> str:
+    failed = found.migration.run.failed if found.migration and found.migration.run else None
+    what = f"Migration {failed.migration}" if failed else "A migration"
+    if schema.reason == Reason.MIGRATION_ROLLED_BACK:
+        how = "failed and was undone (proved); nothing was lost."
+    else:
+        how = "can't be applied; the database was not changed."
+    return f"Serving schema {found.schema_version} as before. {what} {how} See SchemaUpToDate."
 
 
 def _not_serving(found: Findings, available: Verdict, previous: Manifest) -> Verdict:
@@ -282,9 +296,13 @@ def _stalled(found: Findings) -> Verdict | None:
     if isinstance(found.problem, Permanent):
         return Verdict("True", _reason(found.problem.reason), found.problem.message)
     state = found.migration
-    if state and state.reason in {Reason.MIGRATION_FAILED, Reason.BEHIND}:
+    if state and state.reason in _STUCK:
         return Verdict("True", state.reason, state.message)
     return None
+
+
+_STUCK = frozenset({Reason.MIGRATION_FAILED, Reason.MIGRATION_ROLLED_BACK, Reason.ROLLBACK_UNPROVED, Reason.BEHIND})
+"""Reasons of SchemaUpToDate that only a person gets the database out of."""
 
 
 def _reason(text: str) -> Reason:
@@ -337,7 +355,10 @@ def _schema(found: Findings, previous: Manifest) -> api.Schema | None:
     if found.migration is None:
         return api.Schema.model_validate(known) if known else None
     return api.Schema(
-        version=found.schema_version, pending=found.migration.pending, last_run=found.migration.run or last
+        version=found.schema_version,
+        pending=found.migration.pending,
+        drift=found.migration.drift,
+        last_run=found.migration.run or last,
     )
 
 
@@ -384,6 +405,7 @@ def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Tra
         yield Transition("Normal", "PrimaryChanged", f"{after} leads now; before it was {last}.")
     for removed in removals(previous.get("hardening") or {}, current.hardening):
         yield Transition("Normal", "HardeningRemoved", removed)
+    yield from _progress_of_migration(previous, current)
     told: set[str] = set()
     # Ready last: it sums up the others.
     for condition in sorted(current.conditions, key=lambda item: item.type == Condition.READY):
@@ -397,3 +419,21 @@ def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Tra
         told |= {condition.reason, condition.message}
         kind: Literal["Normal", "Warning"] = "Normal" if condition.reason in _GOOD else "Warning"
         yield Transition(kind, condition.reason, condition.message)
+
+
+def _progress_of_migration(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
+    """What a migration run does and did, step by step."""
+    run = current.schema_.last_run if current.schema_ else None
+    known = previous.get("schema", {}).get("lastRun", {})
+    if run is None:
+        return
+    same = known.get("job") == run.job and known.get("startedAt") == run.started_at
+    if run.step and (not same or known.get("step") != run.step):
+        yield Transition("Normal", "MigrationProgress", f"Job {run.job}: {run.step}.")
+    if run.rollback and not (same and known.get("rollback")):
+        kind: Literal["Normal", "Warning"] = "Normal" if run.rollback.proved else "Warning"
+        done = f"Undone by {run.rollback.strategy.lower()}: {run.rollback.proof}."
+        yield Transition(kind, "MigrationUndone", done)
+    if run.outcome == "Applied" and run.applied and not (same and known.get("outcome") == "Applied"):
+        names = ", ".join(item.name for item in run.applied)
+        yield Transition("Normal", "MigrationsApplied", f"Applied {names}.")

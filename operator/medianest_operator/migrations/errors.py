@@ -1,0 +1,25 @@
+"""What ends a run early."""
+
+from __future__ import annotations
+
+from medianest_operator.migrations.reasons import FailedMigration, Reason
+
+
+class RunError(Exception):
+    """The run ends here; carries everything that the result says about it."""
+
+    def __init__(self, reason: Reason, message: str, failed: FailedMigration | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.failed = failed
+
+
+ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
+"""What to do about a failure that trying again can't help."""
+
+UNPROVED_ADVICE = (
+    "Writers stay held off where they were. Compare with the pre-migration backup; once the database is as it should"
+    " be, run `medianest-dbctl settle`."
+)
+"""What to do where the way back was gone and the proof failed."""

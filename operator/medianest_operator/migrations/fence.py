@@ -1,0 +1,155 @@
+"""Hold the writers off: nobody but the run may connect to the database until it is lifted again.
+
+The right to connect is taken from everybody else, and their sessions are ended. That is the database owner's own right
+to give and take, so it needs no superuser; ending sessions needs pg_signal_backend. It is written to the journal first,
+so that whoever finds the run interrupted can lift it. Superusers are not held off: nothing can.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
+
+DRAIN_LIMIT = 60.0
+"""Seconds until sessions that don't end are given up."""
+_PAUSE = 0.1
+
+# Who may connect by a grant of its own. The owner's right comes with the ownership; 0 stands for everybody.
+_GRANTEES: LiteralString = """
+SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
+  FROM pg_catalog.pg_database d,
+       pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
+ WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
+   AND a.grantee <> d.datdba
+   AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) NOT IN (session_user, current_user))
+ ORDER BY 1 NULLS LAST
+"""
+
+_POSSIBLE: LiteralString = """
+SELECT pg_catalog.pg_has_role(current_user, d.datdba, 'MEMBER'),
+       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user),
+       pg_catalog.pg_has_role(session_user, 'pg_signal_backend', 'MEMBER'),
+       pg_catalog.pg_get_userbyid(d.datdba)
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+
+_OTHERS: LiteralString = """
+SELECT a.pid, a.usename::text
+  FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+ WHERE a.datname = pg_catalog.current_database() AND a.backend_type = 'client backend' AND NOT r.rolsuper
+   AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> %s
+"""
+
+WATCHER = "medianest-dbctl watch"
+"""The application name of the run's own second session."""
+
+
+class FenceError(Exception):
+    """The writers can't be held off; the text says why."""
+
+
+_OWN: LiteralString = """
+SELECT session_user::text,
+       EXISTS (SELECT FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+                WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
+                  AND pg_catalog.pg_get_userbyid(a.grantee) = session_user)
+"""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What was changed to hold the writers off.
+
+    Attributes:
+        grantees: whose right to connect was taken; `None` among them stands for everybody (PUBLIC).
+        own: the run's role, where it had no such right of its own and was given one meanwhile.
+    """
+
+    grantees: tuple[str | None, ...]
+    own: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"grantees": list(self.grantees), "own": self.own}
+
+    @classmethod
+    def from_json(cls, document: Any) -> Fence:
+        return cls(tuple(document["grantees"]), document["own"])
+
+
+def obstacle(connection: Connection[Any]) -> str | None:
+    """Why this session can't hold writers off, in words; `None` if it can."""
+    row = connection.cursor(row_factory=tuple_row).execute(_POSSIBLE).fetchone()
+    assert row is not None
+    owns, superuser, signals, owner = row
+    if not owns and not superuser:
+        return f"the database belongs to {owner}, and role {connection.info.user} is no member of it"
+    if not superuser and not signals:
+        return f"role {connection.info.user} may not end sessions: grant it pg_signal_backend"
+    return None
+
+
+def observe(connection: Connection[Any]) -> Fence:
+    """Whose right would be taken."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    grantees = tuple(row[0] for row in cursor.execute(_GRANTEES).fetchall())
+    row = cursor.execute(_OWN).fetchone()
+    assert row is not None
+    return Fence(grantees, None if row[1] else row[0])
+
+
+def raise_fence(connection: Connection[Any], fence: Fence, report: Callable[[str], None]) -> None:
+    """Take the rights and end the sessions; returns once nobody else is connected.
+
+    Raises:
+        FenceError: a session doesn't end, or may not be ended.
+    """
+    if fence.own is not None:
+        _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (fence.own,))
+    _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", fence.grantees)
+    deadline = time.monotonic() + DRAIN_LIMIT
+    told = False
+    while others := _others(connection):
+        if not told:
+            report(f"ending {len(others)} sessions of {', '.join(sorted({user for _, user in others}))}")
+            told = True
+        _end(connection, [pid for pid, _ in others])
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(pid) for pid, _ in others)
+            raise FenceError(f"sessions {pids} did not end within {DRAIN_LIMIT:g} s")
+        time.sleep(_PAUSE)
+
+
+def lift_fence(connection: Connection[Any], fence: Fence) -> None:
+    """Give the rights back; safe to repeat."""
+    _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", fence.grantees)
+    if fence.own is not None:
+        _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", (fence.own,))
+
+
+def _change(connection: Connection[Any], statement: LiteralString, grantees: Sequence[str | None]) -> None:
+    if not grantees:
+        return
+    row = connection.execute("SELECT pg_catalog.current_database()").fetchone()
+    assert row is not None
+    whom = [sql.SQL("PUBLIC") if name is None else sql.Identifier(name) for name in grantees]
+    connection.execute(sql.SQL(statement).format(sql.Identifier(row[0]), sql.SQL(", ").join(whom)))
+
+
+def _others(connection: Connection[Any]) -> list[tuple[int, str]]:
+    rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS, (WATCHER,)).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+def _end(connection: Connection[Any], pids: Sequence[int]) -> None:
+    row = connection.execute("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user").fetchone()
+    # A member that doesn't inherit has the right only as that role.
+    connection.execute("RESET ROLE" if row and row[0] else "SET ROLE pg_signal_backend")
+    try:
+        connection.execute("SELECT pg_catalog.pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", (list(pids),))
+    finally:
+        connection.execute("RESET ROLE")

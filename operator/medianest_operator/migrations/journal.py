@@ -1,0 +1,297 @@
+"""The run's journal: a row for each run in a schema of our own, so that whoever comes next knows where it stands.
+
+A run writes each step before it takes it. Whatever ends the process, the next run reads the last row: if it has no
+end, its changes are either there as a whole, or they are undone and proved undone before anything else happens.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from medianest_operator.migrations.evidence import catalog_from_json
+from medianest_operator.naming import JOURNAL_SCHEMA
+from medianest_operator.postgres.catalog import Catalog
+
+SCHEMA = JOURNAL_SCHEMA
+
+
+class Step(enum.StrEnum):
+    """Where a run stands, in the order of DESIGN, section 6."""
+
+    PLANNED = "Planned"
+    BACKING_UP = "BackingUp"
+    REHEARSING = "Rehearsing"
+    FENCING = "Fencing"
+    APPLYING = "Applying"
+    PROVING = "Proving"
+    ROLLING_BACK = "RollingBack"
+    FINISHED = "Finished"
+
+
+CHANGING = frozenset({Step.APPLYING, Step.PROVING, Step.ROLLING_BACK})
+"""The steps in which the database's schema may be between two versions."""
+
+
+class Ending(enum.StrEnum):
+    """How a run ended, in the journal's words."""
+
+    APPLIED = "Applied"
+    ROLLED_BACK = "RolledBack"
+    UNPROVED = "Unproved"
+    REFUSED = "Refused"
+    """It failed before it changed anything."""
+
+
+CREATE: tuple[LiteralString, ...] = (
+    "CREATE SCHEMA IF NOT EXISTS medianest_operator",
+    "COMMENT ON SCHEMA medianest_operator IS 'What the MediaNest operator remembers of its migration runs'",
+    """
+CREATE TABLE IF NOT EXISTS medianest_operator.migration_runs (
+    id           uuid PRIMARY KEY,
+    source       text NOT NULL,
+    step         text NOT NULL,
+    strategy     text,
+    started_at   timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz,
+    ending       text,
+    plan         jsonb NOT NULL,
+    before       jsonb,
+    fence        jsonb,
+    backup       text,
+    result       jsonb
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS medianest_operator.schema_versions (
+    version      text PRIMARY KEY,
+    fingerprint  text NOT NULL,
+    catalog      jsonb NOT NULL,
+    origin       text NOT NULL,
+    recorded_at  timestamptz NOT NULL DEFAULT now()
+)
+""",
+)
+
+_SELECT_EXISTS: LiteralString = (
+    "SELECT pg_catalog.to_regclass('medianest_operator.migration_runs') IS NOT NULL AS there"
+)
+
+_SELECT_OPEN: LiteralString = """
+SELECT id, source, step, strategy, started_at, plan, before, fence, backup, result, ending
+  FROM medianest_operator.migration_runs
+ WHERE finished_at IS NULL OR ending = 'Unproved'
+ ORDER BY started_at DESC
+ LIMIT 1
+"""
+
+_SELECT_LAST_OF: LiteralString = """
+SELECT ending, result FROM medianest_operator.migration_runs
+ WHERE source = %s AND finished_at IS NOT NULL
+ ORDER BY finished_at DESC
+ LIMIT 1
+"""
+
+_SELECT_LAST: LiteralString = """
+SELECT id, source, step, strategy, started_at, finished_at, ending, backup, result, fence IS NOT NULL AS fenced
+  FROM medianest_operator.migration_runs
+ ORDER BY started_at DESC
+ LIMIT 1
+"""
+
+_INSERT: LiteralString = """
+INSERT INTO medianest_operator.migration_runs (id, source, step, strategy, plan)
+VALUES (%(id)s, %(source)s, %(step)s, %(strategy)s, %(plan)s)
+"""
+
+# Old runs tell nothing that anybody needs: their evidence goes with the next run, the rows themselves after fifty.
+_PRUNE: tuple[LiteralString, ...] = (
+    "UPDATE medianest_operator.migration_runs SET before = NULL WHERE finished_at IS NOT NULL AND ending <> 'Unproved'"
+    " AND before IS NOT NULL",
+    "DELETE FROM medianest_operator.migration_runs WHERE finished_at IS NOT NULL AND ending <> 'Unproved'"
+    " AND id NOT IN (SELECT id FROM medianest_operator.migration_runs ORDER BY started_at DESC LIMIT 50)",
+)
+
+
+@dataclass
+class Entry:
+    """One run's row.
+
+    Attributes:
+        id: of this run.
+        source: digest of what it runs: files, target and options.
+        step: the last step begun.
+        strategy: how the run would be undone.
+        plan: the parts with each migration's name, history row and way of undoing it, as JSON.
+        before: the evidence from before, as JSON; `None` until it was taken.
+        fence: the rights that were taken from writers, as JSON; `None` while nobody is held off.
+        backup: the pre-migration backup's path in the repository.
+        unproved: an earlier attempt to undo the run ended without a proof.
+    """
+
+    source: str
+    plan: Mapping[str, Any]
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    step: Step = Step.PLANNED
+    strategy: str | None = None
+    before: Mapping[str, Any] | None = None
+    fence: Mapping[str, Any] | None = None
+    backup: str | None = None
+    unproved: bool = False
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The newest run as the controller sees it while and after it runs."""
+
+    id: str
+    source: str
+    step: str
+    strategy: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    ending: str | None
+    backup: str | None
+    result: Mapping[str, Any] | None
+    fenced: bool
+
+    @property
+    def is_open(self) -> bool:
+        return self.finished_at is None
+
+
+class Journal:
+    """The journal over a run's own connection, so that an entry commits together with the changes that it speaks of."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+
+    def ensure(self) -> None:
+        """Create the schema and its tables where they are missing."""
+        if not self.exists():
+            with self._connection.transaction():
+                for statement in CREATE:
+                    self._connection.execute(statement)
+
+    def exists(self) -> bool:
+        row = self._connection.execute(_SELECT_EXISTS).fetchone()
+        return bool(row and row[0])
+
+    def open_entry(self) -> Entry | None:
+        """The run that never ended, or that ended without a proof; `None` where all is settled."""
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(_SELECT_OPEN).fetchone()
+        if row is None:
+            return None
+        return Entry(
+            id=row["id"],
+            source=row["source"],
+            step=Step(row["step"]),
+            strategy=row["strategy"],
+            plan=row["plan"],
+            before=row["before"],
+            fence=row["fence"],
+            backup=row["backup"],
+            unproved=row["ending"] == Ending.UNPROVED,
+        )
+
+    def result_of(self, source: str) -> tuple[Ending, Mapping[str, Any]] | None:
+        """How the last run of a source ended, and its result; `None` where none did."""
+        row = self._connection.execute(_SELECT_LAST_OF, (source,)).fetchone()
+        return (Ending(row[0]), row[1] or {}) if row else None
+
+    def begin(self, entry: Entry) -> None:
+        """Write a new run, and drop what nobody needs of the old ones."""
+        with self._connection.transaction():
+            for statement in _PRUNE:
+                self._connection.execute(statement)
+            values = {"id": entry.id, "source": entry.source, "step": entry.step, "strategy": entry.strategy}
+            self._connection.execute(_INSERT, {**values, "plan": Jsonb(entry.plan)})
+
+    def update(self, entry: Entry, **changes: Any) -> None:
+        """Write what changed, in the transaction that is open or in one of its own."""
+        for name, value in changes.items():
+            setattr(entry, name, value)
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET step = %s, strategy = %s, plan = %s, before = %s, fence = %s,"
+            " backup = %s WHERE id = %s",
+            (
+                *(entry.step, entry.strategy, Jsonb(entry.plan), _json(entry.before), _json(entry.fence)),
+                *(entry.backup, entry.id),
+            ),
+        )
+
+    def step(self, entry: Entry, step: Step) -> None:
+        """Write that a step begins; cheaper than `update`, whose evidence is large."""
+        entry.step = step
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET step = %s WHERE id = %s", (step, entry.id)
+        )
+
+    def finish(self, entry: Entry, ending: Ending, result: Mapping[str, Any]) -> None:
+        """Write the run's end, in the transaction that is open or in one of its own."""
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET step = %s, finished_at = now(), ending = %s, result = %s"
+            " WHERE id = %s",
+            (Step.FINISHED, ending, Jsonb(result), entry.id),
+        )
+
+    def record_version(self, version: str, catalog: Catalog, origin: str) -> None:
+        """Keep the catalog that a version of the schema has: what drift is measured against."""
+        document = [
+            {"kind": item.kind, "table": item.table, "name": item.name, "attributes": dict(item.attributes)}
+            for _, item in sorted(catalog.objects.items())
+        ]
+        self._connection.execute(
+            "INSERT INTO medianest_operator.schema_versions (version, fingerprint, catalog, origin)"
+            " VALUES (%s, %s, %s, %s) ON CONFLICT (version) DO UPDATE SET fingerprint = excluded.fingerprint,"
+            " catalog = excluded.catalog, origin = excluded.origin, recorded_at = now()",
+            (version, catalog.fingerprint(), Jsonb(document), origin),
+        )
+
+    def version(self, version: str) -> tuple[str, Catalog] | None:
+        """The recorded catalog of a version and where it came from."""
+        row = self._connection.execute(
+            "SELECT origin, catalog FROM medianest_operator.schema_versions WHERE version = %s", (version,)
+        ).fetchone()
+        return (row[0], catalog_from_json(row[1])) if row else None
+
+
+def _json(value: Mapping[str, Any] | None) -> Jsonb | None:
+    return None if value is None else Jsonb(value)
+
+
+async def read_last_run(connection: AsyncConnection[Any]) -> LastRun | None:
+    """The newest run, for the controller; `None` where there is no journal or no run."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        row = await (await cursor.execute(_SELECT_EXISTS)).fetchone()
+        if row is None or not row["there"]:
+            return None
+        row = await (await cursor.execute(_SELECT_LAST)).fetchone()
+    return LastRun(**{**row, "id": str(row["id"])}) if row else None
+
+
+async def read_version(connection: AsyncConnection[Any], version: str) -> Catalog | None:
+    """The recorded catalog of a version, for the controller."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        row = await (await cursor.execute(_SELECT_EXISTS)).fetchone()
+        if row is None or not row["there"]:
+            return None
+        query = "SELECT catalog FROM medianest_operator.schema_versions WHERE version = %s"
+        row = await (await cursor.execute(query, (version,))).fetchone()
+    return catalog_from_json(row["catalog"]) if row else None
+
+
+def result_as_json(text: str) -> Mapping[str, Any]:
+    """A result's own JSON, as the journal keeps it."""
+    document: Mapping[str, Any] = json.loads(text)
+    return document

@@ -1,0 +1,148 @@
+"""How a run is cut into parts that commit on their own, and how what was committed would be undone. Pure.
+
+Everything that can run in a transaction runs in one, over as many files as possible: then a failure anywhere takes all
+of it back. Only what PostgreSQL refuses inside a transaction stands alone; what was committed before and by such a
+file needs another way back.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from medianest_operator.migrations.script import Script, Statement, Trace, parse
+from medianest_operator.migrations.source import Migration
+from medianest_operator.postgres.catalog import Catalog
+
+
+class Strategy(enum.StrEnum):
+    """How a run is undone, the first that fits."""
+
+    TRANSACTION = "Transaction"
+    """Nothing is committed before the end."""
+    DOWN = "Down"
+    """The scripts that lie beside the migrations, in reverse order."""
+    INVERSE = "Inverse"
+    """What the catalogs before and after differ in, turned round."""
+    RESTORE = "Restore"
+    """The pre-migration backup, with the writers held off since before it was taken."""
+    NONE = "None"
+    """Not at all: `onFailure: Halt`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A migration to be applied, parsed."""
+
+    migration: Migration
+    script: Script
+
+    @property
+    def name(self) -> str:
+        return self.migration.name
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What commits together: the files of one transaction, or one file that can't run in any."""
+
+    planned: tuple[Planned, ...]
+    is_transaction: bool
+
+    @property
+    def statements(self) -> Iterable[Statement]:
+        return (statement for item in self.planned for statement in item.script.statements)
+
+
+def parse_all(pending: Sequence[Migration]) -> tuple[Planned, ...]:
+    """Parse each file once."""
+    return tuple(Planned(migration, parse(migration.sql)) for migration in pending)
+
+
+def make_parts(planned: Sequence[Planned], together: bool = True) -> tuple[Part, ...]:
+    """Cut a run into parts.
+
+    Args:
+        together: put neighbouring files into one transaction; otherwise each is its own part, as Prisma's deploy does.
+    """
+    parts: list[Part] = []
+    group: list[Planned] = []
+
+    def close() -> None:
+        if group:
+            parts.append(Part(tuple(group), is_transaction=True))
+            group.clear()
+
+    for item in planned:
+        if not _runs_in_transaction(item.script):
+            close()
+            parts.append(Part((item,), is_transaction=False))
+            continue
+        group.append(item)
+        if not together or any(statement.adds_enum_value for statement in item.script.statements):
+            # A later file may use the new value, which it can only once this one is committed.
+            close()
+    close()
+    return tuple(parts)
+
+
+def _runs_in_transaction(script: Script) -> bool:
+    # What the grammar refuses the server refuses as well, as a whole and before it runs any of it.
+    return script.is_atomic or not script.parsed
+
+
+@dataclass(frozen=True, slots=True)
+class UndoPlan:
+    """How a run would be undone.
+
+    Attributes:
+        strategy: the way that is tried first.
+        fenced: writers have to be held off from before the first change until the end.
+        why: what makes the fence necessary, in words.
+    """
+
+    strategy: Strategy
+    fenced: bool = False
+    why: str = ""
+
+
+def plan_undo(parts: Sequence[Part], catalog: Catalog) -> UndoPlan:
+    """Choose how the run would be undone.
+
+    Args:
+        catalog: the database's own before the run: whether a dropped index can be built again without a conflict
+            depends on whether it is unique.
+    """
+    moving = next((s for part in parts for s in part.statements if s.moves_sequence), None)
+    if len(parts) <= 1 and all(part.is_transaction for part in parts):
+        if moving:
+            return UndoPlan(
+                Strategy.TRANSACTION, True, f"`{moving.excerpt}` moves a sequence, which no rollback undoes"
+            )
+        return UndoPlan(Strategy.TRANSACTION)
+    # The last part, if it is a transaction, is either committed and with it the run, or it is gone.
+    committed = parts[:-1] if parts[-1].is_transaction else parts
+    unique = {item.name for item in catalog.of_kind("index") if item.attributes.get("unique")}
+    lasting = next(
+        ((item, s) for part in committed for item in part.planned for s in item.script.statements if _lasts(s, unique)),
+        None,
+    )
+    unread = next((item for part in committed for item in part.planned if not item.script.parsed), None)
+    have_down = all(item.migration.down is not None for part in committed for item in part.planned)
+    if lasting is None and unread is None and moving is None:
+        return UndoPlan(Strategy.DOWN if have_down else Strategy.INVERSE)
+    if lasting:
+        item, statement = lasting
+        why = (
+            f"statement {statement.ordinal} of {item.name} (`{statement.excerpt}`) may be committed before the run ends"
+        )
+    else:
+        why = f"`{moving.excerpt}` moves a sequence" if moving else "a file can't be parsed"
+    return UndoPlan(Strategy.DOWN if have_down else Strategy.RESTORE, True, why)
+
+
+def _lasts(statement: Statement, unique_indexes: set[str]) -> bool:
+    if any(name in unique_indexes for name in statement.drops_indexes):
+        return True
+    return statement.trace is Trace.DATA

@@ -1,0 +1,195 @@
+"""Before a run changes anything: what the database looks like, its backup, and the rehearsal on a copy of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from psycopg import Connection
+
+from medianest_operator.backups import premigration
+from medianest_operator.backups.dump import DumpError, dump
+from medianest_operator.backups.repository import DirectoryRepository, Repository, RepositoryError
+from medianest_operator.migrations import rehearsal
+from medianest_operator.migrations.apply import Failure
+from medianest_operator.migrations.checks import check_indexes
+from medianest_operator.migrations.clock import Clock
+from medianest_operator.migrations.errors import ADVICE, RunError
+from medianest_operator.migrations.evidence import Evidence, read_evidence, snapshot
+from medianest_operator.migrations.journal import Entry, Journal, Step
+from medianest_operator.migrations.options import Rehearse, RunOptions, Workbench
+from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
+from medianest_operator.migrations.reasons import Outcome, Reason, Rehearsal
+from medianest_operator.postgres.throwaway import ThrowawayError
+
+_ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
+
+
+class Preparation:
+    """Observes, backs up, rehearses.
+
+    Args:
+        entry: the run's; its backup's path is noted there.
+        stack: closed when the run needs no copy any more.
+        is_empty: there is nothing yet that a migration could harm, and so nothing to keep.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        journal: Journal,
+        entry: Entry,
+        options: RunOptions,
+        workbench: Workbench,
+        clock: Clock,
+        report: Callable[[str], None],
+        stack: ExitStack,
+        *,
+        is_empty: bool,
+    ) -> None:
+        self._connection = connection
+        self._journal = journal
+        self._entry = entry
+        self._options = options
+        self._workbench = workbench
+        self._clock = clock
+        self._report = report
+        self._repository = self._choose_repository(is_empty, stack)
+        self._backup: str | None = None
+        self._stack = stack
+        self._before: Evidence | None = None
+
+    def observe_and_back_up(self, contents: bool = False) -> Evidence:
+        """One snapshot for the evidence and for the backup.
+
+        Args:
+            contents: digest the rows as well, not only count them.
+
+        Raises:
+            RunError: the backup failed.
+        """
+        self._journal.step(self._entry, Step.BACKING_UP)
+        with snapshot(self._connection) as exported:
+            with self._clock.timed("observe"):
+                self._before = read_evidence(self._connection, contents)
+            if self._repository is not None:
+                with self._clock.timed("backup"):
+                    self._backup = self._back_up(self._repository, exported)
+        if self._repository is not None and self._repository is self._workbench.repository:
+            self._entry.backup = self._backup
+            self._report(f"backed up to {self._backup}")
+        return self._before
+
+    def rehearse(self, parts: Sequence[Part], undo: UndoPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
+        """Apply everything to a copy first: a failure there never touches the database.
+
+        Returns what was seen, `None` where no copy could be made, and the same for the result.
+
+        Raises:
+            RunError: the run fails on the copy, or there has to be one and there is none.
+        """
+        assert self._before is not None
+        self._journal.step(self._entry, Step.REHEARSING)
+        schema_only, note = self._choose_data()
+        with ExitStack() as stack:
+            try:
+                with self._clock.timed("restore"):
+                    copy = self._make_copy(schema_only, stack)
+            except (rehearsal.CopyError, RepositoryError, DumpError) as error:
+                if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
+                    raise RunError(
+                        Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
+                    ) from error
+                self._report(f"warning: not rehearsed: {error}")
+                return None, Rehearsal(data=False, note=str(error))
+            self._report("rehearsing on a copy")
+            with self._clock.timed("rehearse"):
+                done = self._try_on(copy, parts, undo, schema_only)
+        for lock in done.locks:
+            self._report(f"on the copy it locked {lock}")
+        summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
+        return done, summary
+
+    def _choose_repository(self, is_empty: bool, stack: ExitStack) -> Repository | None:
+        """Where the backup goes: for a rehearsal alone, the scratch space will do."""
+        if is_empty and self._options.rehearse is not Rehearse.ALWAYS:
+            return None
+        if self._workbench.repository is not None and not is_empty:
+            return self._workbench.repository
+        if self._workbench.scratch is None or self._options.rehearse is Rehearse.NEVER:
+            return None
+        return DirectoryRepository(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch))))
+
+    def _back_up(self, repository: Repository, exported: str) -> str:
+        assert self._before is not None
+        facts = {
+            "version": self._entry.plan.get("version"),
+            "fingerprint": self._before.fingerprint,
+            "rows": dict(self._before.rows),
+            "sequences": {name: list(value) for name, value in self._before.sequences.items()},
+        }
+        try:
+            chunks = dump(self._workbench.environment, exported)
+            path = premigration.take(repository, chunks, str(self._entry.id), facts)
+            premigration.prune(repository, but=path)
+        except (RepositoryError, DumpError, ThrowawayError) as error:
+            raise RunError(
+                Reason.BACKUP_FAILED, f"The pre-migration backup failed: {error}. Nothing was changed; trying again."
+            ) from error
+        return path
+
+    def _choose_data(self) -> tuple[bool, str | None]:
+        """Whether only the definitions are copied, and why."""
+        if self._options.rehearse is Rehearse.ALWAYS:
+            return False, None
+        row = self._connection.execute("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())").fetchone()
+        assert row is not None
+        size, limit = row[0], self._options.rehearsal_limit
+        if size <= limit:
+            return False, None
+        note = (
+            f"the database has {size >> 20} MiB, more than the {limit >> 20} MiB up to which the data are copied:"
+            " only the definitions were rehearsed"
+        )
+        self._report(note)
+        return True, note
+
+    def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
+        """Restore the backup next to this process; a backup that can't be restored is none."""
+        assert self._before is not None
+        scratch = self._workbench.scratch
+        if scratch is None or self._repository is None or self._backup is None:
+            raise rehearsal.CopyError("there is no room for a copy")
+        chunks = premigration.read(self._repository, self._backup)
+        info = self._connection.info
+        return rehearsal.make_copy(
+            scratch,
+            chunks,
+            rehearsal.read_roles(self._connection),
+            (info.dbname, info.user),
+            self._before,
+            schema_only,
+            stack,
+        )
+
+    def _try_on(
+        self, copy: rehearsal.Copy, parts: Sequence[Part], undo: UndoPlan, schema_only: bool
+    ) -> rehearsal.Rehearsed:
+        assert self._before is not None
+        try:
+            done = rehearsal.rehearse(copy, parts, self._options, undo, schema_only, self._report)
+            if done.undo_problem is None:
+                check_indexes(self._before.catalog, done.catalog, parts)
+        except Failure as failure:
+            transient = failure.reason.outcome is not Outcome.FAILED
+            raise RunError(
+                Reason.MIGRATION_FAILED if transient else failure.reason,
+                f"{failure.text} {_ON_THE_COPY} {ADVICE}",
+                failure.failed,
+            ) from failure
+        except RunError as stop:
+            raise RunError(stop.reason, f"{stop.message} {_ON_THE_COPY} {ADVICE}", stop.failed) from stop
+        return done

@@ -1,0 +1,247 @@
+"""Undo what a run has committed, and prove it: the first way that fits, then the next one where the proof fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import Connection, sql
+
+from medianest_operator.backups import premigration
+from medianest_operator.backups.dump import DumpError, restore_in_place
+from medianest_operator.backups.repository import Repository, RepositoryError
+from medianest_operator.migrations import session
+from medianest_operator.migrations.evidence import Evidence, Proof, application_catalog, prove, read_evidence
+from medianest_operator.migrations.execute import run_script
+from medianest_operator.migrations.inverse import NoInverse, inverse
+from medianest_operator.migrations.options import RunOptions
+from medianest_operator.migrations.parts import Strategy
+from medianest_operator.migrations.script import parse
+from medianest_operator.naming import JOURNAL_SCHEMA
+
+# How often a statement that gets no lock is tried, and the pause between, seconds.
+LOCK_ATTEMPTS = 10
+LOCK_PAUSE = 1.0
+
+
+class UndoUnfinished(Exception):
+    """The way back could not be gone to its end (no room, no connection); going it again may succeed."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """How it was undone, and the comparison with before."""
+
+    strategy: Strategy
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The pre-migration backup, and how to reach the server with PostgreSQL's own programs."""
+
+    repository: Repository
+    path: str
+    environment: Mapping[str, str]
+
+    def read(self) -> Iterator[bytes]:
+        return premigration.read(self.repository, self.path)
+
+
+class Undo:
+    """The way back to a moment.
+
+    Args:
+        connection: in autocommit.
+        before: the evidence of that moment.
+        downs: the scripts that undo the committed migrations, by name, in the order in which those were applied.
+        fenced: nobody else has written since before `before`: then rows and sequences must be equal as well.
+        backup: what to restore where nothing else leads back; only with the fence up.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        options: RunOptions,
+        report: Callable[[str], None],
+        *,
+        before: Evidence,
+        downs: Mapping[str, str],
+        fenced: bool,
+        backup: Backup | None = None,
+    ) -> None:
+        self._connection = connection
+        self._options = options
+        self._report = report
+        self._before = before
+        self._downs = downs
+        self._fenced = fenced
+        self._backup = backup if fenced else None
+
+    def run(self) -> Undone:
+        """Go back.
+
+        Raises:
+            UndoUnfinished: a restore was cut short; nothing of it has been committed.
+            psycopg.OperationalError: the connection is lost.
+        """
+        undone = Undone(Strategy.TRANSACTION, self._prove())
+        for strategy, way in self._ways():
+            if undone.proof.is_equal:
+                break
+            self._report(f"undoing by {strategy.lower()}: {undone.proof.describe()}")
+            if way():
+                undone = Undone(strategy, self._prove())
+        return undone
+
+    def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
+        if self._downs:
+            yield Strategy.DOWN, self._by_down_scripts
+        yield Strategy.INVERSE, self._by_inverse
+        if self._backup is not None:
+            yield Strategy.RESTORE, self._by_restore
+
+    def _prove(self) -> Proof:
+        if self._fenced:
+            self._set_sequences_back()
+        after = read_evidence(self._connection, contents=self._fenced)
+        return prove(self._before, after, writers_may_write=not self._fenced)
+
+    def _by_down_scripts(self) -> bool:
+        for name, text in reversed(list(self._downs.items())):
+            script = parse(text)
+            if script.is_atomic:
+                self._connection.execute("BEGIN")
+            try:
+                outcome = run_script(self._connection, text)
+                if outcome.error is not None:
+                    self._report(f"the down script of {name} failed: {outcome.error.message}")
+                    return True
+                session.reset(self._connection)
+                if script.is_atomic:
+                    self._connection.execute("COMMIT")
+            except psycopg.Error as error:
+                if self._connection.broken:
+                    raise
+                self._report(f"the down script of {name} failed: {error}")
+                return True
+            finally:
+                session.roll_back(self._connection)
+                if not self._connection.broken:
+                    session.reset(self._connection)
+                    session.prepare(self._connection, self._options)
+        return True
+
+    def _by_inverse(self) -> bool:
+        try:
+            statements = inverse(self._before.catalog, application_catalog(self._connection))
+        except NoInverse as missing:
+            self._report(f"no inverse: {missing}")
+            return False
+        for statement in statements:
+            self._report(f"undoing: {statement}")
+            try:
+                self._execute_patiently(statement)
+            except psycopg.Error as error:
+                if self._connection.broken:
+                    raise
+                self._report(f"that failed: {error}")
+        return True
+
+    def _execute_patiently(self, statement: str) -> None:
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                self._connection.execute(statement.encode())
+                return
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                if attempt == LOCK_ATTEMPTS:
+                    raise
+                time.sleep(LOCK_PAUSE)
+
+    def _by_restore(self) -> bool:
+        assert self._backup is not None
+        self._report(f"restoring {self._backup.path}")
+        try:
+            restore_in_place(self._backup.read(), self._backup.environment, before=_CLEAR, after=())
+        except (DumpError, RepositoryError) as error:
+            raise UndoUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+        self._connection.execute("ANALYZE")
+        return True
+
+    def _set_sequences_back(self) -> None:
+        for name, (last, called) in self._before.sequences.items():
+            query = sql.SQL("SELECT last_value, is_called FROM {}").format(sql.SQL(name))
+            try:
+                row = self._connection.execute(query).fetchone()
+            except psycopg.errors.UndefinedTable:
+                continue
+            if row is not None and tuple(row) != (last, called):
+                self._connection.execute(
+                    "SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called)
+                )
+
+
+# Everything in the application's schemas goes, extensions of others and the journal stay. What can't be dropped ends
+# the restore, and with it the transaction.
+_CLEAR: Sequence[LiteralString] = (
+    f"""
+DO $clear$
+DECLARE
+    item record;
+BEGIN
+    PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
+    FOR item IN
+        SELECT extname FROM pg_extension WHERE pg_get_userbyid(extowner) = current_user
+    LOOP
+        EXECUTE format('DROP EXTENSION %I CASCADE', item.extname);
+    END LOOP;
+    FOR item IN
+        SELECT pubname FROM pg_publication WHERE pg_get_userbyid(pubowner) = current_user
+    LOOP
+        EXECUTE format('DROP PUBLICATION %I', item.pubname);
+    END LOOP;
+    FOR item IN
+        SELECT n.nspname FROM pg_namespace n
+         WHERE n.nspname NOT IN ('public', 'information_schema', '{JOURNAL_SCHEMA}') AND n.nspname !~ '^pg_'
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid
+                              AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', item.nspname);
+    END LOOP;
+    CREATE SCHEMA IF NOT EXISTS public;
+    FOR item IN
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+                              WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,
+               quote_ident(c.relname) AS name
+          FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                              AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('DROP %s IF EXISTS public.%s CASCADE', item.kind, item.name);
+    END LOOP;
+    FOR item IN
+        SELECT CASE p.prokind WHEN 'a' THEN 'AGGREGATE' WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind,
+               quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name
+          FROM pg_proc p
+         WHERE p.pronamespace = 'public'::regnamespace
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                              AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('DROP %s IF EXISTS public.%s CASCADE', item.kind, item.name);
+    END LOOP;
+    FOR item IN
+        SELECT quote_ident(t.typname) AS name
+          FROM pg_type t
+         WHERE t.typnamespace = 'public'::regnamespace AND t.typtype IN ('e', 'd', 'r')
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid
+                              AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('DROP TYPE IF EXISTS public.%s CASCADE', item.name);
+    END LOOP;
+END
+$clear$""",
+)

@@ -1,0 +1,179 @@
+"""What each version of the schema looks like: kept by the runs themselves, or found out by replaying the source.
+
+Drift is measured against it, and a database without a history is adopted by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+
+from medianest_operator.migrations import history as prisma
+from medianest_operator.migrations import session
+from medianest_operator.migrations.apply import Application, Failure
+from medianest_operator.migrations.errors import RunError
+from medianest_operator.migrations.evidence import application_catalog
+from medianest_operator.migrations.history import History
+from medianest_operator.migrations.journal import Journal
+from medianest_operator.migrations.options import RunOptions
+from medianest_operator.migrations.parts import make_parts, parse_all
+from medianest_operator.migrations.reasons import Reason
+from medianest_operator.migrations.rehearsal import read_roles
+from medianest_operator.migrations.source import Migration
+from medianest_operator.postgres.catalog import Catalog, difference
+from medianest_operator.postgres.throwaway import ThrowawayError, throwaway_server
+
+RUN, REPLAY, OBSERVED = "run", "replay", "observed"
+"""Where a recorded version comes from: a proved run on a database without drift, the source alone, a mere look."""
+
+_REPLAY_DATABASE = "replay"
+
+
+def schema_of(catalog: Catalog) -> Catalog:
+    """What of a catalog is the schema's own: without the rights, which follow from this database's roles."""
+    return catalog.without_privileges()
+
+
+@contextmanager
+def replay(
+    connection: Connection[Any], source: Sequence[Migration], scratch: Path
+) -> Iterator[Iterator[tuple[str, Catalog]]]:
+    """The schema after each migration of a source, built in a throwaway server.
+
+    Raises:
+        ThrowawayError: no server.
+        Failure: a migration fails on an empty database.
+    """
+    with throwaway_server(scratch) as server:
+        server.create_roles(read_roles(connection))
+        owner = connection.execute(
+            "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database"
+            " WHERE datname = pg_catalog.current_database()"
+        ).fetchone()
+        assert owner is not None
+        with server.connect("postgres") as admin:
+            query = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0")
+            admin.execute(query.format(sql.Identifier(_REPLAY_DATABASE), sql.Identifier(owner[0])))
+        _copy_extensions(connection, server.connect(_REPLAY_DATABASE))
+        with server.connect(_REPLAY_DATABASE, connection.info.user) as copy:
+            yield _replayed(copy, source)
+
+
+def _replayed(copy: Connection[Any], source: Sequence[Migration]) -> Iterator[tuple[str, Catalog]]:
+    options = RunOptions()
+    session.prepare(copy, options)
+    prisma.ensure_table(copy)
+    application = Application(copy, options, lambda line: None)
+    for part in make_parts(parse_all(source), together=False):
+        application.run([part])
+        yield part.planned[0].name, schema_of(application_catalog(copy))
+
+
+def _copy_extensions(connection: Connection[Any], target: Connection[Any]) -> None:
+    """What a superuser put there before the first migration."""
+    rows = connection.execute(
+        "SELECT extname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_roles r ON r.oid = e.extowner"
+        " WHERE r.rolsuper AND extname <> 'plpgsql'"
+    ).fetchall()
+    with target:
+        for (name,) in rows:
+            target.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
+
+
+def record_version(
+    connection: Connection[Any],
+    journal: Journal,
+    source: Sequence[Migration],
+    version: str,
+    scratch: Path | None,
+    report: Callable[[str], None],
+    *,
+    undrifted: bool,
+) -> None:
+    """Keep the schema of the version that the database is at, unless that is known already.
+
+    Args:
+        undrifted: a run has just led here from a schema that was as recorded, so the database is what it should be.
+            Otherwise the source says what that is; only where it can't be replayed, the database is taken at its word.
+    """
+    journal.ensure()
+    if undrifted:
+        journal.record_version(version, schema_of(application_catalog(connection)), RUN)
+        return
+    known = journal.version(version)
+    if known is not None and known[0] != OBSERVED:
+        return
+    found = None
+    names = {migration.name for migration in source}
+    history = prisma.read_history(connection)
+    replayable = all(row.migration_name in names for row in history.applied) and scratch is not None
+    if replayable and scratch is not None:
+        applied = {row.migration_name for row in history.applied}
+        try:
+            with replay(connection, [m for m in sorted(source) if m.name in applied], scratch) as versions:
+                for _, catalog in versions:
+                    found = catalog
+        except (ThrowawayError, Failure, psycopg.Error) as error:
+            report(f"the source could not be replayed: {' '.join(str(error).split())}")
+    if found is not None:
+        journal.record_version(version, found, REPLAY)
+    else:
+        journal.record_version(version, schema_of(application_catalog(connection)), OBSERVED)
+
+
+def adopt_baseline(
+    connection: Connection[Any],
+    source: Sequence[Migration],
+    scratch: Path | None,
+    why: str,
+    report: Callable[[str], None],
+) -> History:
+    """Give a database without a history the history that its schema proves.
+
+    Every migration up to the one whose schema equals the database's is recorded as `prisma migrate resolve --applied`
+    records it. Returns the new history.
+
+    Raises:
+        RunError: the schema is that of no migration, or that can't be found out.
+    """
+    if scratch is None:
+        raise RunError(Reason.BASELINE_REQUIRED, why[0].upper() + why[1:])
+    live = schema_of(application_catalog(connection))
+    nearest: tuple[list[str], str] | None = None
+    names: list[str] = []
+    matched: list[str] = []
+    try:
+        with replay(connection, sorted(source), scratch) as versions:
+            for name, catalog in versions:
+                names.append(name)
+                unlike = difference(catalog, live)
+                if not unlike:
+                    matched = list(names)
+                elif nearest is None or len(unlike) < len(nearest[0]):
+                    nearest = unlike, name
+    except (ThrowawayError, Failure, psycopg.Error) as error:
+        raise RunError(
+            Reason.BASELINE_REQUIRED,
+            f"{why[0].upper()}{why[1:]} (The source could not be replayed: {' '.join(str(error).split())}.)",
+        ) from error
+    if not matched:
+        assert nearest is not None
+        more = f" and {len(nearest[0]) - 3} more" if len(nearest[0]) > 3 else ""
+        raise RunError(
+            Reason.BASELINE_REQUIRED,
+            f"{why[0].upper()}{why[1:]} Its schema is that of no migration; nearest is {nearest[1]}, but"
+            f" {'; '.join(nearest[0][:3])}{more}.",
+        )
+    by_name = {migration.name: migration for migration in source}
+    with connection.transaction():
+        prisma.ensure_table(connection)
+        for name in matched:
+            prisma.insert_resolved(connection, by_name[name], datetime.now(UTC))
+    report(f"adopted: the schema equals that of {matched[-1]} (proved); {len(matched)} migrations recorded as applied")
+    return prisma.read_history(connection)
