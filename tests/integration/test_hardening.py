@@ -32,7 +32,10 @@ from medianest_operator.hardening.naming import MARK, PREFIX, Option
 from medianest_operator.hardening.result import HardeningResult
 from medianest_operator.hardening.run import HardeningRun, RunOptions
 from medianest_operator.hardening.state import read_state
+from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.history import try_lock
+from medianest_operator.migrations.options import Rehearse
+from medianest_operator.migrations.options import RunOptions as MigrationOptions
 from medianest_operator.postgres.catalog import difference
 from medianest_operator.schema import bundled_migrations
 
@@ -77,7 +80,8 @@ def test_a_fingerprint_does_not_change_with_what_comes_after(server: PostgresSer
     }
     try:
         harden(people, ALL)
-        assert [migrate(database, migration).outcome for database in (people, twin)] == ["Applied", "Applied"]
+        allowed = MigrationOptions(allow_destructive=True)
+        assert [migrate(database, migration, allowed).outcome for database in (people, twin)] == ["Applied", "Applied"]
         assert difference(catalog(twin), without_hardening(catalog(people))) == []
         assert without_hardening(catalog(people)).fingerprint() == catalog(twin).fingerprint()
         harden(people, OFF)
@@ -317,3 +321,40 @@ def test_a_server_that_is_away_is_worth_another_try(people: Database) -> None:
     environment = people.environment() | {"PGHOST": "/nonexistent"}
     done = dbctl(environment, "harden", "--options", "{}", "--connect-timeout", "300ms")
     assert (done.returncode, "ConnectFailed" in done.stdout) == (2, True)
+
+
+# Beside migrations.
+
+MORE = """
+ALTER TABLE media_requests ADD COLUMN rating integer;
+CREATE INDEX media_requests_rating_idx ON media_requests (rating);
+"""
+BAD = """
+ALTER TABLE users ADD COLUMN nickname text;
+DROP INDEX hardening_users_role_idx;
+COMMIT;
+CREATE UNIQUE INDEX media_requests_media_type_key ON media_requests (nothing);
+"""
+
+
+def test_migrations_go_on_above_hardening(people: Database, tmp_path: Path) -> None:
+    """Backed up, rehearsed and proved as without it; nothing of ours is taken for drift."""
+    assert migrate(people, bundled_migrations(), folder=tmp_path).outcome == "Applied"
+    harden(people, ALL)
+    source = {f"{item.name}.sql": item.sql for item in bundled_migrations()}
+    applied = migrate(people, source | {"20260101120000_more.sql": MORE}, folder=tmp_path)
+    assert applied.outcome == "Applied", applied
+    assert harden(people, ALL).reason == "UpToDate"
+
+
+def test_a_failed_migration_is_proved_undone_above_hardening(people: Database, tmp_path: Path) -> None:
+    harden(people, ALL)
+    with people.connect() as connection:
+        before = application_catalog(connection)
+    options = MigrationOptions(rehearse=Rehearse.NEVER)
+    result = migrate(people, {"20260101120000_bad.sql": BAD}, options, folder=tmp_path)
+    assert result.rollback is not None, result
+    assert (result.outcome, result.rollback.proved) == ("Failed", True)
+    with people.connect() as connection:
+        assert difference(before, application_catalog(connection)) == []
+    assert states(harden(people, ALL)) == {option.value: "Applied" for option in EACH}

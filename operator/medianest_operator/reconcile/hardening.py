@@ -92,7 +92,7 @@ class State:
 
 async def reconcile(run: Run, primary: Pod, history: History, migrated: migration.State | None) -> State | None:
     """Start a Job where one is needed, and tell where the options stand; None where that can't be told now."""
-    if migrated is None or not migrated.up_to_date or (migrated.run and migrated.run.outcome == migration.RUNNING):
+    if migrated is None or not migrated.up_to_date or migrated.is_running:
         return None
     digest = hardening_digest(run.spec, history.version)
     name = run.names.hardening_job(digest)
