@@ -36,6 +36,7 @@ ROLE_PRIMARY: Final = "primary"
 ROLE_REPLICA: Final = "replica"
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_MIGRATION: Final = "migration"
+COMPONENT_HARDENING: Final = "hardening"
 COMPONENT_MIGRATION_BACKUPS: Final = "migration-backups"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
@@ -79,6 +80,7 @@ WORK_MOUNT: Final = "/work"
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
 CONTAINER_MIGRATE: Final = "migrate"
+CONTAINER_HARDEN: Final = "harden"
 CONTAINER_COPY: Final = "copy-migrations"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
@@ -201,6 +203,9 @@ class Names:
 
     def migration_job(self, digest: str) -> str:
         return f"{self.database}-migrate-{digest[:8]}"
+
+    def hardening_job(self, digest: str) -> str:
+        return f"{self.database}-harden-{digest[:8]}"
 
     @property
     def migration_backups(self) -> str:

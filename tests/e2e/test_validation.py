@@ -44,6 +44,12 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"migrations": {"source": {}}}, "exactly one of bundled and configMap"),
     ({"migrations": {"source": {"configMap": {}}}}, "spec.migrations.source.configMap.name"),
     ({"migrations": {"target": "../etc"}}, "spec.migrations.target"),
+    (
+        {"hardening": {"checkConstraints": {"userRoles": ["user", "user"]}}},
+        "hardening.checkConstraints.userRoles must not name a value twice",
+    ),
+    ({"hardening": {"checkConstraints": {"mediaTypes": []}}}, "spec.hardening.checkConstraints.mediaTypes"),
+    ({"hardening": {"checkConstraints": {"userStatuses": ["x" * 51]}}}, "spec.hardening.checkConstraints.userStatuses"),
     ({"tls": {"duration": "24h", "renewBefore": "48h"}}, "tls.renewBefore must be shorter than tls.duration"),
     ({"tls": {"duration": "1m", "renewBefore": "30s"}}, "tls.duration must be at least 10m"),
     ({"tls": {"duration": "forever"}}, "spec.tls.duration"),

@@ -51,6 +51,23 @@ def medianest(server: PostgresServer, template: Database) -> Iterator[Database]:
     server.drop_database(database)
 
 
+@pytest.fixture
+def people(medianest: Database) -> Database:
+    """A database with two users and an admin, made by the application."""
+    medianest.execute(
+        """
+        INSERT INTO users (id, email, role) VALUES
+          ('ann', 'ann@example.org', 'user'), ('bob', 'bob@example.org', 'USER'), ('eve', 'eve@example.org', 'admin');
+        INSERT INTO media_requests (id, user_id, title, media_type, status) VALUES
+          ('r1', 'ann', 'Dune', 'movie', 'pending'), ('r2', 'bob', 'Andor', 'tv', 'completed');
+        INSERT INTO session_tokens (id, user_id, token_hash, expires_at) VALUES ('s1', 'ann', 'hash', now());
+        INSERT INTO service_config (service_name, service_url, updated_by) VALUES ('plex', 'http://plex', 'eve');
+        """,
+        user="medianest_app",
+    )
+    return medianest
+
+
 def migrate(
     database: Database,
     source: tuple[Migration, ...] | Mapping[str, str | bytes],

@@ -11,7 +11,16 @@ from render import ROOT
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.naming import Names
-from medianest_operator.resources import meta, migration_job, patroni, rbac, secrets, services, statefulset
+from medianest_operator.resources import (
+    hardening_job,
+    meta,
+    migration_job,
+    patroni,
+    rbac,
+    secrets,
+    services,
+    statefulset,
+)
 from unit.kubernetes_rules import assert_restricted, assert_valid, pod_specs
 
 IMAGE = "images.example/medianest-postgres:1"
@@ -38,6 +47,12 @@ EVERYTHING: dict[str, Any] = {
         "statementTimeout": "1h",
         "retry": "second",
         "backupStorage": {"size": "5Gi", "storageClassName": "slow"},
+    },
+    "hardening": {
+        "recommendedIndexes": True,
+        "checkConstraints": {"enabled": True, "userRoles": ["user", "$(HOME)"]},
+        "auditColumns": True,
+        "rowLevelSecurity": True,
     },
     "tls": {"serverSecret": "own-certificate", "duration": "24h", "renewBefore": "8h"},
     "scheduling": {
@@ -70,6 +85,7 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         statefulset.stateful_set(names, spec, IMAGE, spec.instances, owner),
         statefulset.disruption_budget(names, owner),
         migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner, backs_up=True),
+        hardening_job.hardening_job(names, spec, IMAGE, "0123456789abcdef", owner),
         migration_job.backup_claim(names, spec, owner),
         secrets.tls_secret(names, names.server_tls_secret, "certificate", "key", "authority", owner),
         *(
@@ -93,7 +109,7 @@ def test_every_child_is_valid(manifests: list[meta.Manifest]) -> None:
 
 def test_pods_are_restricted(manifests: list[meta.Manifest]) -> None:
     pods = [pod for manifest in manifests for pod in pod_specs(manifest)]
-    assert len(pods) == 2
+    assert len(pods) == 3
     for pod in pods:
         assert_restricted(pod)
 

@@ -50,7 +50,7 @@ def test_examples_have_only_known_fields(name: str) -> None:
 PASSING = {
     "Ready", "Creating", "Scaling", "FailingOver", "Restarting", "Updating", "Configuring", "GrowingVolumes",
     "WaitingForReplicas", "Deleting", "Hibernated", "Hibernating", "Paused", "PrimaryServing", "UpToDate", "Migrating",
-    "Unknown", "IndexesHealthy",
+    "Unknown", "IndexesHealthy", "HardeningApplied", "HardeningApplying", "HardeningWaiting",
 }  # fmt: skip
 """Reasons that pass by themselves, or that the spec asks for."""
 

@@ -2,7 +2,8 @@
 
 Exit codes, which the Jobs' `podFailurePolicy` relies on:
 
-- 0: done (for `migrate`: everything up to the target is applied);
+- 0: done (for `migrate`: everything up to the target is applied; for `harden`: what the schema doesn't have yet is
+  waited for);
 - 1: failed, and would fail again unchanged: the source, the target or the database needs a person (Stalled);
 - 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal): try again.
 
@@ -25,6 +26,7 @@ from medianest_operator.migrations.options import OnFailure, Rehearse, RunOption
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from medianest_operator.hardening.result import HardeningResult
     from medianest_operator.migrations.reasons import MigrationResult
     from medianest_operator.migrations.source import Migration
 
@@ -39,7 +41,7 @@ _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
 
 app = typer.Typer(
     name="medianest-dbctl",
-    help="Migrations, plan, indexes and catalog of a MediaNest database.",
+    help="Migrations, plan, hardening, indexes and catalog of a MediaNest database.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -68,6 +70,9 @@ BundledOption = Annotated[bool, typer.Option("--bundled", help="Take the migrati
 TargetOption = Annotated[str | None, typer.Option(help="Stop after this migration.")]
 ConnectTimeoutOption = Annotated[
     str, typer.Option(help="How long to wait for the server to let us in.", metavar="DURATION")
+]
+ResultFileOption = Annotated[
+    Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -109,9 +114,7 @@ def migrate(
     once: Annotated[
         bool, typer.Option("--once", help="Don't try again what failed with the same source and options.")
     ] = False,
-    result_file: Annotated[
-        Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
-    ] = None,
+    result_file: ResultFileOption = None,
 ) -> None:
     """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
     from medianest_operator.migrations.execute import Interrupted
@@ -170,6 +173,27 @@ def plan(
     _say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
     if result.blocker is not None or any(finding.severity is Severity.REFUSED for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def harden(
+    options: Annotated[str, typer.Option(help="spec.hardening as JSON.", metavar="JSON")],
+    app_role: Annotated[str, typer.Option(help="The role that the application logs in as.")] = "medianest_app",
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: ResultFileOption = None,
+) -> None:
+    """Add and remove the operator's own indexes, constraints, columns and policies, as the options want."""
+    from medianest_operator.agent.harden import harden as run
+    from medianest_operator.hardening.result import HardeningResult, Reason
+    from medianest_operator.migrations.execute import Interrupted
+
+    wait = duration(connect_timeout) / 1000
+    _stop_on_sigterm()
+    try:
+        result = run(options, app_role, wait, _say)
+    except Interrupted:
+        result = HardeningResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
+    _finish(result, result_file)
 
 
 @app.command()
@@ -283,7 +307,7 @@ def _check_source_options(source: Path | None, bundled: bool) -> None:
         raise typer.BadParameter("give exactly one of --source DIR and --bundled")
 
 
-def _finish(result: MigrationResult, result_file: Path | None) -> NoReturn:
+def _finish(result: MigrationResult | HardeningResult, result_file: Path | None) -> NoReturn:
     _say(result.message if result.outcome.exit_code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
     if result_file is not None:
         result_file.write_text(result.to_json(), encoding="utf-8")

@@ -14,6 +14,7 @@ class Condition(StrEnum):
     AVAILABLE = "Available"
     SCHEMA_UP_TO_DATE = "SchemaUpToDate"
     INDEXES_HEALTHY = "IndexesHealthy"
+    HARDENING_APPLIED = "HardeningApplied"
 
 
 ABNORMAL_TRUE = frozenset({Condition.RECONCILING, Condition.STALLED})
@@ -66,3 +67,8 @@ class Reason(StrEnum):
     INDEXES_MISSING = "IndexesMissing"
     INDEXES_INVALID = "IndexesInvalid"
     INDEXES_DUPLICATE = "IndexesDuplicate"
+    # HardeningApplied
+    HARDENING_APPLIED = "HardeningApplied"
+    HARDENING_APPLYING = "HardeningApplying"
+    HARDENING_WAITING = "HardeningWaiting"
+    HARDENING_FAILED = "HardeningFailed"

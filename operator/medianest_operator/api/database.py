@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from medianest_operator import naming
+from medianest_operator.api.hardening import Hardening
 from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, SqlName, rules, with_rules
 from medianest_operator.migrations.options import OnFailure, Rehearse
 
@@ -393,6 +394,8 @@ class DatabaseSpec(ApiModel):
     """Connection limits and the application's pool."""
     migrations: Migrations = Migrations()
     """The schema's migrations."""
+    hardening: Hardening = Hardening()
+    """Optional objects of the operator's in the application's tables."""
     tls: Tls = Tls()
     """Certificates."""
     scheduling: Scheduling = Scheduling()

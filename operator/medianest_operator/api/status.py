@@ -135,6 +135,20 @@ class Indexes(ApiModel):
     foreign_keys_without_index: list[str] = []
 
 
+class Hardening(ApiModel):
+    """How each option of spec.hardening stands: Off, Applying, Applied, Waiting (for a schema that has its tables),
+    Failed or Removing."""
+
+    recommended_indexes: str = "Off"
+    check_constraints: str = "Off"
+    audit_columns: str = "Off"
+    row_level_security: str = "Off"
+    message: str | None = None
+    """Why an option isn't as spec.hardening wants."""
+    job: str | None = None
+    """The Job that is at it, or that failed."""
+
+
 class Certificates(ApiModel):
     server_not_after: str
     """When the server certificate in use ends."""
@@ -156,6 +170,8 @@ class DatabaseStatus(ApiModel):
     # `schema` as an attribute would shadow a method of pydantic's base class.
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
     indexes: Indexes | None = None
+    hardening: Hardening | None = None
+    """Absent while nothing of it is in the database."""
     image: str | None = None
     """The database image in use."""
     certificates: Certificates | None = None

@@ -15,6 +15,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator import naming
+from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
 
@@ -101,9 +102,10 @@ def catalog_from_json(items: Any) -> Catalog:
 def application_catalog(connection: Connection[Any]) -> Catalog:
     """The catalog without what a run changes itself: Prisma's history, and who may connect while it holds writers off.
 
-    No migration changes the latter: rights on the database are refused (lint).
+    No migration changes the latter: rights on the database are refused (lint). The operator's own objects of
+    `spec.hardening` are left out too: they come and go by themselves.
     """
-    found = read_catalog(connection).without_table(TABLE)
+    found = without_hardening(read_catalog(connection).without_table(TABLE))
     return Catalog({key: item for key, item in found.objects.items() if key != _DATABASE_RIGHTS})
 
 

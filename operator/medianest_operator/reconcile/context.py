@@ -160,7 +160,16 @@ class Run:
 
     @property
     def jobs(self) -> list[Manifest]:
-        return self.services.cache.of_database(JOB, self.key)
+        """The Jobs that migrate."""
+        return self._jobs_of(naming.COMPONENT_MIGRATION)
+
+    @property
+    def hardening_jobs(self) -> list[Manifest]:
+        return self._jobs_of(naming.COMPONENT_HARDENING)
+
+    def _jobs_of(self, component: str) -> list[Manifest]:
+        jobs = self.services.cache.of_database(JOB, self.key)
+        return [job for job in jobs if job["metadata"]["labels"].get(naming.LABEL_COMPONENT) == component]
 
     @property
     def claims(self) -> list[Manifest]:

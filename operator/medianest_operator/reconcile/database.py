@@ -22,6 +22,7 @@ from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.reconcile import (
     certificates,
     findings,
+    hardening,
     logins,
     migration,
     rollout,
@@ -126,6 +127,8 @@ class DatabaseReconciler:
             found.migration = await migration.reconcile(run, await migration.source(run), schema)
         except Permanent as error:
             found.problem = error
+        found.indexes = hardening.application_indexes(schema.indexes)
+        found.hardening = await hardening.reconcile(run, primary, schema.history, found.migration)
         if refused and found.problem is None:
             found.problem = Permanent(
                 Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE, History
 from medianest_operator.migrations.journal import read_version
 from medianest_operator.migrations.versions import schema_of
@@ -58,7 +59,7 @@ async def look(run: Run, connection: Connection, history: History) -> tuple[str,
     expected = await read_version(connection, history.version)
     if expected is None:
         return None
-    live = schema_of((await read_catalog_async(connection)).without_table(TABLE))
+    live = schema_of(without_hardening((await read_catalog_async(connection)).without_table(TABLE)))
     lines = tuple(_in_words(line) for line in difference(expected, live))
     if len(lines) > _LONGEST:
         lines = (*lines[: _LONGEST - 1], f"and {len(lines) - _LONGEST + 1} more")

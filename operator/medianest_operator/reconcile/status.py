@@ -14,6 +14,8 @@ from medianest_operator.naming import Names
 from medianest_operator.postgres.indexes import IndexHealth
 from medianest_operator.reconcile.context import Pod
 from medianest_operator.reconcile.findings import Finding
+from medianest_operator.reconcile.hardening import State as HardeningState
+from medianest_operator.reconcile.hardening import removals
 from medianest_operator.reconcile.migration import State
 from medianest_operator.reconcile.rollout import Plan, Step
 
@@ -25,7 +27,7 @@ _GOOD = frozenset(
         Reason.READY, Reason.PRIMARY_SERVING, Reason.UP_TO_DATE, Reason.INDEXES_HEALTHY, Reason.CREATING,
         Reason.MIGRATING, Reason.SCALING, Reason.UPDATING, Reason.RESTARTING, Reason.GROWING_VOLUMES,
         Reason.WAITING_FOR_REPLICAS, Reason.CONFIGURING, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED,
-        Reason.UNKNOWN,
+        Reason.UNKNOWN, Reason.HARDENING_APPLIED, Reason.HARDENING_APPLYING, Reason.HARDENING_WAITING,
     }
 )  # fmt: skip
 """Reasons whose Event is Normal."""
@@ -50,6 +52,7 @@ class Findings:
     schema_version: str | None = None
     migration: State | None = None
     indexes: IndexHealth | None = None
+    hardening: HardeningState | None = None
     rollout: Plan | None = None
     configuring: list[str] = field(default_factory=list)
     growing: list[str] = field(default_factory=list)
@@ -81,6 +84,8 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
     verdicts[Condition.SCHEMA_UP_TO_DATE] = schema
     if indexes := _indexes_condition(found, previous):
         verdicts[Condition.INDEXES_HEALTHY] = indexes
+    if hardened := _hardening_condition(found, previous):
+        verdicts[Condition.HARDENING_APPLIED] = hardened
     return api.DatabaseStatus(
         observed_generation=found.generation,
         phase=ready.reason.value,
@@ -89,6 +94,7 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
         connection=_connection(found),
         schema_=_schema(found, previous),
         indexes=_indexes(found, previous),
+        hardening=_hardening(found, previous),
         image=found.image or previous.get("image"),
         certificates=_certificates(found, previous),
         replicas=len(found.pods),
@@ -187,6 +193,16 @@ def _indexes_condition(found: Findings, previous: Manifest) -> Verdict | None:
         names = ", ".join(f"{item.name} (of {item.duplicate_of})" for item in health.duplicates)
         return Verdict("True", Reason.INDEXES_DUPLICATE, f"{message} Duplicates that could go: {names}.")
     return Verdict("True", Reason.INDEXES_HEALTHY, message)
+
+
+def _hardening_condition(found: Findings, previous: Manifest) -> Verdict | None:
+    """It says nothing about Ready: the application works with or without."""
+    state = found.hardening
+    if state is None:
+        return _was(previous, Condition.HARDENING_APPLIED)
+    if state.is_off:
+        return None
+    return Verdict("True" if state.reason == Reason.HARDENING_APPLIED else "False", state.reason, state.message)
 
 
 def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manifest) -> Verdict:
@@ -360,6 +376,12 @@ def _indexes(found: Findings, previous: Manifest) -> api.Indexes | None:
     )
 
 
+def _hardening(found: Findings, previous: Manifest) -> api.Hardening | None:
+    if found.hardening:
+        return found.hardening.as_status()
+    return api.Hardening.model_validate(previous["hardening"]) if "hardening" in previous else None
+
+
 def _certificates(found: Findings, previous: Manifest) -> api.Certificates | None:
     if found.server_not_after:
         return api.Certificates(server_not_after=_stamp(found.server_not_after))
@@ -381,6 +403,8 @@ def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Tra
     after = current.instances.primary if current.instances else None
     if after and last and after != last:
         yield Transition("Normal", "PrimaryChanged", f"{after} leads now; before it was {last}.")
+    for removed in removals(previous.get("hardening") or {}, current.hardening):
+        yield Transition("Normal", "HardeningRemoved", removed)
     yield from _progress_of_migration(previous, current)
     told: set[str] = set()
     # Ready last: it sums up the others.

@@ -1,0 +1,35 @@
+"""What a Job of ours came to: how it ended, and the result that its newest pod left."""
+
+import json
+from typing import Any
+
+from medianest_operator.controller.kinds import POD
+from medianest_operator.reconcile.context import Run
+from medianest_operator.resources.meta import Manifest
+
+
+def ended(job: Manifest) -> dict[str, Any] | None:
+    """The condition that ended a Job; None while it runs."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
+            return dict(condition)
+    return None
+
+
+def result(run: Run, job: Manifest) -> dict[str, Any]:
+    """The newest termination message among the pods of a Job; empty while there is none, `message` alone where a pod
+    left text that isn't a result."""
+    newest: tuple[str, str] = ("", "")
+    for pod in run.services.cache.of_database(POD, run.key):
+        if not any(owner["uid"] == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", [])):
+            continue
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            terminated = container.get("state", {}).get("terminated")
+            if terminated and terminated.get("finishedAt", "") >= newest[0]:
+                newest = terminated.get("finishedAt", ""), terminated.get("message", "")
+    text = newest[1].strip()
+    try:
+        parsed = json.loads(text) if text else {}
+    except ValueError:
+        return {"message": text[-1000:]}
+    return parsed if isinstance(parsed, dict) else {}
