@@ -221,6 +221,8 @@ class ImageSource(ApiModel):
     content; name it by digest (@sha256:...) to pin it."""
     path: Annotated[str, Field(pattern=r"^/[^\x00]*[^/\x00]$", max_length=512)] = "/app/prisma/migrations"
     """The folder with the migrations inside the image, in Prisma's layout. The image needs a `cp`."""
+    pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
+    """When the kubelet pulls it. Unset: Always for a tag, IfNotPresent for a digest."""
 
 
 class MigrationSource(ApiModel):

@@ -32,7 +32,7 @@ from medianest_operator.migrations.execute import Interrupted, ServerError
 from medianest_operator.migrations.explain import reason_for
 from medianest_operator.migrations.fence import Fence, FenceError, lift_fence, observe, obstacle, raise_fence
 from medianest_operator.migrations.halt import halt
-from medianest_operator.migrations.journal import Ending, Entry, Journal, Step, result_as_json
+from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step, result_as_json
 from medianest_operator.migrations.lint import Severity, TableSize, lint, read_table_sizes
 from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan, make_parts, parse_all, plan_undo
@@ -378,7 +378,7 @@ class MigrationRun:
         reached = application_catalog(self._connection)
         check_destruction(self._holders, read_holders(self._connection), self._options)
         check_indexes(self._before.catalog, reached, self._parts)
-        if self._rehearsed is not None:
+        if self._rehearsed is not None and self._rehearsal is not None and self._rehearsal.data:
             check_rehearsed(self._rehearsed.catalog, reached)
 
     def _finish_applied(self) -> None:
@@ -464,7 +464,7 @@ class MigrationRun:
     def _record_version(self) -> None:
         """Keep what this version looks like, which drift is measured against."""
         version = self._version()
-        if version is not None and self._options.on_failure is OnFailure.ROLLBACK:
+        if version is not None:
             record_version(
                 *(self._connection, self._journal, self._source, version, self._workbench.scratch, self._report),
                 undrifted=self._undrifted,
@@ -491,6 +491,9 @@ class MigrationRun:
         if self._connection.broken or self._connection.closed or self._rollback is not None:
             return result
         if result.reason in (Reason.NOT_PRIMARY, Reason.LOCK_NOT_GRANTED, Reason.PERMISSION_DENIED):
+            return result
+        if open_entry is not None and open_entry.step in CHANGING and self._undo.strategy is not Strategy.NONE:
+            # The way back isn't finished: the next run has to find the entry open, and the writers held off.
             return result
         try:
             session.roll_back(self._connection)
@@ -523,7 +526,8 @@ class MigrationRun:
         elif reason is Reason.MIGRATION_FAILED:
             reason = Reason.INTERNAL_ERROR
         role = self._connection.info.user
-        return self._result(reason, f"The run could not go on as role {role}: {found.message}.")
+        owner = " Everything in the database has to belong to its owner." if found.sqlstate == "42501" else ""
+        return self._result(reason, f"The run could not go on as role {role}: {found.message}.{owner}")
 
     def _version(self) -> str | None:
         done = self._applied_names()

@@ -112,11 +112,13 @@ async def reconcile(run: Run, wanted: Source, schema: SchemaFacts) -> State:
         state.reason, state.up_to_date, state.is_running = Reason.MIGRATING, False, True
         state.message = f"Waiting for {running[0]['metadata']['name']}, which runs an earlier source."
         return state
-    if job is not None and _is_due_again(run, job, wanted, schema):
+    again = job is not None and _is_due_again(run, job, wanted, schema)
+    if job is not None and again:
         await run.services.applier.delete(JOB, job)
+        run.services.cache.remove(JOB, job)
         job = None
     if job is None and _has_work(wanted, plan, schema):
-        job = await _start(run, wanted, schema)
+        job = await _start(run, wanted, schema, again)
     for other in others:
         await run.services.applier.delete(JOB, other)
     state.is_running = job is not None and _finished(job) is None
@@ -169,13 +171,13 @@ def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) 
     return result.get("outcome", "Transient") == "Transient" and age > TRY_AGAIN_AFTER
 
 
-async def _start(run: Run, wanted: Source, schema: SchemaFacts) -> Manifest:
+async def _start(run: Run, wanted: Source, schema: SchemaFacts, again: bool) -> Manifest:
     image = run.spec.image or run.services.settings.postgres_image
     backs_up = bool(schema.history.applied or schema.history.other_relations)
     if backs_up:
         await run.services.applier.apply(CLAIM, backup_claim(run.names, run.spec, run.owner))
     last = schema.last_run
-    recheck = wanted.may_change and last is not None and not last.is_open
+    recheck = again and wanted.may_change and (last is None or not last.is_open)
     manifest = migration_job(run.names, run.spec, image, wanted.digest, run.owner, backs_up=backs_up, recheck=recheck)
     return await run.services.applier.apply(JOB, manifest)
 

@@ -216,7 +216,7 @@ def _copying_container(source: ImageSource) -> dict[str, Any]:
     return {
         "name": naming.CONTAINER_COPY,
         "image": source.reference,
-        "imagePullPolicy": "IfNotPresent" if "@sha256:" in source.reference else "Always",
+        "imagePullPolicy": source.pull_policy or ("IfNotPresent" if "@sha256:" in source.reference else "Always"),
         "command": ["cp", "-R", "-L", f"{source.path}/.", naming.MIGRATIONS_MOUNT],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": restricted_container(),
