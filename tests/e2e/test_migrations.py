@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def application_image(environment: Environment, tmp_path: Path) -> str:
         folder = tmp_path / "migrations" / name.removesuffix(".sql")
         folder.mkdir(parents=True)
         (folder / "migration.sql").write_text(text)
+    # The build's cache is keyed by what git knows of the context.
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("FROM debian:bookworm-slim AS app\nCOPY migrations /app/prisma/migrations\n")
     build_image(image, "app", dockerfile, tmp_path)

@@ -226,12 +226,13 @@ class ImageSource(ApiModel):
 
 
 class MigrationSource(ApiModel):
-    """Where the migrations come from: exactly one."""
+    """Where the migrations come from; the bundled ones where nothing is named."""
 
+    # No default inside: one that the API server fills in would stand beside what a later manifest names.
     model_config = with_rules(
         (
-            "(has(self.bundled) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.image) ? 1 : 0) == 1",
-            "migrations.source must name exactly one of bundled, configMap and image",
+            "(has(self.bundled) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.image) ? 1 : 0) <= 1",
+            "migrations.source must name only one of bundled, configMap and image",
         )
     )
 
@@ -241,6 +242,10 @@ class MigrationSource(ApiModel):
     """Migrations from a ConfigMap."""
     image: ImageSource | None = None
     """Migrations from the application's own image."""
+
+    @property
+    def is_bundled(self) -> bool:
+        return self.config_map is None and self.image is None
 
 
 class BackupStorage(ApiModel):
@@ -282,8 +287,8 @@ class Migrations(ApiModel):
         ),
     )
 
-    source: MigrationSource = MigrationSource(bundled=Bundled())
-    """Where the migrations come from."""
+    source: MigrationSource = MigrationSource()
+    """Where the migrations come from; the bundled ones where unset."""
     target: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]*$", max_length=200)] | None = None
     """The last migration to apply; all of the source where unset. What is applied already is never undone by it."""
     on_failure: OnFailure = OnFailure.ROLLBACK

@@ -149,7 +149,7 @@ def parse(sql: str) -> Script:
                 kind=_kind(raw.stmt, text),
                 excerpt=_excerpt(text),
                 trace=_trace(raw.stmt),
-                adds_enum_value=isinstance(raw.stmt, ast.AlterEnumStmt) and raw.stmt.newVal is not None,
+                adds_enum_value=isinstance(raw.stmt, ast.AlterEnumStmt) and raw.stmt.oldVal is None,
                 drops_indexes=_dropped_indexes(raw.stmt),
                 makes_index=raw.stmt.idxname if isinstance(raw.stmt, ast.IndexStmt) else None,
                 moves_sequence="setval" in text.lower(),

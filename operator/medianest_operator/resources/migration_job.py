@@ -141,7 +141,7 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "work", "mountPath": naming.WORK_MOUNT},
     ]
-    if spec.migrations.source.bundled is None:
+    if not spec.migrations.source.is_bundled:
         mounts.append({"name": "migrations", "mountPath": naming.MIGRATIONS_MOUNT, "readOnly": True})
     if backs_up:
         mounts.append({"name": "backups", "mountPath": naming.BACKUP_MOUNT})
@@ -171,7 +171,7 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
 
 def _arguments(spec: DatabaseSpec, backs_up: bool) -> list[str]:
     options = run_options(spec)
-    arguments = ["--bundled"] if spec.migrations.source.bundled else ["--source", naming.MIGRATIONS_MOUNT]
+    arguments = ["--bundled"] if spec.migrations.source.is_bundled else ["--source", naming.MIGRATIONS_MOUNT]
     if options.target:
         arguments += ["--target", options.target]
     arguments += ["--on-failure", options.on_failure, "--rehearse", options.rehearse]

@@ -1,0 +1,163 @@
+"""How a run is cut into parts, which way back is chosen, and the inverse of a catalog's change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medianest_operator.migrations.inverse import NoInverse, inverse
+from medianest_operator.migrations.parts import Strategy, make_parts, parse_all, plan_undo
+from medianest_operator.migrations.source import migrations_from_mapping
+from medianest_operator.postgres.catalog import Catalog, CatalogObject
+
+
+def catalog(*items: tuple[str, str, str, dict[str, Any]]) -> Catalog:
+    objects = [CatalogObject(*item) for item in items]
+    return Catalog({item.key: item for item in objects})
+
+
+EMPTY = catalog()
+UNIQUE = catalog(("index", "users", "users_email_key", {"unique": True, "valid": True}))
+PLAIN = "CREATE TABLE a (id int);"
+CONCURRENTLY = "CREATE INDEX CONCURRENTLY i ON a (id);"
+DATA = "UPDATE users SET name = 'x';"
+
+
+def parts_of(*files: str, downs: bool = False, together: bool = True) -> list[tuple[bool, int]]:
+    return [(part.is_transaction, len(part.planned)) for part in cut(*files, downs=downs, together=together)]
+
+
+def cut(*files: str, downs: bool = False, together: bool = True) -> Any:
+    entries = {f"{number}_m.sql": text for number, text in enumerate(files, start=1)}
+    if downs:
+        entries |= {f"{number}_m.down.sql": "SELECT 1" for number in range(1, len(files) + 1)}
+    return make_parts(parse_all(migrations_from_mapping(entries)), together)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ((PLAIN, DATA, PLAIN), [(True, 3)]),
+        ((PLAIN, CONCURRENTLY, DATA), [(True, 1), (False, 1), (True, 1)]),
+        ((CONCURRENTLY, CONCURRENTLY), [(False, 1), (False, 1)]),
+        (("ALTER TYPE t ADD VALUE 'x';", DATA), [(True, 1), (True, 1)]),
+        (("ALTER TYPE t RENAME VALUE 'x' TO 'y';", DATA), [(True, 2)]),
+        (("BEGIN; SELECT 1; COMMIT;", DATA), [(False, 1), (True, 1)]),
+        (("", "-- nothing"), [(True, 2)]),
+        (("CREAT TABLE", DATA), [(True, 2)]),
+    ],
+)
+def test_as_much_as_possible_is_one_transaction(files: tuple[str, ...], expected: list[tuple[bool, int]]) -> None:
+    assert parts_of(*files) == expected
+
+
+def test_halt_commits_each_file() -> None:
+    assert parts_of(PLAIN, DATA, together=False) == [(True, 1), (True, 1)]
+
+
+@pytest.mark.parametrize(
+    ("files", "downs", "strategy", "fenced"),
+    [
+        ((PLAIN, DATA), False, Strategy.TRANSACTION, False),
+        ((PLAIN, DATA), True, Strategy.TRANSACTION, False),
+        (("SELECT setval('s', 1)",), False, Strategy.TRANSACTION, True),
+        ((CONCURRENTLY,), False, Strategy.INVERSE, False),
+        ((PLAIN, CONCURRENTLY, DATA), False, Strategy.INVERSE, False),
+        ((PLAIN, CONCURRENTLY, DATA), True, Strategy.DOWN, False),
+        ((DATA, CONCURRENTLY), False, Strategy.RESTORE, True),
+        ((DATA, CONCURRENTLY), True, Strategy.DOWN, True),
+        (("UPDATE users SET name = 'x'; COMMIT; SELECT 1;",), False, Strategy.RESTORE, True),
+        (("DO $$ BEGIN COMMIT; END $$",), False, Strategy.RESTORE, True),
+        (("ALTER TYPE t ADD VALUE 'x';", DATA), False, Strategy.RESTORE, True),
+        (("VACUUM users;", DATA), False, Strategy.INVERSE, False),
+        (("DROP INDEX CONCURRENTLY users_name;", DATA), False, Strategy.INVERSE, False),
+        # Between the drop and the way back, duplicates may come in that the unique index would refuse.
+        (("DROP INDEX CONCURRENTLY users_email_key;", DATA), False, Strategy.RESTORE, True),
+        (("ALTER TABLE a ALTER c DROP NOT NULL;", CONCURRENTLY), False, Strategy.RESTORE, True),
+        (("ALTER TABLE a ADD c int;", CONCURRENTLY), False, Strategy.INVERSE, False),
+    ],
+)
+def test_way_back_is_the_first_that_fits(files: tuple[str, ...], downs: bool, strategy: Strategy, fenced: bool) -> None:
+    plan = plan_undo(cut(*files, downs=downs), UNIQUE)
+    assert (plan.strategy, plan.fenced) == (strategy, fenced)
+    assert bool(plan.why) is fenced
+
+
+COLUMN = {"type": "text", "position": 1, "nullable": True}
+BEFORE = catalog(
+    ("table", "", "users", {"owner": "medianest"}),
+    ("column", "users", "name", COLUMN | {"default": "'x'::text"}),
+    ("index", "users", "users_name", {"unique": False, "valid": True, "definition": "CREATE INDEX users_name ON ..."}),
+    ("constraint", "users", "c", {"validated": True, "definition": "CHECK (true)"}),
+)
+
+
+def changed(*drop: tuple[str, str, str], **add: Any) -> Catalog:
+    kept = {key: item for key, item in BEFORE.objects.items() if key not in drop}
+    return Catalog(kept | {item.key: item for item in add.get("items", ())})
+
+
+@pytest.mark.parametrize(
+    ("after", "statements"),
+    [
+        (BEFORE, []),
+        (
+            changed(items=[CatalogObject("column", "users", "nick", COLUMN | {"position": 2})]),
+            ["ALTER TABLE IF EXISTS users DROP COLUMN IF EXISTS nick"],
+        ),
+        (
+            changed(items=[CatalogObject("index", "users", "i", {"unique": False, "valid": False})]),
+            ["DROP INDEX CONCURRENTLY IF EXISTS i"],
+        ),
+        (
+            changed(items=[CatalogObject("index", "other.users", "i", {"valid": True})]),
+            ["DROP INDEX CONCURRENTLY IF EXISTS other.i"],
+        ),
+        (changed(("index", "users", "users_name")), ["CREATE INDEX CONCURRENTLY users_name ON ..."]),
+        (
+            changed(items=[CatalogObject("column", "users", "name", COLUMN | {"nullable": True})]),
+            ["ALTER TABLE users ALTER COLUMN name SET DEFAULT 'x'::text"],
+        ),
+        (
+            changed(
+                items=[
+                    CatalogObject("table", "", "films", {}),
+                    CatalogObject("column", "films", "id", COLUMN),
+                    CatalogObject("index", "films", "films_pkey", {"valid": True}),
+                    CatalogObject("grants", "", "table films", {"rights": []}),
+                ]
+            ),
+            ["DROP TABLE IF EXISTS films CASCADE"],
+        ),
+        (
+            changed(items=[CatalogObject("constraint", "users", "d", {"definition": "CHECK (false)"})]),
+            ["ALTER TABLE IF EXISTS users DROP CONSTRAINT IF EXISTS d"],
+        ),
+        (
+            changed(items=[CatalogObject("comment", "", "table public.users", {"text": "people"})]),
+            ["COMMENT ON TABLE public.users IS NULL"],
+        ),
+    ],
+)
+def test_inverse_of_definitions(after: Catalog, statements: list[str]) -> None:
+    assert inverse(BEFORE, after) == statements
+
+
+@pytest.mark.parametrize(
+    ("after", "what"),
+    [
+        (changed(("column", "users", "name")), "column name (text) is gone"),
+        (changed(("table", "", "users")), "table users is gone"),
+        (changed(("constraint", "users", "c")), "constraint c is gone"),
+        (
+            changed(items=[CatalogObject("column", "users", "name", COLUMN | {"type": "integer"})]),
+            "column name (text): ",
+        ),
+        (changed(items=[CatalogObject("grants", "", "table users", {"rights": ["public: SELECT"]})]), "was added"),
+    ],
+)
+def test_what_holds_data_has_no_inverse(after: Catalog, what: str) -> None:
+    with pytest.raises(NoInverse, match=r".") as caught:
+        inverse(BEFORE, after)
+    assert what in str(caught.value)
