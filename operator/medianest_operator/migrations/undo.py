@@ -192,7 +192,7 @@ DO $clear$
 DECLARE
     item record;
 BEGIN
-    PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
+    PERFORM lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
     FOR item IN
         SELECT extname FROM pg_extension WHERE pg_get_userbyid(extowner) = current_user
     LOOP
@@ -211,7 +211,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', item.nspname);
     END LOOP;
-    CREATE SCHEMA IF NOT EXISTS public;
+    CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner;
     FOR item IN
         SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
                               WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,

@@ -40,7 +40,8 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHE
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
 """
 
-# The position counts live columns only: a dropped one leaves a gap in attnum that no dump brings back.
+# The position counts live columns only: a dropped one leaves a gap in attnum that no dump brings back. pg_attver is the
+# server's own mark on each column (seen on 15.20, not on 15.18): it is another one for each table that is made.
 COLUMNS: LiteralString = f"""
 SELECT 'column' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(a.attname) AS name,
        row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum) AS position,
@@ -50,7 +51,8 @@ SELECT 'column' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quo
        CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END AS collation,
        CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage END AS storage,
        nullif(a.attcompression::text, '') AS compression,
-       nullif(a.attstattarget, -1) AS statistics_target, a.attoptions AS options
+       nullif(a.attstattarget, -1) AS statistics_target,
+       (SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) o WHERE NOT starts_with(o, 'pg_attver=')) AS options
   FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_type t ON t.oid = a.atttypid
