@@ -23,6 +23,7 @@ from medianest_operator.migrations.checks import (
     check_destruction,
     check_indexes,
     check_rehearsed,
+    named_indexes,
     read_holders,
 )
 from medianest_operator.migrations.clock import Clock
@@ -109,11 +110,11 @@ class MigrationRun:
         except RunError as stop:
             result = self._result(stop.reason, stop.message, failed=stop.failed)
         except Interrupted:
-            result = self._result(
-                Reason.INTERRUPTED, "The run was asked to stop before its end. Trying again continues it."
+            result = self._taken_back(
+                self._result(Reason.INTERRUPTED, "The run was asked to stop before its end. Trying again continues it.")
             )
         except psycopg.Error as error:
-            result = self._server_failure(error)
+            result = self._taken_back(self._server_failure(error))
         return self._settle(result)
 
     def _run(self) -> MigrationResult:
@@ -264,11 +265,12 @@ class MigrationRun:
         """Write the run into the journal."""
         self._journal.ensure()
         downs = {m.name: m.down for m in self._plan.pending if m.down is not None}
-        self._entry = Entry(
-            source=self._digest,
-            strategy=self._undo.strategy,
-            plan={"names": list(self._plan.pending_names), "downs": downs, "version": self._plan.version},
-        )
+        plan: dict[str, Any] = {"names": list(self._plan.pending_names), "downs": downs, "version": self._plan.version}
+        plan["indexes"] = sorted(named_indexes(self._parts))
+        if self._parts and not self._parts[-1].is_transaction and not self._options.allow_destructive:
+            # For whoever takes the last look, if this run is cut off before it does.
+            plan["holders"] = [[*key, label] for key, label in self._holders.items()]
+        self._entry = Entry(source=self._digest, strategy=self._undo.strategy, plan=plan)
         self._journal.begin(self._entry)
 
     def _look_for_drift(self) -> None:
@@ -358,10 +360,6 @@ class MigrationRun:
             if self._options.on_failure is OnFailure.HALT:
                 raise halt(self._connection, failure, self._application.progress.applied) from failure
             raise self._roll_back(failure) from failure
-        except Interrupted:
-            if self._options.on_failure is OnFailure.ROLLBACK:
-                self._go_back("the run was asked to stop")
-            raise
         except RunError as stop:
             raise self._roll_back(stop) from stop
 
@@ -377,7 +375,7 @@ class MigrationRun:
         assert self._before is not None
         reached = application_catalog(self._connection)
         check_destruction(self._holders, read_holders(self._connection), self._options)
-        check_indexes(self._before.catalog, reached, self._parts)
+        check_indexes(self._before.catalog, reached, named_indexes(self._parts))
         if self._rehearsed is not None and self._rehearsal is not None and self._rehearsal.data:
             check_rehearsed(self._rehearsed.catalog, reached)
 
@@ -388,7 +386,6 @@ class MigrationRun:
             lift_fence(self._connection, Fence.from_json(self._entry.fence))
         result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": self._plan.pending_names[-1]}
         self._journal.finish(self._entry, Ending.APPLIED, result)
-        self._finished = True
 
     def _prove(self) -> None:
         """Where the run's last file stood alone, the last look comes after it."""
@@ -412,8 +409,7 @@ class MigrationRun:
         """Go back, prove it, record it; returns what the run ends with."""
         text = cause.text if isinstance(cause, Failure) else cause.message
         self._report(text)
-        self._finished = False
-        rollback = self._go_back(text, cause if isinstance(cause, Failure) else None)
+        rollback = self._go_back(text, cause if isinstance(cause, Failure) else None, cause.reason)
         if not rollback.proved:
             return RunError(
                 Reason.ROLLBACK_UNPROVED,
@@ -428,7 +424,34 @@ class MigrationRun:
             cause.failed,
         )
 
-    def _go_back(self, why: str, failure: Failure | None = None) -> Rollback:
+    def _taken_back(self, result: MigrationResult) -> MigrationResult:
+        """The result of a run that something else than a file has ended, wherever that was.
+
+        A commit that was under way may have gone through, and a way back may have been cut short: what the journal
+        says was applied stays applied, and what was begun is undone.
+        """
+        if self._entry is None or self._connection.broken or self._connection.closed:
+            return result
+        try:
+            session.roll_back(self._connection)
+            if self._journal.is_applied(self._entry):
+                self._finished = True
+                return self._ended_applied()
+            if self._before is None or self._entry.step not in CHANGING:
+                return result
+            rollback = self._rollback or self._go_back(result.message)
+        except RunError as stop:
+            return self._result(stop.reason, stop.message, failed=stop.failed)
+        except psycopg.Error as error:
+            return self._server_failure(error)
+        if rollback.proved:
+            return result.model_copy(update={"rollback": rollback})
+        return self._result(
+            Reason.ROLLBACK_UNPROVED,
+            f"{result.message} It could not be proved undone: {rollback.proof}. {UNPROVED_ADVICE}",
+        )
+
+    def _go_back(self, why: str, failure: Failure | None = None, reason: Reason = Reason.INTERRUPTED) -> Rollback:
         assert self._entry is not None
         assert self._before is not None
         transaction = self._application.transaction if self._application else None
@@ -438,16 +461,15 @@ class MigrationRun:
             failure=failure,
             why=why,
             transaction=transaction if self._undo.strategy is Strategy.TRANSACTION else None,
-            finish=lambda rollback: self._finish_rolled_back(rollback, why, failure),
+            finish=lambda rollback: self._finish_rolled_back(rollback, why, reason),
         )
         return self._rollback
 
-    def _finish_rolled_back(self, rollback: Rollback, why: str, failure: Failure | None) -> Mapping[str, Any]:
+    def _finish_rolled_back(self, rollback: Rollback, why: str, reason: Reason) -> Mapping[str, Any]:
         """What the journal keeps; a failure that trying again can't help is remembered as such."""
-        final = failure is not None and failure.reason.outcome is Outcome.FAILED
         return {
-            "outcome": Outcome.FAILED if final else Outcome.TRANSIENT,
-            "reason": failure.reason if failure else Reason.INTERRUPTED,
+            "outcome": reason.outcome,
+            "reason": reason,
             "message": why,
             "rollback": rollback.model_dump(mode="json"),
         }
@@ -485,10 +507,16 @@ class MigrationRun:
             f"Applied {len(applied)} migration{plural} in {total} ms; the schema is at {self._version()}.",
         )
 
+    def _ended_applied(self) -> MigrationResult:
+        """The result of a run that was ended after its last commit, or while that went through."""
+        version = self._plan.pending_names[-1]
+        message = f"Applied; the schema is at {version}. What came after the last commit was cut short."
+        return self._result(Reason.APPLIED, message).model_copy(update={"version": version, "pending": ()})
+
     def _settle(self, result: MigrationResult) -> MigrationResult:
         """Give a run that failed before it changed anything its end in the journal, so that it is remembered."""
         open_entry = self._entry
-        if self._connection.broken or self._connection.closed or self._rollback is not None:
+        if self._connection.broken or self._connection.closed or self._rollback is not None or self._finished:
             return result
         if result.reason in (Reason.NOT_PRIMARY, Reason.LOCK_NOT_GRANTED, Reason.PERMISSION_DENIED):
             return result

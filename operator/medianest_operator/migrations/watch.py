@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
@@ -77,6 +77,9 @@ class Watcher:
             with psycopg.connect(
                 self._conninfo, autocommit=True, application_name=WATCHER, connect_timeout=5
             ) as connection:
+                with suppress(psycopg.Error):
+                    # The role that owns the tables is shown nothing of what others' sessions do.
+                    connection.execute("SET ROLE pg_read_all_stats")
                 while True:
                     found = describe_blockers(connection, pid)
                     if found and found != self.last:
