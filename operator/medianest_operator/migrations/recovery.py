@@ -63,7 +63,7 @@ def way_back(
         finish: makes what the journal keeps.
 
     Raises:
-        RunError: a restore was cut short; the next run begins it again.
+        RunError: it can't be gone to its end now; the next run begins it again.
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
@@ -88,7 +88,7 @@ def way_back(
     except UndoUnfinished as error:
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {error}. Writers stay held off; trying again.",
+            f"{why} Undoing it is not finished: {error}. {'Writers stay held off; trying' if fenced else 'Trying'} again.",
             failure.failed if failure else None,
         ) from error
     proof = _with_transaction(connection, undone.proof, transaction)
