@@ -63,7 +63,7 @@ def way_back(
         finish: makes what the journal keeps.
 
     Raises:
-        RunError: a restore was cut short; the next run begins it again.
+        RunError: it can't be gone to its end now; the next run begins it again.
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
@@ -86,9 +86,10 @@ def way_back(
     try:
         undone = undo.run()
     except UndoUnfinished as error:
+        held = "Writers stay held off. " if fenced else ""
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {error}. Writers stay held off; trying again.",
+            f"{why} Undoing it is not finished: {error}. {held}Trying again.",
             failure.failed if failure else None,
         ) from error
     proof = _with_transaction(connection, undone.proof, transaction)

@@ -28,7 +28,7 @@ LOCK_PAUSE = 1.0
 
 
 class UndoUnfinished(Exception):
-    """The way back could not be gone to its end (no room, no connection); going it again may succeed."""
+    """The way back could not be gone to its end (no room, no connection, no lock); going it again may succeed."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Undo:
         """Go back.
 
         Raises:
-            UndoUnfinished: a restore was cut short; nothing of it has been committed.
+            UndoUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
             psycopg.OperationalError: the connection is lost.
         """
         undone = Undone(Strategy.TRANSACTION, self._prove())
@@ -145,6 +145,8 @@ class Undo:
             self._report(f"undoing: {statement}")
             try:
                 self._execute_patiently(statement)
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                raise UndoUnfinished(f"{statement} gets no lock: {error}") from error
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise

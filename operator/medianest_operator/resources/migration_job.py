@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import DatabaseSpec, ImageSource, OnDelete
+from medianest_operator.api.database import DatabaseSpec, OnDelete
+from medianest_operator.api.migrations import ImageSource
 from medianest_operator.controller.kinds import CLAIM, JOB
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.naming import Names
