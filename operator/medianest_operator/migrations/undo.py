@@ -170,7 +170,10 @@ class Undo:
             restore_in_place(self._backup.read(), self._backup.environment, before=_CLEAR, after=())
         except (DumpError, RepositoryError) as error:
             raise UndoUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+        # It warns of every catalog that only a superuser may look at.
+        self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
+        self._connection.execute("RESET client_min_messages")
         return True
 
     def _set_sequences_back(self) -> None:
@@ -212,6 +215,17 @@ BEGIN
                               AND d.deptype = 'e')
     LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', item.nspname);
+    END LOOP;
+    -- A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
+    FOR item IN
+        SELECT DISTINCT coalesce(' IN SCHEMA ' || quote_ident(n.nspname), '') AS place,
+               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
+                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END AS kind,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+          FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+         WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole
+    LOOP
+        EXECUTE format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s', item.place, item.kind, item.grantee);
     END LOOP;
     CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner;
     FOR item IN
