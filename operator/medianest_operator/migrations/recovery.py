@@ -88,7 +88,8 @@ def way_back(
     except UndoUnfinished as error:
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {error}. {'Writers stay held off; trying' if fenced else 'Trying'} again.",
+            f"{why} Undoing it is not finished: {error}."
+            f" {'Writers stay held off; trying' if fenced else 'Trying'} again.",
             failure.failed if failure else None,
         ) from error
     proof = _with_transaction(connection, undone.proof, transaction)
