@@ -26,6 +26,8 @@ TRY_AGAIN_AFTER: Final = timedelta(minutes=5)
 """A Job that ended for a reason that may pass by itself is made anew after this time."""
 FINISH_AFTER: Final = timedelta(seconds=20)
 """Likewise where a run was cut off in the middle: the database waits for somebody to finish it."""
+STRANDED_AFTER: Final = timedelta(seconds=10)
+"""A pod that is still there so long after the end of its grace period is on a lost node."""
 RECHECK_AFTER: Final = timedelta(hours=1)
 """An image that is named by a tag may hold other migrations by now."""
 
@@ -88,8 +90,9 @@ async def source(run: Run) -> Source:
 
 
 def job_token(run: Run) -> str:
-    """Changes whenever a migration Job does, so that the schema is looked at again."""
-    return json.dumps([[job["metadata"]["uid"], jobs.ended(job) is not None] for job in run.jobs])
+    """Changes whenever a Job that changes the schema does, so that it is looked at again."""
+    changing = [*run.jobs, *run.hardening_jobs]
+    return json.dumps([[job["metadata"]["uid"], jobs.ended(job) is not None] for job in changing])
 
 
 def is_running(run: Run) -> bool:
@@ -149,10 +152,10 @@ def _failed_for_good(last: LastRun) -> bool:
 
 
 def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) -> bool:
-    """Whether a finished Job is to be replaced by a new one of the same source."""
+    """Whether a Job is to be replaced by a new one of the same source."""
     ended = jobs.ended(job)
     if ended is None:
-        return False
+        return _is_stranded(run, job)
     age = datetime.now(UTC) - datetime.fromisoformat(ended["lastTransitionTime"])
     last = schema.last_run
     if last is not None and last.is_open:
@@ -164,6 +167,16 @@ def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) 
         return schema.drift is None and age > FINISH_AFTER
     result = _result(run, job)
     return result.get("outcome", "Transient") == "Transient" and age > TRY_AGAIN_AFTER
+
+
+def _is_stranded(run: Run, job: Manifest) -> bool:
+    """Whether its pod was to end and can't: its node is lost. A Job waits for such a pod for ever.
+
+    Should the pod run on after all, unseen, the lock in the database keeps the next one waiting.
+    """
+    limit = datetime.now(UTC) - STRANDED_AFTER
+    stamps = [pod["metadata"].get("deletionTimestamp") for pod in jobs.pods(run, job)]
+    return bool(stamps) and all(stamp is not None and datetime.fromisoformat(stamp) < limit for stamp in stamps)
 
 
 async def _start(run: Run, wanted: Source, schema: SchemaFacts, again: bool) -> Manifest:

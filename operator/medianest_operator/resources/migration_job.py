@@ -37,6 +37,13 @@ def run_options(spec: DatabaseSpec) -> RunOptions:
     )
 
 
+# Kubernetes' own tolerations of these taints are five minutes; a run that holds writers off can't wait so long.
+_LEAVES_A_LOST_NODE = [
+    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
+    for what in ("unreachable", "not-ready")
+]
+
+
 def _milliseconds(duration: str) -> int:
     return int(to_timedelta(duration).total_seconds() * 1000)
 
@@ -126,8 +133,8 @@ def _pod(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> dict[s
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
     if spec.scheduling.node_selector:
         pod["nodeSelector"] = spec.scheduling.node_selector
-    if spec.scheduling.tolerations:
-        pod["tolerations"] = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
+    own = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
+    pod["tolerations"] = [*own, *_LEAVES_A_LOST_NODE]
     return pod
 
 
