@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.errors import Permanent, ReconcileError
+from medianest_operator.migrations.options import OnFailure
 from medianest_operator.naming import Names
 from medianest_operator.postgres.indexes import IndexHealth
 from medianest_operator.reconcile.context import Pod
@@ -188,6 +189,9 @@ def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manif
 def _serving_as_before(found: Findings, schema: Verdict) -> str:
     failed = found.migration.run.failed if found.migration and found.migration.run else None
     what = f"Migration {failed.migration}" if failed else "A migration"
+    if found.spec and found.spec.migrations.on_failure is OnFailure.HALT:
+        how = "failed, and what was applied before it stays (onFailure: Halt)."
+        return f"Serving schema {found.schema_version}. {what} {how} See SchemaUpToDate."
     if schema.reason == Reason.MIGRATION_ROLLED_BACK:
         how = "failed and was undone (proved); nothing was lost."
     else:
