@@ -109,7 +109,6 @@ def test_fenced_run_loses_no_write_and_lets_everybody_in_again(kube: Kube) -> No
     """The file commits by itself: writers are held off, and what it did is restored from the backup."""
     people(kube)
     writer = Writer(kube, "db", seconds=45)
-    kube.sql("db-0", "ALTER TABLE writes OWNER TO medianest")
     sql = "UPDATE users SET name = 'gone';\nCOMMIT;\nCREATE TABLE notes (id text);\nSELECT 1/0;\n"
     kube.patch("db", {"migrations": {"source": source(kube, "commits", sql), "rehearse": "Never"}})
     kube.wait_condition("db", "SchemaUpToDate", "False", "MigrationRolledBack")

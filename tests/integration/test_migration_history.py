@@ -14,6 +14,9 @@ from medianest_operator.migrations.source import migrations_from_directory
 from medianest_operator.postgres.catalog import difference, read_catalog
 from medianest_operator.schema import bundled_migrations
 
+LONE = "lone block that commits"
+"""Only a backup leads back from what it may have left."""
+
 FINE = {
     "comments only": "-- nothing yet\n/* later; perhaps */\n",
     "empty": "",
@@ -30,18 +33,19 @@ FINE = {
     "concurrently alone": "CREATE INDEX CONCURRENTLY users_name_idx ON users (name);",
     "vacuum alone": "VACUUM (ANALYZE) users;",
     "reindex concurrently alone": "REINDEX INDEX CONCURRENTLY users_email_key;",
-    "lone block that commits": "DO $$ BEGIN CREATE TABLE notes (id text); COMMIT; CREATE TABLE more (id text); END $$",
+    LONE: "DO $$ BEGIN CREATE TABLE notes (id text); COMMIT; CREATE TABLE more (id text); END $$",
     "rows returned": "SELECT generate_series(1, 10000); COPY users TO STDOUT; TABLE users;",
     "session settings": "SET search_path = ''; SET lock_timeout = '1ms'; SET ROLE medianest_migrator;",
     "column renamed": "ALTER TABLE users RENAME COLUMN name TO display_name;",
 }
 
 
-@pytest.mark.parametrize("sql", FINE.values(), ids=FINE.keys())
-def test_file_is_applied_once(medianest: Database, tmp_path: Path, sql: str) -> None:
-    write_folder(tmp_path, {"20260101120000_next": sql, "20260102120000_after": "CREATE TABLE after (id text);"})
-    source = (*bundled_migrations(), *migrations_from_directory(tmp_path))
-    result = migrate(medianest, source)
+@pytest.mark.parametrize("kind", FINE)
+def test_file_is_applied_once(medianest: Database, tmp_path: Path, kind: str) -> None:
+    files = {"20260101120000_next": FINE[kind], "20260102120000_after": "CREATE TABLE after (id text);"}
+    folder = write_folder(tmp_path / "migrations", files)
+    source = (*bundled_migrations(), *migrations_from_directory(folder))
+    result = migrate(medianest, source, folder=tmp_path if kind == LONE else None)
     assert (result.outcome, result.version) == ("Applied", "20260102120000_after"), result
     assert [item.name for item in result.applied] == ["20260101120000_next", "20260102120000_after"]
     rows = medianest.execute(
@@ -163,9 +167,7 @@ def test_oddities_are_told_and_do_not_stop_the_run(medianest: Database) -> None:
 def test_role_without_rights_is_told(empty: Database) -> None:
     result = migrate(empty, bundled_migrations(), user="stranger")
     assert (result.outcome, result.reason) == ("Failed", "PermissionDenied")
-    assert result.message == (
-        "The migration history could not be used as role stranger: permission denied for schema public."
-    )
+    assert result.message == ("The run could not go on as role stranger: permission denied for schema public.")
 
 
 def test_own_files_and_the_applications_give_one_history(empty: Database) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database, wait_for_backend, wait_until
+from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.history import LOCK_KEY
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.postgres.catalog import read_catalog
@@ -92,17 +93,40 @@ def test_signal_cancels_and_undoes(medianest: Database, start: Callable[..., Job
     assert medianest.execute(f"SELECT count(*) FROM _prisma_migrations WHERE migration_name = '{NAME}'") == [(0,)]
 
 
+CONCURRENTLY = "CREATE INDEX CONCURRENTLY users_name_idx ON users (name);"
+
+
 def test_signal_while_an_index_is_built_concurrently(medianest: Database, start: Callable[..., Job]) -> None:
-    """What such a statement leaves is named, and nothing runs after it until it is looked at."""
-    with medianest.connect() as writer, writer.transaction():
-        writer.execute("UPDATE users SET name = 'Ann'")
-        job = start("CREATE INDEX CONCURRENTLY users_name_idx ON users (name);", "--lock-timeout", "50ms")
-        with medianest.connect() as watcher:
-            wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
+    """The half-built index goes again as soon as it can, and the next try builds it."""
+    before = catalog(medianest)
+    with medianest.connect() as writer, medianest.connect() as watcher:
+        writer.execute("BEGIN; UPDATE users SET name = 'Ann'")
+        job = start(CONCURRENTLY)
+        wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
+        job.process.terminate()
+        wait_for_backend(watcher, "DROP INDEX CONCURRENTLY", waiting=True)
+        writer.execute("COMMIT")
+        code, result, output = job.end()
+    assert (code, result["reason"]) == (2, "Interrupted"), output
+    assert (result["rollback"]["strategy"], result["rollback"]["proved"]) == ("Inverse", True)
+    assert catalog(medianest) == before
+    assert migrate(medianest, {f"{NAME}.sql": CONCURRENTLY}).outcome == "Applied"
+
+
+def test_way_back_that_gets_no_lock_is_finished_by_the_next_run(medianest: Database, start: Callable[..., Job]) -> None:
+    before = catalog(medianest)
+    with medianest.connect() as writer, medianest.connect() as watcher:
+        writer.execute("BEGIN; UPDATE users SET name = 'Ann'")
+        job = start(CONCURRENTLY, "--lock-timeout", "50ms")
+        wait_for_backend(watcher, "CREATE INDEX CONCURRENTLY", waiting=True)
         job.process.terminate()
         code, result, output = job.end()
-    assert (code, result["reason"]) == (1, "PartiallyApplied"), output
-    assert "left: table users: index users_name_idx is not expected" in result["message"]
+    assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
+    assert "DROP INDEX CONCURRENTLY IF EXISTS users_name_idx gets no lock" in result["message"]
+    lines: list[str] = []
+    assert migrate(medianest, {f"{NAME}.sql": "SELECT 1/0"}, report=lines.append).reason == "MigrationFailed"
+    assert any(line.startswith("undone by inverse: catalog and row counts equal those before") for line in lines)
+    assert catalog(medianest) == before
 
 
 def test_killed_process_leaves_nothing(medianest: Database, start: Callable[..., Job]) -> None:
@@ -161,6 +185,11 @@ def test_role_that_may_not_log_in_is_waited_for(medianest: Database, tmp_path: P
     assert (code, result["outcome"], result["reason"]) == (2, "Transient", "ConnectFailed")
     assert 'database "nowhere" does not exist' in result["message"]
     assert output.count("waiting for the server") == 1
+
+
+def catalog(database: Database) -> str:
+    with database.connect() as connection:
+        return application_catalog(connection).fingerprint()
 
 
 def state(database: Database) -> tuple[str, list[tuple[Any, ...]]]:

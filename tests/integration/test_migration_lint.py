@@ -12,6 +12,7 @@ from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database
 from integration.test_dbctl import dbctl
 from medianest_operator.migrations.lint import Severity, TableSize, lint, read_table_sizes
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.source import migrations_from_mapping
 
 NEXT = "20260101000000_next"
@@ -133,7 +134,8 @@ def test_plan_exits_1_for_a_refused_statement(medianest: Database, tmp_path: Pat
 def test_plan_looks_at_what_is_pending_only(medianest: Database, tmp_path: Path) -> None:
     """What is applied was either allowed then or can't be helped now."""
     files = {NEXT: "DROP TABLE error_logs"}
-    assert migrate(medianest, {f"{name}.sql": text for name, text in files.items()}).outcome == "Applied"
+    source = {f"{name}.sql": text for name, text in files.items()}
+    assert migrate(medianest, source, RunOptions(allow_destructive=True)).outcome == "Applied"
     done = dbctl(medianest.environment(), "plan", "--source", str(write_folder(tmp_path, files)), "--json")
     assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, [])
 

@@ -23,6 +23,7 @@ from medianest_operator.migrations.reasons import Outcome
 from medianest_operator.naming import Names
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 from medianest_operator.reconcile import hardening, status
+from medianest_operator.reconcile.transitions import transitions
 from medianest_operator.resources.hardening_job import hardening_digest, hardening_job
 from unit.test_status import NOW, build, conditions, ready_findings, told
 
@@ -232,9 +233,7 @@ def test_what_is_off_is_not_told_and_its_removal_is_once() -> None:
     assert "HardeningApplied" not in conditions(after)
     assert told(before, ready_findings(hardening=off)) == [("Normal", "HardeningRemoved")]
     assert told(after, ready_findings(hardening=off)) == []
-    text = [
-        item.message for item in status.transitions(before, status.build(ready_findings(hardening=off), before, NOW))
-    ]
+    text = [item.message for item in transitions(before, status.build(ready_findings(hardening=off), before, NOW))]
     assert "its columns with what they held" in text[0]
 
 

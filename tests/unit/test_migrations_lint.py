@@ -64,6 +64,8 @@ REFUSED = {
     "GRANT medianest TO mallory": "role",
     "REVOKE medianest FROM mallory": "role",
     "ALTER ROLE medianest_app SET work_mem = '1GB'": "role-setting",
+    "GRANT CONNECT ON DATABASE medianest TO mallory": "database-grant",
+    "REVOKE ALL ON DATABASE medianest FROM PUBLIC": "database-grant",
     "REASSIGN OWNED BY a TO b": "owned",
     "DROP OWNED BY a": "owned",
     "CREATE TABLESPACE fast LOCATION '/mnt'": "tablespace",
@@ -167,7 +169,6 @@ def test_what_reaches_outside_is_refused(sql: str) -> None:
 ALLOWED = [
     "ALTER DATABASE medianest SET work_mem = '64MB'",
     "ALTER ROLE medianest_app IN DATABASE medianest SET work_mem = '64MB'",
-    "GRANT CONNECT ON DATABASE medianest TO medianest_app",
     "GRANT SELECT ON ALL TABLES IN SCHEMA public TO medianest_app",
     "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO medianest_app",
     "SET ROLE medianest",

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from cryptography import x509
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medianest_operator.api.database import DatabaseSpec
@@ -22,6 +22,7 @@ from medianest_operator.resources import secrets
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: "\x00" not in text and text.isascii()))
 def test_a_verifier_matches_its_password_only(password: str) -> None:
     verifier = scram.verifier(password)

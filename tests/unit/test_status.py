@@ -11,8 +11,9 @@ from medianest_operator.errors import Permanent, Transient
 from medianest_operator.migrations.history import History
 from medianest_operator.naming import Names
 from medianest_operator.reconcile import status
+from medianest_operator.reconcile.conditions import Findings
 from medianest_operator.reconcile.migration import State
-from medianest_operator.reconcile.status import Findings
+from medianest_operator.reconcile.transitions import transitions
 from unit.test_rollout import pod
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -106,7 +107,7 @@ def test_paused_and_hibernated_are_neither_failures_nor_progress() -> None:
 
 def told(previous: dict[str, Any], found: Findings) -> list[tuple[str, str]]:
     built = status.build(found, previous, NOW)
-    return [(item.kind, item.reason) for item in status.transitions(previous, built)]
+    return [(item.kind, item.reason) for item in transitions(previous, built)]
 
 
 def test_transitions_are_told_once_and_the_primary_by_name() -> None:

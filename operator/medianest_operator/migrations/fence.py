@@ -38,14 +38,12 @@ SELECT pg_catalog.pg_has_role(current_user, d.datdba, 'MEMBER'),
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
-# Of other roles' sessions the server shows a role without pg_read_all_stats neither the kind nor the state, and that is
-# what the database's owner is: whoever's kind isn't known counts.
+# Only what everybody may see of everybody's sessions: the rest is hidden from a role without pg_read_all_stats, and
+# what is hidden must not look like nobody.
 _OTHERS: LiteralString = """
 SELECT a.pid, a.usename::text
   FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
- WHERE a.datname = pg_catalog.current_database() AND NOT r.rolsuper
-   AND coalesce(a.backend_type, 'client backend') = 'client backend'
-   AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> %s
+ WHERE a.datname = pg_catalog.current_database() AND NOT r.rolsuper AND a.pid <> pg_catalog.pg_backend_pid()
 """
 
 # A session shows in pg_stat_activity at the end of its start only, after its right to connect was looked at. From
@@ -57,9 +55,6 @@ SELECT l.pid
    AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
    AND d.datname = pg_catalog.current_database()
 """
-
-WATCHER = "medianest-dbctl watch"
-"""The application name of the run's own second session."""
 
 
 class FenceError(Exception):
@@ -169,7 +164,7 @@ def _change(connection: Connection[Any], statement: LiteralString, grantees: Seq
 
 
 def _others(connection: Connection[Any]) -> list[tuple[int, str]]:
-    rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS, (WATCHER,)).fetchall()
+    rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS).fetchall()
     return [(row[0], row[1]) for row in rows]
 
 

@@ -30,6 +30,7 @@ from medianest_operator.migrations.lint_syntax import (
 from medianest_operator.migrations.lint_warnings import not_transactional, warnings
 from medianest_operator.migrations.script import Kind, line_of, ordinal_at
 from medianest_operator.migrations.source import Migration
+from medianest_operator.naming import JOURNAL_SCHEMA
 
 __all__ = ["Finding", "Severity", "TableSize", "lint", "read_table_sizes"]
 
@@ -52,13 +53,13 @@ SELECT CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.'
         WHERE p.oid = c.oid
            OR c.relkind = 'p' AND p.relkind <> 'p' AND p.oid IN (SELECT relid FROM pg_partition_tree(c.oid))
        ) s
- WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
  ORDER BY 1
 """
 
 
 def read_table_sizes(connection: Connection[Any]) -> dict[str, TableSize]:
-    """How much each table and materialized view holds, by its name as the catalog spells it.
+    """How much each table and materialized view of the application holds, by its name as the catalog spells it.
 
     Rows are the server's estimate (`pg_class.reltuples`), which the last VACUUM or ANALYZE left; they are counted where
     the table is small. A large one that was never analysed is told by a guess of 100 bytes a row.
@@ -68,7 +69,9 @@ def read_table_sizes(connection: Connection[Any]) -> dict[str, TableSize]:
     """
     found = {}
     with connection.cursor(row_factory=tuple_row) as cursor:
-        for name, full_name, size, rows, analysed, columns in cursor.execute(SELECT_SIZES).fetchall():
+        for name, full_name, size, rows, analysed, columns in cursor.execute(
+            SELECT_SIZES, (JOURNAL_SCHEMA,)
+        ).fetchall():
             if size <= COUNTED_UP_TO:
                 counted = _count(connection, full_name)
                 rows = rows if counted is None else counted

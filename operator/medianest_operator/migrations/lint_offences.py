@@ -85,6 +85,11 @@ SHARED_COMMENT = Offence(
     "shared-comment",
     "is about an object of the whole server, which the comparison before and after doesn't look at; take it out.",
 )
+DATABASE_RIGHTS = Offence(
+    "database-grant",
+    "gives or takes rights on the database. Who may connect is the operator's to say: a run takes exactly these rights"
+    f" while it holds writers off and gives them back after, so what is granted here would get lost; {TAKE_OUT}.",
+)
 PARAMETER = Offence(
     "parameter-grant",
     f"gives rights on a setting of the whole server, and {OUTSIDE}; {TAKE_OUT}.",

@@ -1,7 +1,7 @@
 """Statements that reach outside the database, or into the run's own records: no rollback of them could be proved.
 
 What is left out on purpose, because it stays in one transaction and the catalog's fingerprint holds it: ALTER DATABASE
-... SET, ALTER ROLE ... IN DATABASE ... SET, and grants on the database.
+... SET, and ALTER ROLE ... IN DATABASE ... SET.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from medianest_operator.migrations import lint_offences as why
 from medianest_operator.migrations.lint_findings import PUBLIC
 from medianest_operator.migrations.lint_offences import Offence
 from medianest_operator.migrations.lint_syntax import Node, constant_text, names_of, option
-
-JOURNAL_SCHEMA = "medianest_operator"
-"""Where the run keeps its journal."""
-
+from medianest_operator.naming import JOURNAL_SCHEMA
 
 _TRUSTED_LANGUAGES = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
 _OUTSIDE_EXTENSIONS = frozenset(
@@ -189,6 +186,8 @@ def _alter_role_set(node: Node) -> Iterator[Offence]:
 
 def _grant(node: Node) -> Iterator[Offence]:
     match node.get("objtype"):
+        case "OBJECT_DATABASE":
+            yield why.DATABASE_RIGHTS
         case "OBJECT_TABLESPACE":
             yield why.TABLESPACE
         case "OBJECT_PARAMETER_ACL":

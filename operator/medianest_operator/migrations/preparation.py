@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-from psycopg import Connection
 
 from medianest_operator.backups import premigration
 from medianest_operator.backups.dump import DumpError, dump
@@ -16,13 +13,13 @@ from medianest_operator.backups.repository import DirectoryRepository, Repositor
 from medianest_operator.migrations import rehearsal
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.checks import check_indexes, named_indexes
-from medianest_operator.migrations.clock import Clock
 from medianest_operator.migrations.errors import ADVICE, RunError
 from medianest_operator.migrations.evidence import Evidence, read_evidence, snapshot
-from medianest_operator.migrations.journal import Entry, Journal, Step
-from medianest_operator.migrations.options import Rehearse, RunOptions, Workbench
+from medianest_operator.migrations.journal import Step
+from medianest_operator.migrations.options import Rehearse
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
 from medianest_operator.migrations.reasons import Outcome, Reason, Rehearsal
+from medianest_operator.migrations.work import Work
 from medianest_operator.postgres.throwaway import ThrowawayError
 
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
@@ -32,34 +29,22 @@ class Preparation:
     """Observes, backs up, rehearses.
 
     Args:
-        entry: the run's; its backup's path is noted there.
+        work: the run's; its backup's path is noted in its entry.
         stack: closed when the run needs no copy any more.
-        is_empty: there is nothing yet that a migration could harm, and so nothing to keep.
     """
 
-    def __init__(
-        self,
-        connection: Connection[Any],
-        journal: Journal,
-        entry: Entry,
-        options: RunOptions,
-        workbench: Workbench,
-        clock: Clock,
-        report: Callable[[str], None],
-        stack: ExitStack,
-        *,
-        is_empty: bool,
-    ) -> None:
-        self._connection = connection
-        self._journal = journal
-        self._entry = entry
-        self._options = options
-        self._workbench = workbench
-        self._clock = clock
-        self._report = report
-        self._repository = self._choose_repository(is_empty, stack)
+    def __init__(self, work: Work, stack: ExitStack) -> None:
+        assert work.entry is not None
+        self._connection = work.connection
+        self._journal = work.journal
+        self._entry = work.entry
+        self._options = work.options
+        self._workbench = work.workbench
+        self._clock = work.clock
+        self._report = work.report
+        # Without a table there is nothing yet that a migration could harm, and so nothing to keep.
+        self._repository = self._choose_repository(not work.tables, stack)
         self._backup: str | None = None
-        self._stack = stack
         self._before: Evidence | None = None
 
     def observe_and_back_up(self, contents: bool = False) -> Evidence:

@@ -28,7 +28,7 @@ LOCK_PAUSE = 1.0
 
 
 class UndoUnfinished(Exception):
-    """The way back could not be gone to its end (no room, no connection); going it again may succeed."""
+    """The way back could not be gone to its end (no room, no connection, no lock); going it again may succeed."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Undo:
         """Go back.
 
         Raises:
-            UndoUnfinished: a restore was cut short; nothing of it has been committed.
+            UndoUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
             psycopg.OperationalError: the connection is lost.
         """
         undone = Undone(Strategy.TRANSACTION, self._prove())
@@ -152,7 +152,7 @@ class Undo:
             try:
                 self._execute_patiently(statement)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise UndoUnfinished(f"`{statement}` got no lock ({' '.join(str(error).split())})") from error
+                raise UndoUnfinished(f"{statement} gets no lock: {error}") from error
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise
@@ -176,7 +176,10 @@ class Undo:
             restore_in_place(self._backup.read(), self._backup.environment, before=_CLEAR, after=())
         except (DumpError, RepositoryError) as error:
             raise UndoUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+        # It warns of every catalog that only a superuser may look at.
+        self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
+        self._connection.execute("RESET client_min_messages")
         return True
 
     def _set_sequences_back(self) -> None:
@@ -218,6 +221,17 @@ BEGIN
                               AND d.deptype = 'e')
     LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', item.nspname);
+    END LOOP;
+    -- A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
+    FOR item IN
+        SELECT DISTINCT coalesce(' IN SCHEMA ' || quote_ident(n.nspname), '') AS place,
+               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
+                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END AS kind,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+          FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+         WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole
+    LOOP
+        EXECUTE format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s', item.place, item.kind, item.grantee);
     END LOOP;
     CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner;
     FOR item IN

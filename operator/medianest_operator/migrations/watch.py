@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
@@ -12,10 +12,11 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
-from medianest_operator.migrations.fence import WATCHER
-
+APPLICATION_NAME = "medianest-dbctl watch"
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
+
+_MAY_SEE: LiteralString = "SELECT pg_catalog.pg_has_role(session_user, 'pg_read_all_stats', 'MEMBER')"
 
 _BLOCKERS: LiteralString = """
 SELECT b.pid, b.usename::text, b.application_name, b.state,
@@ -75,10 +76,10 @@ class Watcher:
             return
         try:
             with psycopg.connect(
-                self._conninfo, autocommit=True, application_name=WATCHER, connect_timeout=5
+                self._conninfo, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=5
             ) as connection:
-                with suppress(psycopg.Error):
-                    # The role that owns the tables is shown nothing of what others' sessions do.
+                if connection.execute(_MAY_SEE).fetchone() == (True,):
+                    # Also for a member that doesn't inherit, or that acts as another role from its login on.
                     connection.execute("SET ROLE pg_read_all_stats")
                 while True:
                     found = describe_blockers(connection, pid)

@@ -31,7 +31,9 @@ from medianest_operator.reconcile import (
     volumes,
     workload,
 )
+from medianest_operator.reconcile.conditions import Findings
 from medianest_operator.reconcile.context import Pod, Run, Services
+from medianest_operator.reconcile.transitions import transitions
 from medianest_operator.resources.meta import Manifest
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class DatabaseReconciler:
             await self._forget(key)
             return None
         names = naming.Names(*key)
-        found = status.Findings(names, None, int(database["metadata"]["generation"]))
+        found = Findings(names, None, int(database["metadata"]["generation"]))
         retry: Exception | None = None
         try:
             spec = _parse(database)
@@ -85,7 +87,7 @@ class DatabaseReconciler:
             raise retry
         return self._next_look(run, found)
 
-    async def _shape(self, run: Run, found: status.Findings) -> None:
+    async def _shape(self, run: Run, found: Findings) -> None:
         """Everything that can be applied before the first server runs.
 
         What a person must mend is noted, not raised: certificates go on being renewed and servers looked at meanwhile.
@@ -101,7 +103,7 @@ class DatabaseReconciler:
         except Permanent as error:
             found.problem = error
 
-    async def _serve(self, run: Run, found: status.Findings) -> None:
+    async def _serve(self, run: Run, found: Findings) -> None:
         """Look at the servers, and do what needs one; only look while paused or while the spec can't be acted on."""
         passive = run.spec.paused or found.problem is not None
         if "credentials" not in run.notes and not await certificates.load(run):
@@ -142,7 +144,7 @@ class DatabaseReconciler:
     async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
         return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
 
-    async def _fill(self, run: Run, found: status.Findings) -> None:
+    async def _fill(self, run: Run, found: Findings) -> None:
         """What the status tells whatever happened."""
         found.pods = run.pods
         found.primary = run.primary
@@ -156,7 +158,7 @@ class DatabaseReconciler:
             except (ApiError, *TRANSIENT_ERRORS) as error:
                 log.info("could not look for the reasons: %s", error, extra={"database": "/".join(run.key)})
 
-    async def _report(self, database: Manifest, found: status.Findings) -> None:
+    async def _report(self, database: Manifest, found: Findings) -> None:
         """Write the status where it differs, then tell the transitions."""
         previous: Mapping[str, Any] = database.get("status") or {}
         built = status.build(found, previous, datetime.now(UTC))
@@ -178,10 +180,10 @@ class DatabaseReconciler:
                 return
             raise
         self._services.cache.put(DATABASE, live)
-        for transition in status.transitions(previous, built):
+        for transition in transitions(previous, built):
             await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
 
-    def _next_look(self, run: Run, found: status.Findings) -> float:
+    def _next_look(self, run: Run, found: Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
         migrating = found.migration is not None and found.migration.is_running
         if found.rollout or found.configuring or found.silent or migrating or (found.primary and not found.serving):
@@ -209,7 +211,7 @@ def _parse(database: Manifest) -> DatabaseSpec:
         raise Permanent(Reason.INVALID_SPEC, problems) from error
 
 
-def _measure(key: Key, current: DatabaseStatus, found: status.Findings) -> None:
+def _measure(key: Key, current: DatabaseStatus, found: Findings) -> None:
     ready = any(item.type == Condition.READY and item.status == "True" for item in current.conditions)
     metrics.READY.labels(*key).set(int(ready))
     if current.instances:

@@ -16,13 +16,18 @@ def ended(job: Manifest) -> dict[str, Any] | None:
     return None
 
 
+def pods(run: Run, job: Manifest) -> list[Manifest]:
+    """The pods that a Job has made."""
+    uid = job["metadata"]["uid"]
+    found = run.services.cache.of_database(POD, run.key)
+    return [pod for pod in found if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))]
+
+
 def result(run: Run, job: Manifest) -> dict[str, Any]:
     """The newest termination message among the pods of a Job; empty while there is none, `message` alone where a pod
     left text that isn't a result."""
     newest: tuple[str, str] = ("", "")
-    for pod in run.services.cache.of_database(POD, run.key):
-        if not any(owner["uid"] == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", [])):
-            continue
+    for pod in pods(run, job):
         for container in pod.get("status", {}).get("containerStatuses", []):
             terminated = container.get("state", {}).get("terminated")
             if terminated and terminated.get("finishedAt", "") >= newest[0]:
@@ -33,3 +38,16 @@ def result(run: Run, job: Manifest) -> dict[str, Any]:
     except ValueError:
         return {"message": text[-1000:]}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def copy_failure(run: Run, job: Manifest) -> str | None:
+    """What the newest failed init container of a Job said; `None` where none failed."""
+    newest: tuple[str, str] | None = None
+    for pod in pods(run, job):
+        for container in pod.get("status", {}).get("initContainerStatuses", []):
+            terminated = container.get("state", {}).get("terminated")
+            if not terminated or not terminated.get("exitCode"):
+                continue
+            if newest is None or terminated.get("finishedAt", "") >= newest[0]:
+                newest = terminated.get("finishedAt", ""), terminated.get("message", "").strip()
+    return newest[1] if newest else None

@@ -9,12 +9,12 @@ from typing import Any, Final
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import CLAIM, CONFIG_MAP, JOB, POD
+from medianest_operator.controller.kinds import CLAIM, CONFIG_MAP, JOB
 from medianest_operator.errors import Permanent
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
-from medianest_operator.reconcile import findings
+from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.server import SchemaFacts
 from medianest_operator.resources.meta import Manifest, digest
@@ -26,6 +26,8 @@ TRY_AGAIN_AFTER: Final = timedelta(minutes=5)
 """A Job that ended for a reason that may pass by itself is made anew after this time."""
 FINISH_AFTER: Final = timedelta(seconds=20)
 """Likewise where a run was cut off in the middle: the database waits for somebody to finish it."""
+STRANDED_AFTER: Final = timedelta(seconds=10)
+"""A pod that is still there so long after the end of its grace period is on a lost node."""
 RECHECK_AFTER: Final = timedelta(hours=1)
 """An image that is named by a tag may hold other migrations by now."""
 
@@ -88,13 +90,14 @@ async def source(run: Run) -> Source:
 
 
 def job_token(run: Run) -> str:
-    """Changes whenever a migration Job does, so that the schema is looked at again."""
-    return json.dumps([[job["metadata"]["uid"], _finished(job) is not None] for job in _jobs(run)])
+    """Changes whenever a Job that changes the schema does, so that it is looked at again."""
+    changing = [*run.jobs, *run.hardening_jobs]
+    return json.dumps([[job["metadata"]["uid"], jobs.ended(job) is not None] for job in changing])
 
 
 def is_running(run: Run) -> bool:
     """Whether a migration Job is at work, so that its steps are worth looking at."""
-    return any(_finished(job) is None for job in _jobs(run))
+    return any(jobs.ended(job) is None for job in run.jobs)
 
 
 async def reconcile(run: Run, wanted: Source, schema: SchemaFacts) -> State:
@@ -105,9 +108,9 @@ async def reconcile(run: Run, wanted: Source, schema: SchemaFacts) -> State:
         pending=[migration.name for migration in plan.pending] if plan else [], drift=list(schema.drift or ())
     )
     name = run.names.migration_job(wanted.digest)
-    job = next((job for job in _jobs(run) if job["metadata"]["name"] == name), None)
-    others = [job for job in _jobs(run) if job["metadata"]["name"] != name]
-    if running := [other for other in others if _finished(other) is None]:
+    job = next((job for job in run.jobs if job["metadata"]["name"] == name), None)
+    others = [job for job in run.jobs if job["metadata"]["name"] != name]
+    if running := [other for other in others if jobs.ended(other) is None]:
         state.run = run_of(run, running[0], schema.last_run)
         state.reason, state.up_to_date, state.is_running = Reason.MIGRATING, False, True
         state.message = f"Waiting for {running[0]['metadata']['name']}, which runs an earlier source."
@@ -121,17 +124,12 @@ async def reconcile(run: Run, wanted: Source, schema: SchemaFacts) -> State:
         job = await _start(run, wanted, schema, again)
     for other in others:
         await run.services.applier.delete(JOB, other)
-    state.is_running = job is not None and _finished(job) is None
+    state.is_running = job is not None and jobs.ended(job) is None
     state.run = run_of(run, job, schema.last_run) if job else _remembered(schema.last_run, wanted)
     if job is not None and state.is_running and _is_recheck(job):
         return state
     _judge(run, state, plan, schema, job)
     return state
-
-
-def _jobs(run: Run) -> list[Manifest]:
-    label = naming.LABEL_COMPONENT
-    return [job for job in run.jobs if job["metadata"].get("labels", {}).get(label) == naming.COMPONENT_MIGRATION]
 
 
 def _is_recheck(job: Manifest) -> bool:
@@ -154,10 +152,10 @@ def _failed_for_good(last: LastRun) -> bool:
 
 
 def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) -> bool:
-    """Whether a finished Job is to be replaced by a new one of the same source."""
-    ended = _finished(job)
+    """Whether a Job is to be replaced by a new one of the same source."""
+    ended = jobs.ended(job)
     if ended is None:
-        return False
+        return _is_stranded(run, job)
     age = datetime.now(UTC) - datetime.fromisoformat(ended["lastTransitionTime"])
     last = schema.last_run
     if last is not None and last.is_open:
@@ -167,8 +165,18 @@ def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) 
     if ended["type"] == "Complete":
         # It ended well, but over another history: Prisma may have gone on from there.
         return schema.drift is None and age > FINISH_AFTER
-    result = _result(run, job["metadata"]["uid"])
+    result = _result(run, job)
     return result.get("outcome", "Transient") == "Transient" and age > TRY_AGAIN_AFTER
+
+
+def _is_stranded(run: Run, job: Manifest) -> bool:
+    """Whether its pod was to end and can't: its node is lost. A Job waits for such a pod for ever.
+
+    Should the pod run on after all, unseen, the lock in the database keeps the next one waiting.
+    """
+    limit = datetime.now(UTC) - STRANDED_AFTER
+    stamps = [pod["metadata"].get("deletionTimestamp") for pod in jobs.pods(run, job)]
+    return bool(stamps) and all(stamp is not None and datetime.fromisoformat(stamp) < limit for stamp in stamps)
 
 
 async def _start(run: Run, wanted: Source, schema: SchemaFacts, again: bool) -> Manifest:
@@ -196,8 +204,8 @@ def _judge(run: Run, state: State, plan: Plan | None, schema: SchemaFacts, job: 
             more = f" and {len(schema.drift) - 3} more" if len(schema.drift) > 3 else ""
             state.reason = Reason.DRIFTED
             state.message = (
-                f"The schema is not what its migrations made it: {'; '.join(schema.drift[:3])}{more}. Nothing is changed"
-                " by itself: put it into a migration, or undo it."
+                f"The schema is not what its migrations made it: {'; '.join(schema.drift[:3])}{more}. Nothing is"
+                " changed by itself: put it into a migration, or undo it."
             )
     elif last and last.outcome == FAILED:
         state.reason, state.up_to_date = _failure_reason(last), False
@@ -235,20 +243,12 @@ _STEPS: Final[Mapping[str, str]] = {
 def _progress(run: Run, state: State, job: Manifest | None) -> str:
     last = state.run
     names = ", ".join(state.pending) or "the migrations"
-    for pod in _pods(run, job["metadata"]["uid"]) if job else []:
+    for pod in jobs.pods(run, job) if job else []:
         if finding := findings.of_pod(Pod(pod)):
             return f"{finding.message}."
     doing = _STEPS.get(last.step or "", "applies") if last else "applies"
     more = f" {last.message}" if last and last.message else ""
     return f"{f'Job {last.job}' if last else 'A Job'} {doing} {names}.{more}"
-
-
-def _finished(job: Manifest) -> dict[str, Any] | None:
-    """The condition that ended a Job; None while it runs."""
-    for condition in job.get("status", {}).get("conditions", []):
-        if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
-            return dict(condition)
-    return None
 
 
 def _remembered(last: LastRun | None, wanted: Source) -> api.MigrationRun | None:
@@ -269,9 +269,9 @@ def _remembered(last: LastRun | None, wanted: Source) -> api.MigrationRun | None
 
 def run_of(run: Run, job: Manifest, last: LastRun | None = None) -> api.MigrationRun:
     """A Job and the result that its newest pod left, as the status tells them."""
-    ended = _finished(job)
+    ended = jobs.ended(job)
     outcome = RUNNING if ended is None else APPLIED if ended["type"] == "Complete" else FAILED
-    result = _result(run, job["metadata"]["uid"])
+    result = _result(run, job)
     status = job.get("status", {})
     if "message" not in result and outcome == FAILED and ended:
         result["message"] = f"Job {job['metadata']['name']} failed: {ended.get('message') or ended.get('reason')}."
@@ -316,33 +316,10 @@ def _told(
     )
 
 
-def _pods(run: Run, job_uid: str) -> list[Manifest]:
-    pods = run.services.cache.of_database(POD, run.key)
-    return [pod for pod in pods if any(o["uid"] == job_uid for o in pod["metadata"].get("ownerReferences", []))]
-
-
-def _result(run: Run, job_uid: str) -> dict[str, Any]:
-    """The newest result among the pods of a Job; empty while there is none."""
-    newest: tuple[str, dict[str, Any]] = ("", {})
-    for pod in _pods(run, job_uid):
-        status = pod.get("status", {})
-        for container in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
-            ended = container.get("state", {}).get("terminated")
-            if not ended or ended.get("finishedAt", "") < newest[0]:
-                continue
-            if container["name"] == naming.CONTAINER_COPY:
-                if not ended.get("exitCode"):
-                    continue
-                message = f"The image's migrations can't be copied: {ended.get('message', '').strip()}"
-                newest = (ended.get("finishedAt", ""), {"message": message, "outcome": FAILED})
-                continue
-            newest = (ended.get("finishedAt", ""), _parse(ended.get("message", "")))
-    return newest[1]
-
-
-def _parse(message: str) -> dict[str, Any]:
-    try:
-        result = json.loads(message)
-    except ValueError:
-        return {"message": message.strip()[-1000:]} if message.strip() else {}
-    return result if isinstance(result, dict) else {}
+def _result(run: Run, job: Manifest) -> dict[str, Any]:
+    """What a Job's newest pod left; a pod that never got to migrate tells why in its init container."""
+    found = jobs.result(run, job)
+    problem = jobs.copy_failure(run, job) if not found else None
+    if problem is not None:
+        return {"message": f"The image's migrations can't be copied: {problem}", "outcome": FAILED}
+    return found

@@ -1,94 +1,27 @@
-"""The status: pure, from what a run found. What changed in it becomes Events."""
+"""The status: pure, from what a run found."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import ABNORMAL_TRUE, Condition, Reason
-from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.errors import Permanent, ReconcileError
-from medianest_operator.naming import Names
-from medianest_operator.postgres.indexes import IndexHealth
-from medianest_operator.reconcile.context import Pod
-from medianest_operator.reconcile.findings import Finding
-from medianest_operator.reconcile.hardening import State as HardeningState
-from medianest_operator.reconcile.hardening import removals
-from medianest_operator.reconcile.migration import State
-from medianest_operator.reconcile.rollout import Plan, Step
-
-Truth = Literal["True", "False", "Unknown"]
-Manifest = Mapping[str, Any]
-
-_GOOD = frozenset(
-    {
-        Reason.READY, Reason.PRIMARY_SERVING, Reason.UP_TO_DATE, Reason.INDEXES_HEALTHY, Reason.CREATING,
-        Reason.MIGRATING, Reason.SCALING, Reason.UPDATING, Reason.RESTARTING, Reason.GROWING_VOLUMES,
-        Reason.WAITING_FOR_REPLICAS, Reason.CONFIGURING, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED,
-        Reason.UNKNOWN, Reason.HARDENING_APPLIED, Reason.HARDENING_APPLYING, Reason.HARDENING_WAITING,
-    }
-)  # fmt: skip
-"""Reasons whose Event is Normal."""
-
-
-@dataclass
-class Findings:
-    """All that a run found out, for the status."""
-
-    names: Names
-    spec: DatabaseSpec | None
-    generation: int
-    pods: list[Pod] = field(default_factory=list)
-    wanted: int = 0
-    primary: Pod | None = None
-    serving: bool = False
-    silent: frozenset[str] = frozenset()
-    """Pods that were asked over SQL and didn't answer: the kubelet's word on them is older."""
-    unreachable: str | None = None
-    problem: ReconcileError | None = None
-    pod_findings: list[Finding] = field(default_factory=list)
-    schema_version: str | None = None
-    migration: State | None = None
-    indexes: IndexHealth | None = None
-    hardening: HardeningState | None = None
-    rollout: Plan | None = None
-    configuring: list[str] = field(default_factory=list)
-    growing: list[str] = field(default_factory=list)
-    image: str | None = None
-    server_not_after: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A condition before it has a time."""
-
-    status: Truth
-    reason: Reason
-    message: str
+from medianest_operator.api.conditions import Condition
+from medianest_operator.reconcile.conditions import (
+    Findings,
+    Manifest,
+    Verdict,
+    condition_of,
+    ready_pods,
+    verdicts_of,
+)
 
 
 def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseStatus:
     """The new status. What this run could not see is taken over from `previous`."""
-    available = _available(found, previous)
-    schema = _schema_condition(found, previous)
-    ready = _ready(found, available, schema, previous)
-    verdicts: dict[Condition, Verdict] = {Condition.READY: ready}
-    stalled = _stalled(found)
-    if stalled:
-        verdicts[Condition.STALLED] = stalled
-    elif ready.status != "True" and ready.reason not in {Reason.HIBERNATED, Reason.PAUSED}:
-        verdicts[Condition.RECONCILING] = Verdict("True", ready.reason, ready.message)
-    verdicts[Condition.AVAILABLE] = available
-    verdicts[Condition.SCHEMA_UP_TO_DATE] = schema
-    if indexes := _indexes_condition(found, previous):
-        verdicts[Condition.INDEXES_HEALTHY] = indexes
-    if hardened := _hardening_condition(found, previous):
-        verdicts[Condition.HARDENING_APPLIED] = hardened
+    verdicts = verdicts_of(found, previous)
     return api.DatabaseStatus(
         observed_generation=found.generation,
-        phase=ready.reason.value,
+        phase=verdicts[Condition.READY].reason.value,
         conditions=_timed(verdicts, previous, found.generation, now),
         instances=_instances(found, previous),
         connection=_connection(found),
@@ -102,21 +35,12 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
     )
 
 
-def _condition(previous: Manifest, kind: Condition) -> Mapping[str, Any] | None:
-    return next((c for c in previous.get("conditions", []) if c["type"] == kind), None)
-
-
-def _was(previous: Manifest, kind: Condition) -> Verdict | None:
-    known = _condition(previous, kind)
-    return Verdict(known["status"], Reason(known["reason"]), known["message"]) if known else None
-
-
 def _timed(
     verdicts: Mapping[Condition, Verdict], previous: Manifest, generation: int, now: datetime
 ) -> list[api.StatusCondition]:
     conditions = []
     for kind, verdict in verdicts.items():
-        known = _condition(previous, kind)
+        known = condition_of(previous, kind)
         same = known is not None and known["status"] == verdict.status
         conditions.append(
             api.StatusCondition(
@@ -135,185 +59,8 @@ def _stamp(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _available(found: Findings, previous: Manifest) -> Verdict:
-    if found.serving and found.primary:
-        return Verdict("True", Reason.PRIMARY_SERVING, f"{found.primary.name} serves reads and writes.")
-    if found.spec and found.spec.hibernate:
-        return Verdict("False", Reason.HIBERNATED, "spec.hibernate is true; set it to false to start the instances.")
-    if found.primary and found.unreachable:
-        message = f"The primary doesn't answer: {found.unreachable}. Patroni promotes a replica if it stays away."
-        return Verdict("False", Reason.PRIMARY_UNREACHABLE, message)
-    if found.primary:
-        return Verdict("False", Reason.NO_PRIMARY, f"{found.primary.name} leads, but doesn't take writes yet.")
-    if not _ever_available(previous):
-        return Verdict("False", Reason.CREATING, "The first instance is being made.")
-    if len(found.pods) > 1:
-        return Verdict("False", Reason.NO_PRIMARY, "There is no primary; Patroni elects one of the replicas.")
-    return Verdict("False", Reason.NO_PRIMARY, "There is no primary; the only instance has to come back.")
-
-
-def _ever_available(previous: Manifest) -> bool:
-    return bool(previous.get("schema", {}).get("version")) or (
-        (known := _condition(previous, Condition.AVAILABLE)) is not None and known["reason"] != Reason.CREATING
-    )
-
-
-def _schema_condition(found: Findings, previous: Manifest) -> Verdict:
-    problem = found.problem
-    if isinstance(problem, Permanent) and problem.reason == Reason.SOURCE_INVALID:
-        return Verdict("False", Reason.SOURCE_INVALID, problem.message)
-    state = found.migration
-    if state is None or state.up_to_date is None:
-        known = _was(previous, Condition.SCHEMA_UP_TO_DATE)
-        return known or Verdict("Unknown", Reason.UNKNOWN, "The schema has not been looked at yet.")
-    # A drifted schema serves, and whoever changed it may have had a reason: told here, it doesn't take Ready away.
-    good = state.up_to_date and state.reason != Reason.DRIFTED
-    return Verdict("True" if good else "False", state.reason, state.message)
-
-
-def _indexes_condition(found: Findings, previous: Manifest) -> Verdict | None:
-    health = found.indexes
-    if health is None or (found.migration and not found.migration.up_to_date and not found.schema_version):
-        return _was(previous, Condition.INDEXES_HEALTHY)
-    if health.missing:
-        names = ", ".join(health.missing)
-        message = (
-            f"Critical indexes are missing or invalid: {names}. The application's queries scan whole tables; create "
-            f"them again as the migrations do, with CREATE INDEX CONCURRENTLY."
-        )
-        return Verdict("False", Reason.INDEXES_MISSING, message)
-    if health.invalid:
-        names = ", ".join(health.invalid)
-        message = (
-            f"Invalid indexes: {names}. They cost writes and serve no query; REINDEX INDEX CONCURRENTLY or drop them."
-        )
-        return Verdict("False", Reason.INDEXES_INVALID, message)
-    message = f"All {health.critical_expected} critical indexes of {health.total} are there and valid."
-    if health.duplicates:
-        names = ", ".join(f"{item.name} (of {item.duplicate_of})" for item in health.duplicates)
-        return Verdict("True", Reason.INDEXES_DUPLICATE, f"{message} Duplicates that could go: {names}.")
-    return Verdict("True", Reason.INDEXES_HEALTHY, message)
-
-
-def _hardening_condition(found: Findings, previous: Manifest) -> Verdict | None:
-    """It says nothing about Ready: the application works with or without."""
-    state = found.hardening
-    if state is None:
-        return _was(previous, Condition.HARDENING_APPLIED)
-    if state.is_off:
-        return None
-    return Verdict("True" if state.reason == Reason.HARDENING_APPLIED else "False", state.reason, state.message)
-
-
-def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manifest) -> Verdict:
-    if found.spec and found.spec.paused:
-        return Verdict("Unknown", Reason.PAUSED, "spec.paused is true: nothing of this database is changed meanwhile.")
-    if found.problem:
-        serving = " The database serves as before." if found.serving else ""
-        return Verdict("False", _reason(found.problem.reason), found.problem.message.rstrip(".") + "." + serving)
-    if found.spec and found.spec.hibernate:
-        if found.pods:
-            return Verdict("False", Reason.HIBERNATING, f"Stopping {len(found.pods)} instances; their volumes stay.")
-        return Verdict(
-            "False", Reason.HIBERNATED, "All instances are stopped and the volumes kept, as spec.hibernate wants."
-        )
-    if not found.serving:
-        return _not_serving(found, available, previous)
-    if schema.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED} and found.schema_version:
-        return Verdict("False", schema.reason, _serving_as_before(found, schema))
-    if schema.status != "True" and schema.reason != Reason.DRIFTED:
-        reason = schema.reason if schema.reason != Reason.UNKNOWN else Reason.CREATING
-        return Verdict("False", reason, schema.message)
-    if found.rollout:
-        return _rolling(found.rollout)
-    if found.configuring:
-        names = ", ".join(found.configuring)
-        return Verdict("False", Reason.CONFIGURING, f"Waiting for {names} to load the changed parameters.")
-    if found.growing:
-        return Verdict("False", Reason.GROWING_VOLUMES, f"Volumes are growing: {', '.join(found.growing)}.")
-    return _all_there(found)
-
-
-def _serving_as_before(found: Findings, schema: Verdict) -> str:
-    failed = found.migration.run.failed if found.migration and found.migration.run else None
-    what = f"Migration {failed.migration}" if failed else "A migration"
-    if schema.reason == Reason.MIGRATION_ROLLED_BACK:
-        how = "failed and was undone (proved); nothing was lost."
-    else:
-        how = "can't be applied; the database was not changed."
-    return f"Serving schema {found.schema_version} as before. {what} {how} See SchemaUpToDate."
-
-
-def _not_serving(found: Findings, available: Verdict, previous: Manifest) -> Verdict:
-    if found.pod_findings:
-        return Verdict("False", found.pod_findings[0].reason, found.pod_findings[0].message + ".")
-    if not _ever_available(previous):
-        return Verdict("False", Reason.CREATING, _progress(found))
-    reason = Reason.FAILING_OVER if len(found.pods) > 1 else available.reason
-    return Verdict("False", reason, available.message)
-
-
-def _progress(found: Findings) -> str:
-    """How far the first start is."""
-    if not found.pods:
-        return "The instances' pods are being made."
-    words = ", ".join(f"{pod.name} {pod.state}" for pod in found.pods)
-    return f"The first instance is starting: {words}."
-
-
-def _rolling(plan: Plan) -> Verdict:
-    reason = Reason.RESTARTING if plan.step in {Step.RESTART, Step.SWITCH_OVER} else Reason.UPDATING
-    if plan.step == Step.WAIT:
-        return Verdict("False", reason, f"An ordered restart waits for {plan.pod.name}: {plan.why}.")
-    return Verdict("False", reason, f"An ordered restart is at {plan.pod.name} ({plan.step}): {plan.why}.")
-
-
-def _all_there(found: Findings) -> Verdict:
-    desired = found.spec.instances if found.spec else found.wanted
-    ready = _ready_pods(found)
-    if len(ready) == desired == len(found.pods):
-        noun = "instance" if desired == 1 else "instances"
-        return Verdict("True", Reason.READY, f"{desired} {noun} ready, schema {found.schema_version}.")
-    if found.pod_findings:
-        first = found.pod_findings[0]
-        return Verdict(
-            "False", first.reason, f"{first.message}. The database serves, with {len(ready)} of {desired} ready."
-        )
-    if len(found.pods) != desired:
-        return Verdict("False", Reason.SCALING, f"Going from {len(found.pods)} to {desired} instances.")
-    waiting = ", ".join(f"{pod.name} ({pod.state})" for pod in found.pods if pod not in ready)
-    message = f"{len(ready)} of {desired} instances ready; waiting for {waiting}. The database serves."
-    return Verdict("False", Reason.WAITING_FOR_REPLICAS, message)
-
-
-def _ready_pods(found: Findings) -> list[Pod]:
-    return [pod for pod in found.pods if pod.ready and pod.name not in found.silent]
-
-
-def _stalled(found: Findings) -> Verdict | None:
-    if found.spec and found.spec.paused:
-        return None
-    if isinstance(found.problem, Permanent):
-        return Verdict("True", _reason(found.problem.reason), found.problem.message)
-    state = found.migration
-    if state and state.reason in _STUCK:
-        return Verdict("True", state.reason, state.message)
-    return None
-
-
-_STUCK = frozenset({Reason.MIGRATION_FAILED, Reason.MIGRATION_ROLLED_BACK, Reason.ROLLBACK_UNPROVED, Reason.BEHIND})
-"""Reasons of SchemaUpToDate that only a person gets the database out of."""
-
-
-def _reason(text: str) -> Reason:
-    try:
-        return Reason(text)
-    except ValueError:
-        return Reason.API_ERROR
-
-
 def _instances(found: Findings, previous: Manifest) -> api.Instances:
-    ready = len(_ready_pods(found))
+    ready = len(ready_pods(found))
     desired = found.spec.instances if found.spec and not found.spec.hibernate else found.wanted
     return api.Instances(
         ready=ready,
@@ -386,54 +133,3 @@ def _certificates(found: Findings, previous: Manifest) -> api.Certificates | Non
     if found.server_not_after:
         return api.Certificates(server_not_after=_stamp(found.server_not_after))
     return api.Certificates.model_validate(previous["certificates"]) if "certificates" in previous else None
-
-
-@dataclass(frozen=True)
-class Transition:
-    """Something that a person would want to see as an Event."""
-
-    kind: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
-    """What changed between two statuses."""
-    last = previous.get("instances", {}).get("lastPrimary")
-    after = current.instances.primary if current.instances else None
-    if after and last and after != last:
-        yield Transition("Normal", "PrimaryChanged", f"{after} leads now; before it was {last}.")
-    for removed in removals(previous.get("hardening") or {}, current.hardening):
-        yield Transition("Normal", "HardeningRemoved", removed)
-    yield from _progress_of_migration(previous, current)
-    told: set[str] = set()
-    # Ready last: it sums up the others.
-    for condition in sorted(current.conditions, key=lambda item: item.type == Condition.READY):
-        if condition.type in ABNORMAL_TRUE or {condition.reason, condition.message} & told:
-            continue
-        known = _condition(previous, condition.type)
-        if known and (known["status"], known["reason"]) == (condition.status, condition.reason):
-            continue
-        if condition.status == "Unknown" and condition.reason == Reason.UNKNOWN:
-            continue
-        told |= {condition.reason, condition.message}
-        kind: Literal["Normal", "Warning"] = "Normal" if condition.reason in _GOOD else "Warning"
-        yield Transition(kind, condition.reason, condition.message)
-
-
-def _progress_of_migration(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
-    """What a migration run does and did, step by step."""
-    run = current.schema_.last_run if current.schema_ else None
-    known = previous.get("schema", {}).get("lastRun", {})
-    if run is None:
-        return
-    same = known.get("job") == run.job and known.get("startedAt") == run.started_at
-    if run.step and (not same or known.get("step") != run.step):
-        yield Transition("Normal", "MigrationProgress", f"Job {run.job}: {run.step}.")
-    if run.rollback and not (same and known.get("rollback")):
-        kind: Literal["Normal", "Warning"] = "Normal" if run.rollback.proved else "Warning"
-        done = f"Undone by {run.rollback.strategy.lower()}: {run.rollback.proof}."
-        yield Transition(kind, "MigrationUndone", done)
-    if run.outcome == "Applied" and run.applied and not (same and known.get("outcome") == "Applied"):
-        names = ", ".join(item.name for item in run.applied)
-        yield Transition("Normal", "MigrationsApplied", f"Applied {names}.")

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import DatabaseSpec, ImageSource, OnDelete
+from medianest_operator.api.database import DatabaseSpec, OnDelete
+from medianest_operator.api.migrations import ImageSource
 from medianest_operator.controller.kinds import CLAIM, JOB
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.naming import Names
@@ -34,6 +35,13 @@ def run_options(spec: DatabaseSpec) -> RunOptions:
         retry=wanted.retry,
         once=True,
     )
+
+
+# Kubernetes' own tolerations of these taints are five minutes; a run that holds writers off can't wait so long.
+_LEAVES_A_LOST_NODE = [
+    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
+    for what in ("unreachable", "not-ready")
+]
 
 
 def _milliseconds(duration: str) -> int:
@@ -125,8 +133,8 @@ def _pod(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> dict[s
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
     if spec.scheduling.node_selector:
         pod["nodeSelector"] = spec.scheduling.node_selector
-    if spec.scheduling.tolerations:
-        pod["tolerations"] = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
+    own = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
+    pod["tolerations"] = [*own, *_LEAVES_A_LOST_NODE]
     return pod
 
 

@@ -1,0 +1,114 @@
+"""`spec.migrations` of a `MediaNestDatabase`: where the schema's migrations come from, and how they are run."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, with_rules
+from medianest_operator.migrations.options import OnFailure, Rehearse
+
+
+class Bundled(ApiModel):
+    """The three migrations that come with the operator."""
+
+
+class ConfigMapSource(ApiModel):
+    name: ObjectName
+    """A ConfigMap in the object's namespace with one key a migration: <migration>.sql."""
+
+
+class ImageSource(ApiModel):
+    reference: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=512)]
+    """The application's image. One named by tag is pulled again every hour, and its migrations are compared by
+    content; name it by digest (@sha256:...) to pin it."""
+    path: Annotated[str, Field(pattern=r"^/[^\x00]*[^/\x00]$", max_length=512)] = "/app/prisma/migrations"
+    """The folder with the migrations inside the image, in Prisma's layout. The image needs a `cp`."""
+    pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
+    """When the kubelet pulls it. Unset: Always for a tag, IfNotPresent for a digest."""
+
+
+class MigrationSource(ApiModel):
+    """Where the migrations come from; the bundled ones where nothing is named."""
+
+    # No default inside: one that the API server fills in would stand beside what a later manifest names.
+    model_config = with_rules(
+        (
+            "(has(self.bundled) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.image) ? 1 : 0) <= 1",
+            "migrations.source must name only one of bundled, configMap and image",
+        )
+    )
+
+    bundled: Bundled | None = None
+    """MediaNest's schema as it comes with the operator."""
+    config_map: ConfigMapSource | None = None
+    """Migrations from a ConfigMap."""
+    image: ImageSource | None = None
+    """Migrations from the application's own image."""
+
+    @property
+    def is_bundled(self) -> bool:
+        return self.config_map is None and self.image is None
+
+
+class BackupStorage(ApiModel):
+    """A volume for the backups that migrations take before they change anything."""
+
+    model_config = with_rules(
+        (
+            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
+            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+            "migrations.backupStorage.storageClassName can't change: a volume stays in its class",
+        ),
+        (
+            "!has(self.size) || quantity(self.size).compareTo(quantity('128Mi')) >= 0",
+            "migrations.backupStorage.size must be at least 128Mi",
+        ),
+        (
+            "!has(self.size) || !has(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+            "migrations.backupStorage.size can't shrink: volumes only grow",
+        ),
+    )
+
+    size: Quantity | None = None
+    """Size of the volume; that of storage where unset. The last three backups stay."""
+    storage_class_name: ObjectName | None = None
+    """The storage class; the cluster's default where unset. Immutable."""
+
+
+class Migrations(ApiModel):
+    """The schema's migrations: applied, or undone and proved to be."""
+
+    model_config = with_rules(
+        (
+            "duration(self.lockTimeout) > duration('0s')",
+            "migrations.lockTimeout must be more than 0s: who waits for a lock holds up everybody behind it",
+        ),
+        (
+            "quantity(self.rehearsalLimit).compareTo(quantity('16Gi')) <= 0",
+            "migrations.rehearsalLimit must be at most 16Gi: the copy lies on the node's disk",
+        ),
+    )
+
+    source: MigrationSource = MigrationSource()
+    """Where the migrations come from; the bundled ones where unset."""
+    target: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]*$", max_length=200)] | None = None
+    """The last migration to apply; all of the source where unset. What is applied already is never undone by it."""
+    on_failure: OnFailure = OnFailure.ROLLBACK
+    """Rollback: a failed run goes back to where it began, and that is proved. Halt: what it applied before the failure
+    stays, as with `prisma migrate deploy`."""
+    rehearse: Rehearse = Rehearse.AUTO
+    """Auto tries each run on a copy of the database first, up to rehearsalLimit with its data and above with the
+    definitions alone; Always with the data; Never not at all."""
+    rehearsal_limit: Quantity = "2Gi"
+    """Size of the database up to which Auto copies the data; the copy lies in an emptyDir of the Job's pod."""
+    allow_destructive: bool = False
+    """Lets migrations drop tables and columns that exist, truncate, or delete without a condition."""
+    lock_timeout: Duration = "10s"
+    """How long a statement waits for a table's lock before the run lets go and tries again."""
+    statement_timeout: Duration = "0s"
+    """How long a statement may take; 0s sets no limit."""
+    retry: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)] | None = None
+    """Another value lets a source be tried again that failed; without one it waits until it changes."""
+    backup_storage: BackupStorage = BackupStorage()
+    """The volume of the pre-migration backups; it is made with the first migration of a database that holds data, and
+    kept or deleted like the data's (storage.onDelete)."""
