@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator.backups.repository import DirectoryRepository
 from medianest_operator.migrations.options import RunOptions, Workbench
@@ -66,6 +67,39 @@ def people(medianest: Database) -> Database:
         user="medianest_app",
     )
     return medianest
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    return tmp_path
+
+
+@pytest.fixture
+def start(medianest: Database, room: Path) -> Iterator[Start]:
+    """Starts runs over a source; `None` is the bundled one, which holds nothing new."""
+    jobs: list[Job] = []
+
+    def begin(files: Mapping[str, str] | None, *arguments: str, rehearse: str = "Never") -> Job:
+        source = None if files is None else write_source(room / f"source{len(jobs)}", files)
+        jobs.append(Job(medianest, room, source, "--rehearse", rehearse, *arguments))
+        return jobs[-1]
+
+    medianest.execute(PEOPLE)
+    yield begin
+    for job in jobs:
+        job.stop()
+
+
+@pytest.fixture
+def database(medianest: Database, start: Start) -> Database:
+    return medianest
+
+
+@pytest.fixture
+def before(database: Database) -> Truth:
+    return look(database)
 
 
 def migrate(

@@ -103,8 +103,12 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """Start a server, stop it and remove its folder at the end. It also ends when this process is killed."""
+def running_server(*settings: str) -> Iterator[PostgresServer]:
+    """Start a server, stop it and remove its folder at the end. It also ends when this process is killed.
+
+    Args:
+        settings: `name=value`, over those that make a throwaway server fast.
+    """
     # PostgreSQL refuses to run as root: Debian's package brings the account `postgres`.
     user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     as_user: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid} if os.geteuid() == 0 else {}
@@ -121,7 +125,7 @@ def running_server() -> Iterator[PostgresServer]:
             **as_user,
         )
         arguments = [binary("postgres"), "-D", str(data), "-k", str(folder)]
-        for setting in ("listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60"):
+        for setting in ("listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60", *settings):
             arguments += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(

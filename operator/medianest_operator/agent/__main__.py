@@ -200,10 +200,14 @@ def harden(
 def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
     """Accept the database as it is after a run that could not be proved undone: writers may connect again."""
     from medianest_operator.migrations import recovery
+    from medianest_operator.migrations.errors import RunError
     from medianest_operator.migrations.journal import Journal
 
     with _connect_or_exit(connect_timeout, "settle") as connection:
-        settled = recovery.settle(connection, Journal(connection))
+        try:
+            settled = recovery.settle(connection, Journal(connection))
+        except RunError as error:
+            _fail(f"not settled: {error}", _TEMPORARY)
     _say(f"settled {settled}" if settled else "nothing to settle")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg import Connection
@@ -63,13 +63,20 @@ def check_destruction(before: Holders, after: Holders, options: RunOptions) -> N
         )
 
 
-def check_indexes(before: Catalog, after: Catalog, parts: Sequence[Part]) -> None:
+def named_indexes(parts: Sequence[Part]) -> set[str]:
+    """The indexes that a run's statements make, or take for made."""
+    return {statement.makes_index for part in parts for statement in part.statements if statement.makes_index}
+
+
+def check_indexes(before: Catalog, after: Catalog, named: Collection[str]) -> None:
     """No index may be invalid that the run made, or that it takes for made (`IF NOT EXISTS` looks at the name only).
+
+    Args:
+        named: as `named_indexes`.
 
     Raises:
         RunError: one is.
     """
-    named = {statement.makes_index for part in parts for statement in part.statements if statement.makes_index}
     for key, item in sorted(after.objects.items()):
         if item.kind != "index" or item.attributes.get("valid", True):
             continue

@@ -8,7 +8,7 @@ so that whoever finds the run interrupted can lift it. Superusers are not held o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -44,6 +44,16 @@ _OTHERS: LiteralString = """
 SELECT a.pid, a.usename::text
   FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
  WHERE a.datname = pg_catalog.current_database() AND NOT r.rolsuper AND a.pid <> pg_catalog.pg_backend_pid()
+"""
+
+# A session shows in pg_stat_activity at the end of its start only, after its right to connect was looked at. From
+# before that look until that end it holds this lock on the database (PostgreSQL's source, InitPostgres).
+_STARTING: LiteralString = """
+SELECT l.pid
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid
+ WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
+   AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+   AND d.datname = pg_catalog.current_database()
 """
 
 
@@ -111,15 +121,30 @@ def raise_fence(connection: Connection[Any], fence: Fence, report: Callable[[str
     _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", fence.grantees)
     deadline = time.monotonic() + DRAIN_LIMIT
     told = False
-    while others := _others(connection):
+    # Whoever begins from now on is refused; these may have come through before.
+    starting = _starting(connection)
+    while True:
+        # In this order: who isn't starting any more is among the others, or gone.
+        starting &= _starting(connection)
+        others = _others(connection)
+        if not starting and not others:
+            return
+        if not others:
+            _give_up_after(deadline, starting)
+            time.sleep(_PAUSE)
+            continue
         if not told:
             report(f"ending {len(others)} sessions of {', '.join(sorted({user for _, user in others}))}")
             told = True
         _end(connection, [pid for pid, _ in others])
-        if time.monotonic() > deadline:
-            pids = ", ".join(str(pid) for pid, _ in others)
-            raise FenceError(f"sessions {pids} did not end within {DRAIN_LIMIT:g} s")
+        _give_up_after(deadline, {pid for pid, _ in others})
         time.sleep(_PAUSE)
+
+
+def _give_up_after(deadline: float, pids: Set[int]) -> None:
+    if time.monotonic() > deadline:
+        listed = ", ".join(str(pid) for pid in sorted(pids))
+        raise FenceError(f"sessions {listed} did not end within {DRAIN_LIMIT:g} s")
 
 
 def lift_fence(connection: Connection[Any], fence: Fence) -> None:
@@ -141,6 +166,10 @@ def _change(connection: Connection[Any], statement: LiteralString, grantees: Seq
 def _others(connection: Connection[Any]) -> list[tuple[int, str]]:
     rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS).fetchall()
     return [(row[0], row[1]) for row in rows]
+
+
+def _starting(connection: Connection[Any]) -> set[int]:
+    return {row[0] for row in connection.cursor(row_factory=tuple_row).execute(_STARTING).fetchall()}
 
 
 def _end(connection: Connection[Any], pids: Sequence[int]) -> None:

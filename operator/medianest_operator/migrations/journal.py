@@ -209,6 +209,13 @@ class Journal:
         row = self._connection.execute(_SELECT_LAST_OF, (source,)).fetchone()
         return (Ending(row[0]), row[1] or {}) if row else None
 
+    def is_applied(self, entry: Entry) -> bool:
+        """Whether a run's end as applied has been committed."""
+        row = self._connection.execute(
+            "SELECT ending FROM medianest_operator.migration_runs WHERE id = %s", (entry.id,)
+        ).fetchone()
+        return row is not None and row[0] == Ending.APPLIED
+
     def begin(self, entry: Entry) -> None:
         """Write a new run, and drop what nobody needs of the old ones."""
         with self._connection.transaction():

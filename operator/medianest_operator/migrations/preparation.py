@@ -12,7 +12,7 @@ from medianest_operator.backups.dump import DumpError, dump
 from medianest_operator.backups.repository import DirectoryRepository, Repository, RepositoryError
 from medianest_operator.migrations import rehearsal
 from medianest_operator.migrations.apply import Failure
-from medianest_operator.migrations.checks import check_indexes
+from medianest_operator.migrations.checks import check_indexes, named_indexes
 from medianest_operator.migrations.errors import ADVICE, RunError
 from medianest_operator.migrations.evidence import Evidence, read_evidence, snapshot
 from medianest_operator.migrations.journal import Step
@@ -167,7 +167,7 @@ class Preparation:
         try:
             done = rehearsal.rehearse(copy, parts, self._options, undo, schema_only, self._report)
             if done.undo_problem is None:
-                check_indexes(self._before.catalog, done.catalog, parts)
+                check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Failure
-from medianest_operator.migrations.checks import check_indexes
+from medianest_operator.migrations.checks import check_destruction, check_indexes, read_holders
 from medianest_operator.migrations.errors import UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.evidence import Evidence, Proof, application_catalog
 from medianest_operator.migrations.fence import Fence, FenceError, lift_fence, raise_fence
@@ -63,7 +64,7 @@ def way_back(
         finish: makes what the journal keeps.
 
     Raises:
-        RunError: it can't be gone to its end now; the next run begins it again.
+        RunError: a restore was cut short, or a lock isn't granted; the next run begins it again.
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
@@ -75,21 +76,24 @@ def way_back(
     if workbench.repository is not None and entry.backup is not None:
         backup = Backup(workbench.repository, entry.backup, workbench.environment)
     downs = entry.plan.get("downs", {})
-    committed = [name for name, finished in _rows_of_run(connection, names).items() if finished]
+    rows = _rows_of_run(connection, names)
+    committed = [name for name, finished in rows.items() if finished]
     undo = Undo(
         *(connection, options, report),
         before=before,
         downs={name: downs[name] for name in sorted(committed) if name in downs},
         fenced=fenced,
         backup=backup,
+        # The rows of the history commit with the run's only transaction.
+        changed=entry.strategy != Strategy.TRANSACTION or bool(rows),
     )
     try:
         undone = undo.run()
-    except UndoUnfinished as error:
-        held = "Writers stay held off. " if fenced else ""
+    except (UndoUnfinished, psycopg.errors.LockNotAvailable) as error:
+        held_off = "Writers stay held off; trying again." if fenced else "Trying again."
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {error}. {held}Trying again.",
+            f"{why} Undoing it is not finished: {' '.join(str(error).split())}. {held_off}",
             failure.failed if failure else None,
         ) from error
     proof = _with_transaction(connection, undone.proof, transaction)
@@ -219,9 +223,12 @@ class Recovery:
             raise RunError(Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again.") from error
 
     def _is_whole(self, before: Evidence) -> bool:
-        """Every file is recorded as finished; that counts unless one left an index that isn't valid."""
+        """Every file is recorded as finished; that counts if the run's own last look would have let it pass."""
+        plan = self._entry.plan
+        holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
-            check_indexes(before.catalog, application_catalog(self._connection), ())
+            check_destruction(holders, read_holders(self._connection), RunOptions())
+            check_indexes(before.catalog, application_catalog(self._connection), plan.get("indexes", ()))
         except RunError:
             return False
         return True
@@ -241,14 +248,22 @@ def settle(connection: Connection[Any], journal: Journal) -> str | None:
     Returns what was settled, in words; `None` if nothing was open.
 
     Raises:
+        RunError: a run is at work.
         psycopg.Error: as the server says.
     """
+    if not prisma.try_lock(connection):
+        holder = prisma.lock_holder(connection)
+        raise RunError(Reason.LOCK_NOT_GRANTED, f"a migration run is at work: {holder or 'no longer known'}")
     entry = journal.open_entry() if journal.exists() else None
     if entry is None:
         return None
     with connection.transaction():
         if entry.fence is not None:
             lift_fence(connection, Fence.from_json(entry.fence))
+        if entry.unproved or entry.step is Step.ROLLING_BACK:
+            # The way back was gone: what the history still calls applied or begun isn't there any more, and a next
+            # try must not pass it over.
+            connection.execute(_MARK_ROLLED_BACK, ("settled by hand after it was undone", list(entry.plan["names"])))
         message = "accepted as it is by hand"
         journal.finish(
             entry, Ending.REFUSED, {"outcome": Outcome.FAILED, "reason": Reason.INTERRUPTED, "message": message}

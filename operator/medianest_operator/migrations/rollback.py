@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.execute import Interrupted
@@ -15,8 +16,8 @@ from medianest_operator.migrations.halt import halt
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.parts import Strategy
 from medianest_operator.migrations.reasons import Outcome, Reason, Rollback
-from medianest_operator.migrations.recovery import way_back
-from medianest_operator.migrations.results import result_of, server_failure
+from medianest_operator.migrations.recovery import RunEnd, way_back
+from medianest_operator.migrations.results import ended_applied, result_of, server_failure
 from medianest_operator.migrations.work import Work
 
 STOPPED = "The run was asked to stop before its end."
@@ -29,6 +30,7 @@ def undone_where_it_fails(work: Work) -> Iterator[None]:
 
     Raises:
         RunError: what the run ends with.
+        RunEnd: the run was ended while its last commit went through.
         Interrupted, psycopg.Error: nothing was undone.
     """
     try:
@@ -40,6 +42,10 @@ def undone_where_it_fails(work: Work) -> Iterator[None]:
     except (Interrupted, RunError, psycopg.Error) as error:
         if work.halts or not work.is_connected:
             raise
+        session.roll_back(work.connection)
+        if work.entry is not None and work.journal.is_applied(work.entry):
+            # The last commit went through while the run was being ended.
+            raise RunEnd(ended_applied(work)) from error
         raise roll_back(work, _told(work, error)) from error
 
 

@@ -19,7 +19,13 @@ from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations import session
 from medianest_operator.migrations.admission import refusal
 from medianest_operator.migrations.apply import Application
-from medianest_operator.migrations.checks import check_destruction, check_indexes, check_rehearsed, read_holders
+from medianest_operator.migrations.checks import (
+    check_destruction,
+    check_indexes,
+    check_rehearsed,
+    named_indexes,
+    read_holders,
+)
 from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.execute import Interrupted
@@ -32,7 +38,7 @@ from medianest_operator.migrations.plan import make_plan
 from medianest_operator.migrations.preparation import Preparation
 from medianest_operator.migrations.reasons import MigrationResult, Outcome, Reason, Rehearsal
 from medianest_operator.migrations.recovery import Recovery, RunEnd
-from medianest_operator.migrations.results import result_of, server_failure, settle, success, up_to_date
+from medianest_operator.migrations.results import result_of, server_failure, settle, success, unless_applied, up_to_date
 from medianest_operator.migrations.rollback import STOPPED, undone_where_it_fails
 from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.versions import adopt_baseline, record_version, schema_of
@@ -77,9 +83,10 @@ class MigrationRun:
         except RunError as stop:
             result = result_of(work, stop.reason, stop.message, stop.failed)
         except Interrupted:
-            result = result_of(work, Reason.INTERRUPTED, f"{STOPPED} Trying again continues it.")
+            stopped = result_of(work, Reason.INTERRUPTED, f"{STOPPED} Trying again continues it.")
+            result = unless_applied(work, stopped)
         except psycopg.Error as error:
-            result = server_failure(work, error)
+            result = unless_applied(work, server_failure(work, error))
         return settle(work, result)
 
     def _run(self) -> MigrationResult:
@@ -321,7 +328,7 @@ class MigrationRun:
         assert work.before is not None
         reached = application_catalog(work.connection)
         check_destruction(work.holders, read_holders(work.connection), work.options)
-        check_indexes(work.before.catalog, reached, work.parts)
+        check_indexes(work.before.catalog, reached, named_indexes(work.parts))
         if work.rehearsed is not None and work.rehearsal is not None and work.rehearsal.data:
             check_rehearsed(work.rehearsed.catalog, reached)
 

@@ -60,6 +60,8 @@ class Undo:
         downs: the scripts that undo the committed migrations, by name, in the order in which those were applied.
         fenced: nobody else has written since before `before`: then rows and sequences must be equal as well.
         backup: what to restore where nothing else leads back; only with the fence up.
+        changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
+            nothing but the proof is left to do.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Undo:
         downs: Mapping[str, str],
         fenced: bool,
         backup: Backup | None = None,
+        changed: bool = True,
     ) -> None:
         self._connection = connection
         self._options = options
@@ -80,6 +83,7 @@ class Undo:
         self._downs = downs
         self._fenced = fenced
         self._backup = backup if fenced else None
+        self._changed = changed
 
     def run(self) -> Undone:
         """Go back.
@@ -98,6 +102,8 @@ class Undo:
         return undone
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
+        if not self._changed:
+            return
         if self._downs:
             yield Strategy.DOWN, self._by_down_scripts
         yield Strategy.INVERSE, self._by_inverse
@@ -146,7 +152,7 @@ class Undo:
             try:
                 self._execute_patiently(statement)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise UndoUnfinished(f"{statement} gets no lock: {error}") from error
+                raise UndoUnfinished(f"`{statement}` got no lock ({' '.join(str(error).split())})") from error
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise

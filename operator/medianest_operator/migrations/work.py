@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection
 
 from medianest_operator.migrations.apply import Application
-from medianest_operator.migrations.checks import Holders
+from medianest_operator.migrations.checks import Holders, named_indexes
 from medianest_operator.migrations.clock import Clock
 from medianest_operator.migrations.evidence import Evidence
 from medianest_operator.migrations.journal import Entry, Journal
@@ -96,10 +96,11 @@ class Work:
         """Write the run into the journal."""
         self.journal.ensure()
         downs = {m.name: m.down for m in self.plan.pending if m.down is not None}
-        self.entry = Entry(
-            source=self.digest,
-            strategy=self.undo.strategy,
-            plan={"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version},
-        )
+        plan: dict[str, Any] = {"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version}
+        # For whoever takes the last look, if this run is cut off before it does.
+        plan["indexes"] = sorted(named_indexes(self.parts))
+        if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
+            plan["holders"] = [[*key, label] for key, label in self.holders.items()]
+        self.entry = Entry(source=self.digest, strategy=self.undo.strategy, plan=plan)
         self.journal.begin(self.entry)
         return self.entry

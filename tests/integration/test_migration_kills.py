@@ -1,0 +1,237 @@
+"""Runs that are killed at random moments with a writer at work: always applied, or rolled back and proved.
+
+What is killed is the run itself, its session in the server, and the server's own process. The moments are random with a
+fixed seed; how often each end was reached is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from integration.conftest import migrate
+from integration.crashes import (
+    PEOPLE,
+    RUN,
+    SHAPES,
+    Job,
+    Truth,
+    apply_by_psql,
+    assert_whole,
+    bad,
+    look,
+    open_runs,
+    write_source,
+    writing,
+)
+from integration.postgres_server import Database, PostgresServer, running_server
+from medianest_operator.schema import bundled_migrations
+
+SEED = 20260101
+AT_ONCE = 3
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND usename = 'medianest_migrator'"
+
+Kill = Callable[[Job], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files, what they lead to (`None` where they fail), and how long a run of them takes, seconds."""
+
+    files: Mapping[str, str]
+    folder: Path
+    after: Truth | None
+    rehearse: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kill: of a run of what, after which part of its time, and whether the same source follows."""
+
+    source: Source
+    part: float
+    same: bool
+
+
+class Field:
+    """A server with a database to copy, and the sources."""
+
+    def __init__(self, server: PostgresServer, template: str, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        for path in (folder, folder.parent, folder.parent.parent):
+            path.chmod(path.stat().st_mode | 0o055)
+        self.people = server.create_database(template)
+        self.people.execute(PEOPLE)
+        self.before = look(self.people)
+        self._rooms = 0
+        self._lock = threading.Lock()
+
+    def room(self) -> Path:
+        with self._lock:
+            self._rooms += 1
+            path = self.folder / f"room{self._rooms}"
+        path.mkdir()
+        return path
+
+    def copy(self) -> Database:
+        # A template must have no other session, and two copies at once are each other's.
+        with self._lock:
+            return self.server.create_database(self.people.name)
+
+    def source(self, shape: str, fails: bool, rehearse: str = "Never") -> Source:
+        """Run it once without a kill: that tells how long it takes, and psql tells where it leads to."""
+        files = bad(shape) if fails else SHAPES[shape]
+        room = self.room()
+        folder = write_source(room / "source", files)
+        after = None
+        if not fails:
+            database = self.copy()
+            apply_by_psql(database, files)
+            after = look(database)
+            self.server.drop_database(database)
+        database = self.copy()
+        job = Job(database, room, folder, "--rehearse", rehearse)
+        wait_for_session(job)
+        begun = time.monotonic()
+        code, _, output = job.end()
+        seconds = time.monotonic() - begun
+        assert code == (1 if fails else 0), output
+        with writing(database) as writers:
+            assert_whole(database, files, self.before, after, writers)
+        self.server.drop_database(database)
+        return Source(files, folder, after, rehearse, seconds)
+
+    def cases(self, sources: Sequence[Source], count: int) -> list[Case]:
+        """Moments from the beginning to a little after the end, spread over the sources."""
+        dice = random.Random(SEED)
+        return [Case(sources[n % len(sources)], dice.uniform(0, 1.1), dice.random() < 0.3) for n in range(count)]
+
+    def play(self, case: Case, kill: Kill) -> tuple[str, bool]:
+        """Kill a run, let one more go through, look. Returns the end, and whether the kill left something open."""
+        database, room, source = self.copy(), self.room(), case.source
+        try:
+            with writing(database) as writers:
+                job = Job(database, room, source.folder, "--rehearse", source.rehearse)
+                wait_for_session(job)
+                try:
+                    job.process.wait(case.part * source.seconds)
+                except subprocess.TimeoutExpired:
+                    kill(job)
+                job.process.communicate()
+                job.wait_until_forgotten()
+                left = bool(open_runs(database))
+                second = Job(database, room, source.folder if case.same else None, "--rehearse", source.rehearse)
+                code, _, output = second.end()
+                assert code == (1 if case.same and source.after is None else 0), output
+            outcome = assert_whole(database, source.files, self.before, source.after, writers)
+            assert outcome == "applied" or not case.same or source.after is None
+            return outcome, left
+        except AssertionError as error:
+            error.add_note(f"killed after {case.part * source.seconds:.3f} s of {source}")
+            raise
+        finally:
+            self.server.drop_database(database)
+
+    def play_all(self, what: str, cases: Sequence[Case], kill: Kill, at_once: int = AT_ONCE) -> None:
+        with ThreadPoolExecutor(at_once) as pool:
+            played = list(pool.map(lambda case: self.play(case, kill), cases))
+        counted = Counter(outcome for outcome, _ in played)
+        left = sum(is_open for _, is_open in played)
+        told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
+        print(f"{len(cases)} {what}: {told}; {left} left a run open for the next one")
+        assert counted["applied"] + counted["rolled back and proved"] == len(cases)
+        # The moments are worth something: both ends were reached, and runs were cut off in their midst.
+        assert len(counted) == 2
+        assert left > 0
+
+
+@pytest.fixture(scope="module")
+def field(server: PostgresServer, template: Database, tmp_path_factory: pytest.TempPathFactory) -> Field:
+    return Field(server, template.name, tmp_path_factory.mktemp("kills"))
+
+
+@pytest.fixture(scope="module")
+def sources(field: Field) -> list[Source]:
+    """Every shape, well and failing, and three of them with a rehearsal."""
+    found = [field.source(shape, fails) for shape in SHAPES for fails in (False, True)]
+    rehearsed = [("one transaction", True), ("concurrently in the middle", False), ("commit inside", False)]
+    return found * 3 + [field.source(shape, fails, "Always") for shape, fails in rehearsed]
+
+
+def test_run_killed_at_a_hundred_moments(field: Field, sources: list[Source]) -> None:
+    field.play_all("kills", field.cases(sources, 100), lambda job: job.process.kill())
+
+
+def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) -> None:
+    """The connection is cut, by an administrator or by a network."""
+
+    def cut(job: Job) -> None:
+        with job.database.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name = %s",
+                (job.database.name, RUN),
+            )
+
+    field.play_all("sessions ended", field.cases(sources[:10], 20), cut)
+
+
+@pytest.fixture(scope="module")
+def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    """A server of its own that keeps what it acknowledged through a crash."""
+    with running_server("fsync=on") as server:
+        template = server.create_database()
+        assert migrate(template, bundled_migrations()).outcome == "Applied"
+        yield Field(server, template.name, tmp_path_factory.mktemp("crashes"))
+
+
+def test_server_that_crashes(careful: Field) -> None:
+    """A backend that is killed takes all others with it; the server recovers from its log."""
+
+    def crash(job: Job) -> None:
+        with job.database.connect() as connection:
+            found = connection.execute(SESSIONS, (job.database.name,)).fetchall()
+        for (pid,) in found[:1]:
+            os.kill(pid, signal.SIGKILL)
+        careful_until_up(job.database)
+
+    sources = [
+        careful.source(shape, fails) for shape in ("one transaction", "commit inside") for fails in (False, True)
+    ]
+    careful.play_all("crashes of the server", careful.cases(sources, 8), crash, at_once=1)
+
+
+def careful_until_up(database: Database) -> None:
+    """Until a crashed server lets people in again."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            database.execute("SELECT 1")
+            return
+        except psycopg.Error:
+            threading.Event().wait(0.05)
+    raise AssertionError("the server did not come back")
+
+
+def wait_for_session(job: Job) -> None:
+    """Until the run is connected: what comes before it is only Python's own start."""
+    with job.database.connect() as connection:
+        while job.process.poll() is None:
+            row: Any = connection.execute(SESSIONS, (job.database.name,)).fetchone()
+            if row:
+                return
+            threading.Event().wait(0.005)
