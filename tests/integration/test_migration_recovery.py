@@ -99,7 +99,7 @@ def test_stopped_on_the_way_back_it_goes_on(
             job.process.terminate()
             job.wait_for_line("undoing by")
         code, result, output = job.end()
-    assert (code, result["reason"]) == (2, "Interrupted"), output
+    assert (code, result["reason"]) == (1, "MigrationFailed"), output
     assert result["rollback"]["proved"]
     with writing(database) as writers:
         assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
@@ -115,7 +115,7 @@ def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
         (room / "backups").rename(room / "elsewhere")
     code, result, output = job.end()
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
-    assert "Writers stay held off; trying again." in result["message"]
+    assert "Writers stay held off. Trying again." in result["message"]
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         database.execute("SELECT 1", user="medianest_app")
 
@@ -138,7 +138,7 @@ def test_lock_that_is_not_granted_on_the_way_back_is_worth_another_try(
             keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
             code, result, output = job.end()
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
-    assert "got no lock" in result["message"]
+    assert "gets no lock" in result["message"]
     assert "Writers" not in result["message"]
     code, _, output = start(None).end()
     assert code == 0, output

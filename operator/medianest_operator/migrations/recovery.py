@@ -64,7 +64,7 @@ def way_back(
         finish: makes what the journal keeps.
 
     Raises:
-        RunError: a restore was cut short, or a lock isn't granted; the next run begins it again.
+        RunError: it can't be gone to its end now; the next run begins it again.
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
@@ -90,10 +90,10 @@ def way_back(
     try:
         undone = undo.run()
     except (UndoUnfinished, psycopg.errors.LockNotAvailable) as error:
-        held_off = "Writers stay held off; trying again." if fenced else "Trying again."
+        held = "Writers stay held off. " if fenced else ""
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {' '.join(str(error).split())}. {held_off}",
+            f"{why} Undoing it is not finished: {' '.join(str(error).split())}. {held}Trying again.",
             failure.failed if failure else None,
         ) from error
     proof = _with_transaction(connection, undone.proof, transaction)

@@ -51,24 +51,6 @@ def success(work: Work) -> MigrationResult:
     )
 
 
-def ended_applied(work: Work) -> MigrationResult:
-    """The result of a run that was ended after its last commit, or while that went through."""
-    version = work.plan.pending_names[-1]
-    message = f"Applied; the schema is at {version}. What came after the last commit was cut short."
-    return result_of(work, Reason.APPLIED, message).model_copy(update={"version": version, "pending": ()})
-
-
-def unless_applied(work: Work, result: MigrationResult) -> MigrationResult:
-    """The result of a run that something else than a file has ended: what the journal says was applied stays so."""
-    if work.entry is None or not work.is_connected:
-        return result
-    try:
-        session.roll_back(work.connection)
-        return ended_applied(work) if work.journal.is_applied(work.entry) else result
-    except psycopg.Error as error:
-        return server_failure(work, error)
-
-
 def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
     """An error outside of a file: the connection, the lock or the history."""
     found = ServerError.from_exception(error)
@@ -89,13 +71,19 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
     return result_of(work, reason, f"The run could not go on as role {role}: {found.message}.{owner}")
 
 
+def ended_applied(work: Work) -> MigrationResult:
+    """For a run that was ended after its last commit, or while that went through."""
+    version = work.plan.pending_names[-1]
+    message = f"Applied; the schema is at {version}. What came after the last commit was cut short."
+    return result_of(work, Reason.APPLIED, message).model_copy(update={"version": version, "pending": ()})
+
+
 def settle(work: Work, result: MigrationResult) -> MigrationResult:
     """Give a run that failed before it changed anything its end in the journal, so that it is remembered.
 
     One that had begun to change something has its end there already, or its entry stays open for the next to finish.
     """
-    has_its_end = work.rollback is not None or result.outcome is Outcome.APPLIED
-    if not work.is_connected or has_its_end or result.reason in _UNRECORDED:
+    if not work.is_connected or work.rollback is not None or result.reason in _UNRECORDED:
         return result
     if work.entry is not None and work.entry.step in CHANGING and not work.halts:
         return result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
 
-from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.execute import Interrupted
@@ -16,8 +16,8 @@ from medianest_operator.migrations.halt import halt
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.parts import Strategy
 from medianest_operator.migrations.reasons import Outcome, Reason, Rollback
-from medianest_operator.migrations.recovery import RunEnd, way_back
-from medianest_operator.migrations.results import ended_applied, result_of, server_failure
+from medianest_operator.migrations.recovery import way_back
+from medianest_operator.migrations.results import result_of, server_failure
 from medianest_operator.migrations.work import Work
 
 STOPPED = "The run was asked to stop before its end."
@@ -30,8 +30,7 @@ def undone_where_it_fails(work: Work) -> Iterator[None]:
 
     Raises:
         RunError: what the run ends with.
-        RunEnd: the run was ended while its last commit went through.
-        Interrupted, psycopg.Error: nothing was undone.
+        Interrupted, psycopg.Error: nothing was undone; the last commit may have gone through (`Work.is_applied`).
     """
     try:
         yield
@@ -40,12 +39,8 @@ def undone_where_it_fails(work: Work) -> Iterator[None]:
             raise halt(work.connection, failure, work.applied) from failure
         raise roll_back(work, failure) from failure
     except (Interrupted, RunError, psycopg.Error) as error:
-        if work.halts or not work.is_connected:
+        if work.halts or not work.is_connected or work.is_applied():
             raise
-        session.roll_back(work.connection)
-        if work.entry is not None and work.journal.is_applied(work.entry):
-            # The last commit went through while the run was being ended.
-            raise RunEnd(ended_applied(work)) from error
         raise roll_back(work, _told(work, error)) from error
 
 
@@ -77,7 +72,8 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
         return result_as_json(result_of(work, end.reason, end.message, end.failed).to_json())
 
     transaction = work.application.transaction if work.application else None
-    rollback = way_back(
+    go = partial(
+        way_back,
         *(work.connection, work.journal, work.entry, work.options, work.workbench, work.report),
         before=work.before,
         failure=cause if isinstance(cause, Failure) else None,
@@ -85,6 +81,11 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
         transaction=transaction if work.undo.strategy is Strategy.TRANSACTION else None,
         finish=remembered,
     )
+    try:
+        rollback = go()
+    except Interrupted:
+        # It is on its way back already; a further signal is ignored.
+        rollback = go()
     return _end(cause, text, rollback)
 
 

@@ -38,7 +38,7 @@ from medianest_operator.migrations.plan import make_plan
 from medianest_operator.migrations.preparation import Preparation
 from medianest_operator.migrations.reasons import MigrationResult, Outcome, Reason, Rehearsal
 from medianest_operator.migrations.recovery import Recovery, RunEnd
-from medianest_operator.migrations.results import result_of, server_failure, settle, success, unless_applied, up_to_date
+from medianest_operator.migrations.results import ended_applied, result_of, server_failure, settle, success, up_to_date
 from medianest_operator.migrations.rollback import STOPPED, undone_where_it_fails
 from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.versions import adopt_baseline, record_version, schema_of
@@ -83,10 +83,13 @@ class MigrationRun:
         except RunError as stop:
             result = result_of(work, stop.reason, stop.message, stop.failed)
         except Interrupted:
-            stopped = result_of(work, Reason.INTERRUPTED, f"{STOPPED} Trying again continues it.")
-            result = unless_applied(work, stopped)
+            if work.is_applied():
+                return ended_applied(work)
+            result = result_of(work, Reason.INTERRUPTED, f"{STOPPED} Trying again continues it.")
         except psycopg.Error as error:
-            result = unless_applied(work, server_failure(work, error))
+            if work.is_applied():
+                return ended_applied(work)
+            result = server_failure(work, error)
         return settle(work, result)
 
     def _run(self) -> MigrationResult:

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import Connection
 
+from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Application
 from medianest_operator.migrations.checks import Holders, named_indexes
 from medianest_operator.migrations.clock import Clock
@@ -92,14 +93,21 @@ class Work:
         """The last applied migration's name; `None` where there is none, or before the history was read."""
         return max([*self.plan.applied, *(item.name for item in self.applied)], default=None)
 
+    def is_applied(self) -> bool:
+        """Whether the run's end as applied is committed: what ended it after that changes nothing of it."""
+        if self.entry is None or not self.is_connected:
+            return False
+        session.roll_back(self.connection)
+        return self.journal.is_applied(self.entry)
+
     def begin(self) -> Entry:
         """Write the run into the journal."""
         self.journal.ensure()
         downs = {m.name: m.down for m in self.plan.pending if m.down is not None}
         plan: dict[str, Any] = {"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version}
-        # For whoever takes the last look, if this run is cut off before it does.
         plan["indexes"] = sorted(named_indexes(self.parts))
         if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
+            # For whoever takes the last look, if this run is cut off before it does.
             plan["holders"] = [[*key, label] for key, label in self.holders.items()]
         self.entry = Entry(source=self.digest, strategy=self.undo.strategy, plan=plan)
         self.journal.begin(self.entry)
