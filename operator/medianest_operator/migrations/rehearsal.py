@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -119,7 +119,9 @@ def make_copy(
     if schema_only:
         unlike: list[str] = difference(before.catalog, found.catalog)
     else:
-        unlike = list(prove(before, found, writers_may_write=False).differences)
+        # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
+        # who write meanwhile have moved it on before it was dumped.
+        unlike = list(prove(replace(before, sequences={}), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
     return Copy(server, *login, stack)
