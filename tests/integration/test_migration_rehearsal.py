@@ -57,5 +57,5 @@ def test_damage_behind_the_definitions_is_found_as_well(large: Database, tmp_pat
             dump.write_bytes(content)
 
     result = migrate(large, plus("SELECT 1"), SMALL_LIMIT, folder=tmp_path, report=damage)
-    assert result.rehearsal is not None
-    assert "is damaged: its SHA-256 is not the manifest's" in (result.rehearsal.note or "")
+    assert (result.outcome, result.reason) == ("Transient", "BackupFailed")
+    assert "is damaged: its SHA-256 is not the manifest's. Nothing was changed" in result.message
