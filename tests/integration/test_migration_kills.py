@@ -205,9 +205,13 @@ def test_server_that_crashes(careful: Field) -> None:
     def crash(job: Job) -> None:
         with job.database.connect() as connection:
             found = connection.execute(SESSIONS, (job.database.name,)).fetchall()
-        for (pid,) in found[:1]:
-            os.kill(pid, signal.SIGKILL)
-        careful_until_up(job.database)
+            if not found:
+                return
+            os.kill(found[0][0], signal.SIGKILL)
+            # The server ends everybody's session once it has noticed.
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT pg_sleep(60)")
+        wait_until_up(job.database)
 
     sources = [
         careful.source(shape, fails) for shape in ("one transaction", "commit inside") for fails in (False, True)
@@ -215,7 +219,7 @@ def test_server_that_crashes(careful: Field) -> None:
     careful.play_all("crashes of the server", careful.cases(sources, 8), crash, at_once=1)
 
 
-def careful_until_up(database: Database) -> None:
+def wait_until_up(database: Database) -> None:
     """Until a crashed server lets people in again."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
