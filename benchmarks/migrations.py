@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -139,12 +138,8 @@ class Bench:
             for way, measure in ways.items():
                 times[way].append(measure(fresh()))
                 done()
-            # A step may be taken twice: a fenced run looks again once nobody writes.
-            taken: Counter[str] = Counter()
-            for step in json.loads(self._result.read_text()).get("steps", []):
-                taken[step["name"]] += step["milliseconds"]
-            for name, milliseconds in taken.items():
-                steps.setdefault(name, []).append(milliseconds / 1000)
+            for step in json.loads(self._result.read_text())["steps"]:
+                steps.setdefault(step["name"], []).append(step["milliseconds"] / 1000)
         baseline = statistics.median(times["psql"])
         for way, seconds in times.items():
             self.row(f"{what}: {way}", statistics.median(seconds), baseline)

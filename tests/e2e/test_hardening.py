@@ -31,7 +31,7 @@ def test_every_option_on_off_and_on_again(kube: Kube) -> None:
     status = hardened(kube, "db")
     states = {name: status["hardening"][name] for name in ALL}
     assert set(states.values()) == {"Applied"}
-    assert status["indexes"]["total"] == 33 + 9
+    kube.wait(KIND, "db", lambda db: (db or {})["status"]["indexes"]["total"] == 33 + 9, "with nine indexes more")
     assert kube.sql("db-0", OWN_INDEXES) == "9"
 
     app = kube.secret("db-app")["uri"]

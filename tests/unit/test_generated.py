@@ -11,6 +11,8 @@ import render
 import yaml
 
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.migrations.source import migrations_from_mapping
 
 GENERATED = render.generated() | {reference.PAGE: reference.page()}
 
@@ -33,7 +35,7 @@ def test_reference_has_every_field_of_the_spec() -> None:
         assert f"| `spec.{name}` |" in page
 
 
-@pytest.mark.parametrize("name", ["homelab", "production"])
+@pytest.mark.parametrize("name", ["homelab", "production", "migrations"])
 def test_examples_have_only_known_fields(name: str) -> None:
     known = {where for where, _ in reference.fields(spec_schema(), "spec")}
 
@@ -44,7 +46,22 @@ def test_examples_have_only_known_fields(name: str) -> None:
             assert f"{where}.{key}" in known
             check(child, f"{where}.{key}")
 
-    check(yaml.safe_load((render.ROOT / "examples" / f"{name}.yaml").read_text())["spec"], "spec")
+    check(example(name)[0]["spec"], "spec")
+
+
+def test_example_of_migrations_is_a_source() -> None:
+    database, config_map = example("migrations")
+    spec = DatabaseSpec.model_validate(database["spec"])
+    assert spec.migrations.source.config_map is not None
+    assert spec.migrations.source.config_map.name == config_map["metadata"]["name"]
+    migrations = migrations_from_mapping(config_map["data"])
+    assert spec.migrations.target == migrations[-1].name
+    assert all(migration.down for migration in migrations)
+
+
+def example(name: str) -> list[dict[str, Any]]:
+    """The objects of one of the examples; the first is the database."""
+    return list(yaml.safe_load_all((render.ROOT / "examples" / f"{name}.yaml").read_text()))
 
 
 PASSING = {

@@ -47,7 +47,8 @@ def restore_as_new(chunks: Iterable[bytes], environment: Mapping[str, str], sche
     if schema_only:
         arguments.append("--schema-only")
     with _Program("pg_restore", arguments, environment, stdin=subprocess.PIPE) as program:
-        program.feed(chunks)
+        # The definitions come first in a dump.
+        program.feed(chunks, may_stop=schema_only)
 
 
 def restore_in_place(
@@ -134,16 +135,27 @@ class _Program:
         while chunk := self.process.stdout.read(CHUNK):
             yield chunk
 
-    def feed(self, chunks: Iterable[bytes]) -> None:
-        """Hand it input. Raises DumpError where it has ended before."""
+    def feed(self, chunks: Iterable[bytes], may_stop: bool = False) -> None:
+        """Hand it input.
+
+        Args:
+            may_stop: it may end well without having read all of it. The rest is gone through nevertheless: whoever
+                makes the pieces checks them.
+
+        Raises:
+            DumpError: it has ended before.
+        """
         assert self.process.stdin is not None
+        pieces = iter(chunks)
         try:
-            for chunk in chunks:
+            for chunk in pieces:
                 self.process.stdin.write(chunk)
             self.process.stdin.flush()
         except BrokenPipeError:
-            self.process.wait()
-            raise DumpError(self._last_words()) from None
+            if self.process.wait() or not may_stop:
+                raise DumpError(self._last_words()) from None
+            for _ in pieces:
+                pass
 
     def __enter__(self) -> _Program:
         return self

@@ -83,7 +83,12 @@ class Preparation:
             try:
                 with self._clock.timed("restore"):
                     copy = self._make_copy(schema_only, stack)
-            except (rehearsal.CopyError, RepositoryError, DumpError) as error:
+            except RepositoryError as error:
+                raise RunError(
+                    Reason.BACKUP_FAILED,
+                    f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
+                ) from error
+            except (rehearsal.CopyError, DumpError) as error:
                 if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
                     raise RunError(
                         Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."

@@ -20,7 +20,7 @@ from medianest_operator.migrations.checks import check_destruction, read_holders
 from medianest_operator.migrations.evidence import Evidence, application_catalog, prove, read_evidence
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
-from medianest_operator.migrations.undo import Undo
+from medianest_operator.migrations.undo import Undo, UndoUnfinished
 from medianest_operator.postgres.catalog import Catalog, difference
 from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
 
@@ -142,24 +142,25 @@ def rehearse(
         RunError: data would be lost.
     """
     connection = copy.connect(options)
+
+    def told(line: str) -> None:
+        report(f"on the copy: {line}")
+
     holders = read_holders(connection)
     problem = None
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
     if committed and undo_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
-        Application(connection, options, report).run(committed)
-        problem = _go_back(connection, committed, options, undo_plan, before, report)
+        Application(connection, options, told).run(committed)
+        problem = _go_back(connection, committed, options, undo_plan, before, told)
         if problem is None:
-            Application(connection, options, report).run(committed)
+            Application(connection, options, told).run(committed)
         else:
             return Rehearsed(application_catalog(connection), (), problem)
         parts = parts[len(committed) :]
     locks = _Locks(connection)
-    application = Application(
-        connection, options, lambda line: report(f"on the copy: {line}"), before_commit=locks.look
-    )
-    application.run(parts)
+    Application(connection, options, told, before_commit=locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
     return Rehearsed(application_catalog(connection), locks.described(), problem)
 
@@ -175,14 +176,11 @@ def _go_back(
     planned = [item for part in committed for item in part.planned]
     downs = {item.name: item.migration.down for item in planned if item.migration.down is not None}
     wanted = undo_plan.strategy
-    undone = Undo(
-        connection,
-        options,
-        lambda line: report(f"on the copy: {line}"),
-        before=before,
-        downs=downs if wanted is Strategy.DOWN else {},
-        fenced=True,
-    ).run()
+    undo = Undo(connection, options, report, before=before, downs=downs if wanted is Strategy.DOWN else {}, fenced=True)
+    try:
+        undone = undo.run()
+    except UndoUnfinished as error:
+        return f"{wanted.lower()} did not come to its end: {error}"
     names = [item.name for item in planned]
     connection.execute("DELETE FROM public._prisma_migrations WHERE migration_name = ANY(%s)", (names,))
     return None if undone.proof.is_equal else f"after {wanted.lower()}, it is {undone.proof.describe()}"

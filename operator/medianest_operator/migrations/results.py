@@ -30,7 +30,7 @@ def result_of(work: Work, reason: Reason, message: str, failed: FailedMigration 
         rollback=work.rollback,
         rehearsal=work.rehearsal,
         backup=work.entry.backup if work.entry else None,
-        steps=tuple(work.clock.steps),
+        steps=work.clock.steps,
     )
 
 

@@ -322,7 +322,8 @@ class MigrationRun:
         work = self._work
         if part is not work.parts[-1] or work.halts:
             return
-        self._check_reached()
+        with work.clock.timed("prove"):
+            self._check_reached()
         self._finish_applied()
 
     def _check_reached(self) -> None:

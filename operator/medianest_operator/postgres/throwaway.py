@@ -129,7 +129,7 @@ def throwaway_server(
     """
     account = _account()
     # A short path: a socket's path may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent.resolve()))
     try:
         if account:
             os.chown(folder, account["user"], account["group"])

@@ -271,8 +271,9 @@ def run_of(run: Run, job: Manifest, last: LastRun | None = None) -> api.Migratio
     """A Job and the result that its newest pod left, as the status tells them."""
     ended = jobs.ended(job)
     outcome = RUNNING if ended is None else APPLIED if ended["type"] == "Complete" else FAILED
-    result = _result(run, job)
     status = job.get("status", {})
+    # Its pods' Events may come after its own, or not at all where a pod was taken away; the journal has it anyway.
+    result = _result(run, job) or (_result_in_journal(last, status.get("startTime")) if ended else {})
     if "message" not in result and outcome == FAILED and ended:
         result["message"] = f"Job {job['metadata']['name']} failed: {ended.get('message') or ended.get('reason')}."
     return _told(
@@ -284,6 +285,13 @@ def run_of(run: Run, job: Manifest, last: LastRun | None = None) -> api.Migratio
         finished_at=status.get("completionTime") or (ended["lastTransitionTime"] if ended else None),
         step=last.step if last is not None and last.is_open and ended is None else None,
     )
+
+
+def _result_in_journal(last: LastRun | None, since: str | None) -> dict[str, Any]:
+    """The result of a run that ended, if it began with a Job."""
+    if last is None or last.is_open or since is None or last.started_at < datetime.fromisoformat(since):
+        return {}
+    return dict(last.result or {})
 
 
 def _told(

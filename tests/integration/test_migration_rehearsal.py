@@ -1,0 +1,61 @@
+"""The copy that a run is tried on, where the data are too large to be copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from integration.conftest import migrate
+from integration.postgres_server import Database
+from medianest_operator.migrations.options import RunOptions
+from medianest_operator.migrations.source import Migration
+from medianest_operator.schema import bundled_migrations
+
+NAME = "20260101120000_next"
+SMALL_LIMIT = RunOptions(rehearsal_limit=1)
+
+
+@pytest.fixture
+def large(people: Database) -> Database:
+    """More data than any pipe between two programs holds."""
+    people.execute(
+        "INSERT INTO error_logs (id, correlation_id, user_id, error_code, error_message, request_path, request_method)"
+        " SELECT n, n, 'ann', 'E', (SELECT string_agg(md5(n || ' ' || m), '') FROM generate_series(1, 100) m), '/',"
+        " 'GET' FROM generate_series(1, 500) n"
+    )
+    return people
+
+
+def plus(sql: str) -> tuple[Migration, ...]:
+    """The bundled migrations and one more."""
+    return (*bundled_migrations(), Migration.from_bytes(NAME, sql.encode()))
+
+
+def test_above_the_limit_the_definitions_are_rehearsed(large: Database, tmp_path: Path) -> None:
+    result = migrate(large, plus("CREATE TABLE notes (id text)"), SMALL_LIMIT, folder=tmp_path)
+    assert result.outcome == "Applied", result
+    assert result.rehearsal is not None
+    assert result.rehearsal.fingerprint is not None
+    assert not result.rehearsal.data
+    assert "only the definitions were rehearsed" in (result.rehearsal.note or "")
+
+
+def test_what_the_definitions_refuse_never_reaches_the_database(large: Database, tmp_path: Path) -> None:
+    sql = "CREATE TABLE notes (id text);\nCREATE INDEX x ON notes (title);"
+    result = migrate(large, plus(sql), SMALL_LIMIT, folder=tmp_path)
+    assert (result.outcome, result.rollback) == ("Failed", None)
+    assert "That was the rehearsal on a copy; the database itself was not touched." in result.message
+
+
+def test_damage_behind_the_definitions_is_found_as_well(large: Database, tmp_path: Path) -> None:
+    def damage(line: str) -> None:
+        if line.startswith("backed up to "):
+            dump = tmp_path / "backups" / line.removeprefix("backed up to ")
+            content = bytearray(dump.read_bytes())
+            content[-1] ^= 1
+            dump.write_bytes(content)
+
+    result = migrate(large, plus("SELECT 1"), SMALL_LIMIT, folder=tmp_path, report=damage)
+    assert (result.outcome, result.reason) == ("Transient", "BackupFailed")
+    assert "is damaged: its SHA-256 is not the manifest's. Nothing was changed" in result.message
