@@ -167,7 +167,10 @@ def test_oddities_are_told_and_do_not_stop_the_run(medianest: Database) -> None:
 def test_role_without_rights_is_told(empty: Database) -> None:
     result = migrate(empty, bundled_migrations(), user="stranger")
     assert (result.outcome, result.reason) == ("Failed", "PermissionDenied")
-    assert result.message == ("The run could not go on as role stranger: permission denied for schema public.")
+    assert result.message == (
+        "The run could not go on as role stranger: permission denied for schema public. Everything in the database has"
+        " to belong to its owner."
+    )
 
 
 def test_own_files_and_the_applications_give_one_history(empty: Database) -> None:
