@@ -138,7 +138,7 @@ def test_lock_that_is_not_granted_on_the_way_back_is_worth_another_try(
             keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
             code, result, output = job.end()
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
-    assert "got no lock" in result["message"]
+    assert "gets no lock" in result["message"]
     assert "Writers" not in result["message"]
     code, _, output = start(None).end()
     assert code == 0, output

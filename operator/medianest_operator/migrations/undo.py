@@ -152,7 +152,7 @@ class Undo:
             try:
                 self._execute_patiently(statement)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise UndoUnfinished(f"`{statement}` got no lock ({' '.join(str(error).split())})") from error
+                raise UndoUnfinished(f"{statement} gets no lock: {' '.join(str(error).split())}") from error
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise
