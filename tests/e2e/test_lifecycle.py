@@ -160,7 +160,9 @@ def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment)
         pytest.skip("counts requests in the API server's audit log, which only the local cluster opens")
     kube.database("db", instances=2)
     kube.wait_ready("db")
-    pods = kube.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.uid}")
+    # The migration's Job ends, and is told of, a moment after the schema is there.
+    kube.wait_event("db", "MigrationsApplied")
+    pods = kube.kubectl("get", "pods", "-l", "medianest.io/role", "-o", "jsonpath={.items[*].metadata.uid}")
     before = _writes(environment)
     kube.database("db", instances=2)
     environment.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/medianest-operator")
@@ -173,7 +175,7 @@ def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment)
         ("medianestdatabases", "db"),
         *(("secrets", f"db-{role}") for role in ("app", "readonly", "migrator", "monitor")),
     }
-    assert pods == kube.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.uid}")
+    assert pods == kube.kubectl("get", "pods", "-l", "medianest.io/role", "-o", "jsonpath={.items[*].metadata.uid}")
 
 
 def _writes(environment: Environment) -> list[tuple[str, str, str, str]]:

@@ -16,7 +16,7 @@ from e2e.workload import Writer
 from environment import Environment
 
 ROUNDS = int(os.environ.get("MEDIANEST_KILLS", "9"))
-SECONDS_A_ROUND = 45
+SECONDS_A_ROUND = 25
 VICTIMS = ("job", "operator", "primary")
 
 
