@@ -50,6 +50,8 @@ ANNOTATION_RECHECK: Final = f"{GROUP}/recheck"
 """On a migration Job that only looks whether an image has other migrations by now."""
 PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
+PATRONI_SYNC_ANNOTATION: Final = "sync_standby"
+"""The annotation in which Patroni names the synchronous replicas, separated by commas."""
 
 # Ports
 POSTGRES_PORT: Final = 5432
@@ -150,7 +152,12 @@ class Names:
         The endpoints controller deletes Endpoints without a Service when it starts; Patroni's configuration and its
         list of synchronous replicas live in such objects.
         """
-        return (f"{self.scope}-config", f"{self.scope}-sync")
+        return (f"{self.scope}-config", self.patroni_sync)
+
+    @property
+    def patroni_sync(self) -> str:
+        """Where Patroni names the synchronous replicas."""
+        return f"{self.scope}-sync"
 
     @property
     def patroni_endpoints(self) -> tuple[str, ...]:

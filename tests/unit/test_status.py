@@ -84,6 +84,12 @@ def test_an_instance_that_does_not_answer_is_not_ready() -> None:
     assert built["instances"]["summary"] == "0/1"
 
 
+def test_ready_means_that_a_replica_could_be_promoted() -> None:
+    built = conditions(build(ready_findings(unpromotable=True)))
+    assert built["Ready"] == ("False", "WaitingForReplicas")
+    assert built["Available"] == ("True", "PrimaryServing")
+
+
 def test_a_server_that_has_not_read_its_parameters_is_not_ready() -> None:
     assert conditions(build(ready_findings(configuring=["db-0"])))["Ready"] == ("False", "Configuring")
 

@@ -34,6 +34,8 @@ class Findings:
     serving: bool = False
     silent: frozenset[str] = frozenset()
     """Pods that were asked over SQL and didn't answer: the kubelet's word on them is older."""
+    unpromotable: bool = False
+    """Replication is synchronous, and Patroni has named no replica yet that it would promote."""
     unreachable: str | None = None
     problem: ReconcileError | None = None
     pod_findings: list[Finding] = field(default_factory=list)
@@ -227,6 +229,9 @@ def _all_there(found: Findings) -> Verdict:
     desired = found.spec.instances if found.spec else found.wanted
     ready = ready_pods(found)
     if len(ready) == desired == len(found.pods):
+        if found.unpromotable:
+            message = "Waiting for Patroni to name a synchronous replica; none is promoted before. The database serves."
+            return Verdict("False", Reason.WAITING_FOR_REPLICAS, message)
         noun = "instance" if desired == 1 else "instances"
         return Verdict("True", Reason.READY, f"{desired} {noun} ready, schema {found.schema_version}.")
     if found.pod_findings:

@@ -10,7 +10,7 @@ import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Condition, Reason
-from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.database import DatabaseSpec, Synchronous
 from medianest_operator.api.status import DatabaseStatus
 from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.controller.kinds import DATABASE
@@ -25,6 +25,7 @@ from medianest_operator.reconcile import (
     hardening,
     logins,
     migration,
+    patroni,
     rollout,
     server,
     status,
@@ -140,6 +141,8 @@ class DatabaseReconciler:
             found.configuring = [name for name, facts in look.instances.items() if facts.configuration != loaded]
             waiting = frozenset(name for name, facts in look.instances.items() if facts.pending_restart)
             found.rollout = await rollout.reconcile(run, waiting)
+            if run.spec.instances > 1 and run.spec.postgresql.synchronous is not Synchronous.OFF:
+                found.unpromotable = not await patroni.synchronous_replicas(run)
 
     async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
         return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
@@ -186,7 +189,8 @@ class DatabaseReconciler:
     def _next_look(self, run: Run, found: Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
         migrating = found.migration is not None and found.migration.is_running
-        if found.rollout or found.configuring or found.silent or migrating or (found.primary and not found.serving):
+        waiting = found.configuring or found.unpromotable or found.silent or (found.primary and not found.serving)
+        if found.rollout or migrating or waiting:
             return min(_SOON, interval)
         if "server_not_after" in run.notes:
             return min(interval, certificates.next_renewal(run).total_seconds())

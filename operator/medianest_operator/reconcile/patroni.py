@@ -14,6 +14,7 @@ from typing import Any, Final
 import aiohttp
 
 from medianest_operator import naming
+from medianest_operator.controller.kinds import ENDPOINTS
 from medianest_operator.errors import Transient
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Pod, Run
@@ -70,6 +71,15 @@ async def reconcile_configuration(run: Run, leader: Pod) -> bool:
         raise Transient("ConfigurationRefused", f"Patroni refused the configuration: {status} {answer}")
     log.info("changed Patroni's configuration", extra={"database": "/".join(run.key)})
     return True
+
+
+async def synchronous_replicas(run: Run) -> list[str]:
+    """The replicas that Patroni would promote under synchronous replication: it names them in an object of its own, a
+    moment after they began to stream, and promotes no other (Patroni manual, Replication modes)."""
+    service = run.names.patroni_sync
+    live = await run.services.client.get(ENDPOINTS, run.names.namespace, service) or {}
+    named: str = live.get("metadata", {}).get("annotations", {}).get(naming.PATRONI_SYNC_ANNOTATION, "")
+    return [name for name in named.split(",") if name]
 
 
 async def reload(run: Run, pod: Pod) -> None:
