@@ -22,7 +22,7 @@ from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.history import History
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import make_parts, parse_all
-from medianest_operator.migrations.reasons import Reason
+from medianest_operator.migrations.reasons import Reason, first_three
 from medianest_operator.migrations.rehearsal import read_roles
 from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.work import Work
@@ -156,11 +156,10 @@ def adopt_baseline(work: Work, why: str) -> History:
         ) from error
     if not matched:
         assert nearest is not None
-        more = f" and {len(nearest[0]) - 3} more" if len(nearest[0]) > 3 else ""
         raise RunError(
             Reason.BASELINE_REQUIRED,
             f"{why[0].upper()}{why[1:]} Its schema is that of no migration; nearest is {nearest[1]}, but"
-            f" {'; '.join(nearest[0][:3])}{more}.",
+            f" {first_three(nearest[0])}.",
         )
     by_name = {migration.name: migration for migration in work.source}
     with connection.transaction():
