@@ -42,6 +42,7 @@ from medianest_operator.schema import bundled_migrations
 
 SEED = 20260101
 AT_ONCE = 3
+BOTH_ENDS = {"applied", "rolled back and proved"}
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND usename = 'medianest_migrator'"
 
 Kill = Callable[[Job], None]
@@ -65,6 +66,14 @@ class Case:
     source: Source
     part: float
     same: bool
+
+
+@dataclass(frozen=True)
+class Played:
+    """How often each end was reached, and after how many kills a run was left open for the next one."""
+
+    outcomes: Counter[str]
+    left_open: int
 
 
 class Field:
@@ -147,17 +156,15 @@ class Field:
         finally:
             self.server.drop_database(database)
 
-    def play_all(self, what: str, cases: Sequence[Case], kill: Kill, at_once: int = AT_ONCE) -> None:
+    def play_all(self, what: str, cases: Sequence[Case], kill: Kill, at_once: int = AT_ONCE) -> Played:
+        """Play every case, and print what came of them."""
         with ThreadPoolExecutor(at_once) as pool:
             played = list(pool.map(lambda case: self.play(case, kill), cases))
         counted = Counter(outcome for outcome, _ in played)
-        left = sum(is_open for _, is_open in played)
+        left_open = sum(is_open for _, is_open in played)
         told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
-        print(f"{len(cases)} {what}: {told}; {left} left a run open for the next one")
-        assert counted["applied"] + counted["rolled back and proved"] == len(cases)
-        # The moments are worth something: both ends were reached, and runs were cut off in their midst.
-        assert len(counted) == 2
-        assert left > 0
+        print(f"{len(cases)} {what}: {told}; {left_open} left a run open for the next one")
+        return Played(counted, left_open)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +181,11 @@ def sources(field: Field) -> list[Source]:
 
 
 def test_run_killed_at_a_hundred_moments(field: Field, sources: list[Source]) -> None:
-    field.play_all("kills", field.cases(sources, 100), lambda job: job.process.kill())
+    played = field.play_all("kills", field.cases(sources, 100), lambda job: job.process.kill())
+    assert played.outcomes.total() == 100
+    # The moments are worth something: both ends were reached, and runs were cut off in their midst.
+    assert played.outcomes.keys() == BOTH_ENDS
+    assert played.left_open > 0
 
 
 def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) -> None:
@@ -187,7 +198,11 @@ def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) ->
                 (job.database.name, RUN),
             )
 
-    field.play_all("sessions ended", field.cases(sources[:10], 20), cut)
+    played = field.play_all("sessions ended", field.cases(sources[:10], 20), cut)
+    assert played.outcomes.total() == 20
+    # The moments are worth something: both ends were reached, and runs were cut off in their midst.
+    assert played.outcomes.keys() == BOTH_ENDS
+    assert played.left_open > 0
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +231,11 @@ def test_server_that_crashes(careful: Field) -> None:
     sources = [
         careful.source(shape, fails) for shape in ("one transaction", "commit inside") for fails in (False, True)
     ]
-    careful.play_all("crashes of the server", careful.cases(sources, 8), crash, at_once=1)
+    played = careful.play_all("crashes of the server", careful.cases(sources, 8), crash, at_once=1)
+    assert played.outcomes.total() == 8
+    # The moments are worth something: both ends were reached, and runs were cut off in their midst.
+    assert played.outcomes.keys() == BOTH_ENDS
+    assert played.left_open > 0
 
 
 def wait_until_up(database: Database) -> None:

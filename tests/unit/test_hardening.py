@@ -133,6 +133,16 @@ def test_a_value_is_never_taken_for_a_variable_of_kubernetes() -> None:
     assert job["metadata"]["name"] == "db-harden-01234567"
 
 
+def test_the_job_leaves_a_lost_node_after_ten_seconds() -> None:
+    own = {"key": "disk", "operator": "Equal", "value": "fast", "effect": "NoSchedule"}
+    spec = DatabaseSpec.model_validate({"scheduling": {"tolerations": [own]}})
+    job = hardening_job(Names("ns", "db"), spec, "image", "0123456789", {})
+    tolerations = job["spec"]["template"]["spec"]["tolerations"]
+    assert own in tolerations
+    seconds = {item["key"]: item["tolerationSeconds"] for item in tolerations if item["effect"] == "NoExecute"}
+    assert seconds == {"node.kubernetes.io/unreachable": 10, "node.kubernetes.io/not-ready": 10}
+
+
 @given(st.text(max_size=4000), st.text(max_size=4000))
 def test_a_result_fits_a_termination_message(message: str, other: str) -> None:
     option = OptionResult(state=OptionState.FAILED, reason=Reason.STATEMENT_FAILED, message=other)

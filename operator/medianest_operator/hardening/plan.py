@@ -228,12 +228,12 @@ def _indexes(draft: _Draft, wanted: list[OwnObject], live: list[LiveObject], sta
 def _audit_columns(draft: _Draft, wanted: list[OwnObject], live: list[LiveObject], state: State) -> None:
     _drop_obsolete(draft, wanted, live)
     by_key = {item.key: item for item in live}
-    todo = [item for item in wanted if item.needs <= state.columns and not is_as_wanted(item, by_key.get(item.key))]
-    # A table's column and trigger at once, so that no session meets one without the other.
-    for tables in (("users", ""), ("service_config",)):
-        items = [item for item in todo if item.table in tables]
-        if items:
-            draft.steps.append(_make(items))
+    missing = [item for item in wanted if item.needs <= state.columns and not is_as_wanted(item, by_key.get(item.key))]
+    # One step a table: its column and its trigger at once, so that no session meets one without the other. The
+    # trigger's function, which belongs to no table, goes with the trigger.
+    of_users = [item for item in missing if item.table == "users" or item.kind == "function"]
+    of_service_config = [item for item in missing if item.table == "service_config"]
+    draft.steps += [_make(items) for items in (of_users, of_service_config) if items]
 
 
 def _row_level_security(draft: _Draft, wanted: list[OwnObject], live: list[LiveObject], state: State) -> None:

@@ -40,23 +40,13 @@ class Reason(enum.StrEnum):
 
     @property
     def outcome(self) -> Outcome:
-        if self in {Reason.APPLIED, Reason.UP_TO_DATE}:
+        """That of the migrations' reason of the same word; a word that they don't know is a failure."""
+        if self is Reason.APPLIED:
             return Outcome.APPLIED
-        return Outcome.TRANSIENT if self in _TRANSIENT else Outcome.FAILED
+        return MigrationReason(self.value).outcome if self in _SAME_WORD else Outcome.FAILED
 
 
-_TRANSIENT = frozenset(
-    {
-        Reason.CONNECT_FAILED,
-        Reason.NOT_PRIMARY,
-        Reason.LOCK_NOT_GRANTED,
-        Reason.LOCK_TIMEOUT,
-        Reason.CONNECTION_LOST,
-        Reason.CONFLICT,
-        Reason.OUT_OF_RESOURCES,
-        Reason.INTERRUPTED,
-    }
-)
+_SAME_WORD = frozenset(Reason) & frozenset(reason.value for reason in MigrationReason)
 
 # SQLSTATE: PostgreSQL manual, appendix A.
 _BY_CODE = {
@@ -64,7 +54,6 @@ _BY_CODE = {
     "42501": Reason.PERMISSION_DENIED,
     "23514": Reason.ROWS_BREAK_CONSTRAINTS,
 }
-_SAME_WORD = frozenset(Reason) & frozenset(reason.value for reason in MigrationReason)
 
 
 def reason_of(error: ServerError) -> Reason:

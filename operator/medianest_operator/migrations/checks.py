@@ -12,7 +12,7 @@ from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import Part
-from medianest_operator.migrations.reasons import Reason
+from medianest_operator.migrations.reasons import Reason, first_three
 from medianest_operator.naming import JOURNAL_SCHEMA
 from medianest_operator.postgres.catalog import Catalog, difference
 
@@ -55,10 +55,9 @@ def check_destruction(before: Holders, after: Holders, options: RunOptions) -> N
     tables = {oid for oid, number in lost if number == 0}
     gone = [before[oid, number] for oid, number in lost if number == 0 or oid not in tables]
     if gone:
-        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         raise RunError(
             Reason.DESTRUCTIVE,
-            f"The run drops {', '.join(gone[:3])}{more} with the data in it. Set spec.migrations.allowDestructive to"
+            f"The run drops {first_three(gone, ', ')} with the data in it. Set spec.migrations.allowDestructive to"
             " true if that is meant.",
         )
 
@@ -99,9 +98,8 @@ def check_rehearsed(rehearsed: Catalog, reached: Catalog) -> None:
     """
     unlike = difference(rehearsed, reached)
     if unlike:
-        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
         raise RunError(
             Reason.REHEARSAL_DIFFERS,
-            f"The database came to another schema than its copy in the rehearsal: {'; '.join(unlike[:3])}{more}."
+            f"The database came to another schema than its copy in the rehearsal: {first_three(unlike)}."
             " Something else changed it meanwhile, or the migration does something else each time.",
         )

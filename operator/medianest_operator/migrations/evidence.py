@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from medianest_operator import naming
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
+from medianest_operator.migrations.reasons import first_three
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
 
 # Tables that hold rows of their own, in the application's schemas; the history is the run's own book-keeping.
@@ -188,8 +189,7 @@ class Proof:
     def describe(self) -> str:
         """The proof in words, for the end of a sentence."""
         if self.differences:
-            more = f" and {len(self.differences) - 3} more" if len(self.differences) > 3 else ""
-            return f"not as before: {'; '.join(self.differences[:3])}{more}"
+            return f"not as before: {first_three(self.differences)}"
         counted = "catalog, row counts and contents equal" if self.contents else "catalog and row counts equal"
         if self.writers:
             return "catalog equals that before, and rows were changed by the application alone (proved)"

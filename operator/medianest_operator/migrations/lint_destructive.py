@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from medianest_operator.migrations.lint_findings import LiveTable, LiveTables
 from medianest_operator.migrations.lint_syntax import Node, SyntaxProblem, names_of, type_of
+from medianest_operator.migrations.reasons import first_three
 
 _TABLES = frozenset({"OBJECT_TABLE", "OBJECT_MATVIEW"})
 _TYPES = {"OBJECT_TYPE": "type", "OBJECT_DOMAIN": "domain", "OBJECT_EXTENSION": "extension"}
@@ -82,9 +83,8 @@ class DataLoss:
             elif kind == "OBJECT_SCHEMA":
                 lost = self._tables.in_schema(spelled)
                 if lost:
-                    listed = ", ".join(f"{table.name} with {table.size}" for table in lost[:3])
-                    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-                    yield Loss("drop-schema", f"drops schema {spelled} and its tables: {listed}{more} are lost.")
+                    listed = first_three([f"{table.name} with {table.size}" for table in lost], ", ")
+                    yield Loss("drop-schema", f"drops schema {spelled} and its tables: {listed} are lost.")
             elif kind == "OBJECT_SEQUENCE" and (name[-2] if len(name) > 1 else None, name[-1]) not in self._made:
                 yield Loss(
                     "drop-sequence",

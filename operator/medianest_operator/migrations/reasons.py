@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -243,3 +244,9 @@ def shorten(text: str, longest: int) -> str:
     if len(raw) <= longest:
         return text
     return raw[: max(0, longest - 3)].decode("utf-8", "ignore") + "…"
+
+
+def first_three(items: Sequence[str], separator: str = "; ") -> str:
+    """The first three of them in one line, and how many more there are: `a; b; c and 2 more`."""
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return separator.join(items[:3]) + more

@@ -17,10 +17,11 @@ from medianest_operator.migrations.errors import UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.evidence import Evidence, Proof, application_catalog
 from medianest_operator.migrations.fence import Fence, FenceError, lift_fence, raise_fence
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
-from medianest_operator.migrations.options import RunOptions, Workbench
+from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import Strategy
 from medianest_operator.migrations.reasons import MigrationResult, Outcome, Reason, Rollback
 from medianest_operator.migrations.undo import Backup, Undo, UndoUnfinished
+from medianest_operator.migrations.work import Work
 
 _ROWS_OF_RUN = """
 SELECT migration_name, bool_or(finished_at IS NOT NULL)
@@ -44,12 +45,8 @@ class RunEnd(Exception):
 
 
 def way_back(
-    connection: Connection[Any],
-    journal: Journal,
+    work: Work,
     entry: Entry,
-    options: RunOptions,
-    workbench: Workbench,
-    report: Callable[[str], None],
     *,
     before: Evidence,
     why: str,
@@ -60,6 +57,8 @@ def way_back(
     """Undo a run, prove it, and write both down; safe to begin again from any point.
 
     Args:
+        work: the run that goes the way back.
+        entry: the run that is undone: the same, or an earlier one that was cut off.
         transaction: the server's id of the transaction that held the whole run, where one did.
         finish: makes what the journal keeps.
 
@@ -68,18 +67,21 @@ def way_back(
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
+    connection, repository = work.connection, work.workbench.repository
     session.roll_back(connection)
-    journal.step(entry, Step.ROLLING_BACK)
+    work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     fenced = entry.fence is not None
     backup = None
-    if workbench.repository is not None and entry.backup is not None:
-        backup = Backup(workbench.repository, entry.backup, workbench.environment)
+    if repository is not None and entry.backup is not None:
+        backup = Backup(repository, entry.backup, work.workbench.environment)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]
     undo = Undo(
-        *(connection, options, report),
+        connection,
+        work.options,
+        work.report,
         before=before,
         downs={name: downs[name] for name in sorted(committed) if name in downs},
         fenced=fenced,
@@ -103,7 +105,7 @@ def way_back(
         proof=proof.describe(),
         milliseconds=round((time.monotonic() - started) * 1000),
     )
-    report(f"undone by {undone.strategy.lower()}: {rollback.proof}")
+    work.report(f"undone by {undone.strategy.lower()}: {rollback.proof}")
     with connection.transaction():
         if proof.is_equal:
             _settle_history(connection, names, why, failure)
@@ -113,7 +115,7 @@ def way_back(
         kept = dict(finish(rollback))
         if not proof.is_equal:
             kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNPROVED}
-        journal.finish(entry, ending, kept)
+        work.journal.finish(entry, ending, kept)
     return rollback
 
 
@@ -151,24 +153,13 @@ class Recovery:
     """Brings an open journal entry to its end.
 
     Args:
+        work: the run that found it.
         entry: of a run that never ended, or whose way back wasn't proved.
     """
 
-    def __init__(
-        self,
-        connection: Connection[Any],
-        journal: Journal,
-        entry: Entry,
-        options: RunOptions,
-        workbench: Workbench,
-        report: Callable[[str], None],
-    ) -> None:
-        self._connection = connection
-        self._journal = journal
+    def __init__(self, work: Work, entry: Entry) -> None:
+        self._work = work
         self._entry = entry
-        self._options = options
-        self._workbench = workbench
-        self._report = report
 
     def run(self) -> None:
         """Decide what became of the run.
@@ -178,7 +169,7 @@ class Recovery:
         """
         entry = self._entry
         names = list(entry.plan["names"])
-        self._report(f"an earlier run ({', '.join(names)}) was cut off at {entry.step}; finishing it first")
+        self._work.report(f"an earlier run ({', '.join(names)}) was cut off at {entry.step}; finishing it first")
         if entry.strategy == Strategy.NONE:
             self._finish(Ending.REFUSED, Reason.INTERRUPTED, "cut off; what it had applied stays (onFailure: Halt)")
             return
@@ -189,13 +180,14 @@ class Recovery:
             # The rights were taken before; whoever came in by another way must go as well.
             self._raise_fence_again()
         before = Evidence.from_json(entry.before)
-        rows = _rows_of_run(self._connection, names)
+        rows = _rows_of_run(self._work.connection, names)
         going_back = entry.unproved or entry.step is Step.ROLLING_BACK
         if not going_back and all(rows.get(name) for name in names) and self._is_whole(before):
             self._finish(Ending.APPLIED, Reason.APPLIED, "found applied as a whole after it was cut off")
             return
         rollback = way_back(
-            *(self._connection, self._journal, entry, self._options, self._workbench, self._report),
+            self._work,
+            entry,
             before=before,
             why="The run was cut off.",
             finish=lambda rollback: {
@@ -218,7 +210,7 @@ class Recovery:
 
     def _raise_fence_again(self) -> None:
         try:
-            raise_fence(self._connection, Fence.from_json(self._entry.fence), self._report)
+            raise_fence(self._work.connection, Fence.from_json(self._entry.fence), self._work.report)
         except FenceError as error:
             raise RunError(Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again.") from error
 
@@ -227,19 +219,19 @@ class Recovery:
         plan = self._entry.plan
         holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
-            check_destruction(holders, read_holders(self._connection), RunOptions())
-            check_indexes(before.catalog, application_catalog(self._connection), plan.get("indexes", ()))
+            check_destruction(holders, read_holders(self._work.connection), RunOptions())
+            check_indexes(before.catalog, application_catalog(self._work.connection), plan.get("indexes", ()))
         except RunError:
             return False
         return True
 
     def _finish(self, ending: Ending, reason: Reason, message: str) -> None:
-        with self._connection.transaction():
+        with self._work.connection.transaction():
             if self._entry.fence is not None:
-                lift_fence(self._connection, Fence.from_json(self._entry.fence))
+                lift_fence(self._work.connection, Fence.from_json(self._entry.fence))
             outcome = Outcome.APPLIED if ending is Ending.APPLIED else Outcome.TRANSIENT
-            self._journal.finish(self._entry, ending, {"outcome": outcome, "reason": reason, "message": message})
-        self._report(f"the earlier run: {message}")
+            self._work.journal.finish(self._entry, ending, {"outcome": outcome, "reason": reason, "message": message})
+        self._work.report(f"the earlier run: {message}")
 
 
 def settle(connection: Connection[Any], journal: Journal) -> str | None:

@@ -74,7 +74,8 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
     transaction = work.application.transaction if work.application else None
     go = partial(
         way_back,
-        *(work.connection, work.journal, work.entry, work.options, work.workbench, work.report),
+        work,
+        work.entry,
         before=work.before,
         failure=cause if isinstance(cause, Failure) else None,
         why=text,

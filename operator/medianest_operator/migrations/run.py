@@ -103,7 +103,7 @@ class MigrationRun:
         with work.clock.timed("plan"):
             self._make_plan()
         if not work.plan.pending:
-            self._record_version()
+            record_version(work)
             return up_to_date(work)
         self._lint()
         self._choose_parts()
@@ -112,12 +112,12 @@ class MigrationRun:
         if not work.halts:
             self._prepare()
             self._fence()
-        with undone_where_it_fails(self._work):
+        with undone_where_it_fails(work):
             with work.clock.timed("apply"):
                 self._apply()
             with work.clock.timed("prove"):
                 self._prove()
-        self._record_version()
+        record_version(work)
         return success(work)
 
     # The steps.
@@ -158,14 +158,7 @@ class MigrationRun:
             return
         if entry.unproved and work.options.once and entry.source == work.digest:
             self._stop_if_failed_before()
-        Recovery(
-            work.connection,
-            work.journal,
-            entry,
-            work.options,
-            work.workbench,
-            work.report,
-        ).run()
+        Recovery(work, entry).run()
 
     def _stop_if_failed_before(self) -> None:
         """What failed isn't tried again until its content, an option or the retry id changes."""
@@ -183,15 +176,8 @@ class MigrationRun:
         history = prisma.read_history(work.connection)
         plan = make_plan(work.source, history, work.options.target)
         if plan.blocker is not None and plan.blocker.reason is Reason.BASELINE_REQUIRED:
-            adopted = adopt_baseline(
-                work.connection,
-                work.source,
-                work.workbench.scratch,
-                plan.blocker.message,
-                work.report,
-            )
-            plan = make_plan(work.source, adopted, work.options.target)
-            history = adopted
+            history = adopt_baseline(work, plan.blocker.message)
+            plan = make_plan(work.source, history, work.options.target)
         work.plan = plan
         for warning in plan.warnings:
             work.report(f"warning: {warning}")
@@ -368,23 +354,6 @@ class MigrationRun:
         work.entry.step = step
         if work.connection.info.transaction_status.name == "IDLE":
             work.journal.step(work.entry, step)
-
-    def _record_version(self) -> None:
-        """Keep what this version looks like, which drift is measured against."""
-        work = self._work
-        version = work.version
-        if version is not None:
-            record_version(
-                *(
-                    work.connection,
-                    work.journal,
-                    work.source,
-                    version,
-                    work.workbench.scratch,
-                    work.report,
-                ),
-                undrifted=work.undrifted,
-            )
 
 
 def _capital(text: str) -> str:

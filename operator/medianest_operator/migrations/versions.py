@@ -5,7 +5,7 @@ Drift is measured against it, and a database without a history is adopted by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,12 @@ from medianest_operator.migrations.apply import Application, Failure
 from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.history import History
-from medianest_operator.migrations.journal import Journal
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import make_parts, parse_all
-from medianest_operator.migrations.reasons import Reason
+from medianest_operator.migrations.reasons import Reason, first_three
 from medianest_operator.migrations.rehearsal import read_roles
 from medianest_operator.migrations.source import Migration
+from medianest_operator.migrations.work import Work
 from medianest_operator.postgres.catalog import Catalog, difference
 from medianest_operator.postgres.throwaway import ThrowawayError, throwaway_server
 
@@ -86,62 +86,54 @@ def _copy_extensions(connection: Connection[Any], target: Connection[Any]) -> No
             target.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
 
 
-def record_version(
-    connection: Connection[Any],
-    journal: Journal,
-    source: Sequence[Migration],
-    version: str,
-    scratch: Path | None,
-    report: Callable[[str], None],
-    *,
-    undrifted: bool,
-) -> None:
-    """Keep the schema of the version that the database is at, unless that is known already.
+def record_version(work: Work) -> None:
+    """Keep the schema of the version that the database is at, which drift is measured against, unless there is none or
+    it is known already.
 
-    Args:
-        undrifted: a run has just led here from a schema that was as recorded, so the database is what it should be.
-            Otherwise the source says what that is; only where it can't be replayed, the database is taken at its word.
+    Where the run has led here from a schema that was as recorded, the database is what it should be. Otherwise the
+    source says what that is; only where it can't be replayed, the database is taken at its word.
     """
+    connection, journal, version, scratch = work.connection, work.journal, work.version, work.workbench.scratch
+    if version is None:
+        return
     journal.ensure()
-    if undrifted:
+    if work.undrifted:
         journal.record_version(version, schema_of(application_catalog(connection)), RUN)
         return
     known = journal.version(version)
     if known is not None and known[0] != OBSERVED:
         return
     found = None
-    names = {migration.name for migration in source}
+    names = {migration.name for migration in work.source}
     history = prisma.read_history(connection)
     replayable = all(row.migration_name in names for row in history.applied) and scratch is not None
     if replayable and scratch is not None:
         applied = {row.migration_name for row in history.applied}
         try:
-            with replay(connection, [m for m in sorted(source) if m.name in applied], scratch) as versions:
+            with replay(connection, [m for m in sorted(work.source) if m.name in applied], scratch) as versions:
                 for _, catalog in versions:
                     found = catalog
         except (ThrowawayError, Failure, psycopg.Error) as error:
-            report(f"the source could not be replayed: {' '.join(str(error).split())}")
+            work.report(f"the source could not be replayed: {' '.join(str(error).split())}")
     if found is not None:
         journal.record_version(version, found, REPLAY)
     else:
         journal.record_version(version, schema_of(application_catalog(connection)), OBSERVED)
 
 
-def adopt_baseline(
-    connection: Connection[Any],
-    source: Sequence[Migration],
-    scratch: Path | None,
-    why: str,
-    report: Callable[[str], None],
-) -> History:
+def adopt_baseline(work: Work, why: str) -> History:
     """Give a database without a history the history that its schema proves.
 
     Every migration up to the one whose schema equals the database's is recorded as `prisma migrate resolve --applied`
     records it. Returns the new history.
 
+    Args:
+        why: a history is needed; what the run ends with if none is found.
+
     Raises:
         RunError: the schema is that of no migration, or that can't be found out.
     """
+    connection, scratch = work.connection, work.workbench.scratch
     if scratch is None:
         raise RunError(Reason.BASELINE_REQUIRED, why[0].upper() + why[1:])
     live = schema_of(application_catalog(connection))
@@ -149,7 +141,7 @@ def adopt_baseline(
     names: list[str] = []
     matched: list[str] = []
     try:
-        with replay(connection, sorted(source), scratch) as versions:
+        with replay(connection, sorted(work.source), scratch) as versions:
             for name, catalog in versions:
                 names.append(name)
                 unlike = difference(catalog, live)
@@ -164,16 +156,17 @@ def adopt_baseline(
         ) from error
     if not matched:
         assert nearest is not None
-        more = f" and {len(nearest[0]) - 3} more" if len(nearest[0]) > 3 else ""
         raise RunError(
             Reason.BASELINE_REQUIRED,
             f"{why[0].upper()}{why[1:]} Its schema is that of no migration; nearest is {nearest[1]}, but"
-            f" {'; '.join(nearest[0][:3])}{more}.",
+            f" {first_three(nearest[0])}.",
         )
-    by_name = {migration.name: migration for migration in source}
+    by_name = {migration.name: migration for migration in work.source}
     with connection.transaction():
         prisma.ensure_table(connection)
         for name in matched:
             prisma.insert_resolved(connection, by_name[name], datetime.now(UTC))
-    report(f"adopted: the schema equals that of {matched[-1]} (proved); {len(matched)} migrations recorded as applied")
+    work.report(
+        f"adopted: the schema equals that of {matched[-1]} (proved); {len(matched)} migrations recorded as applied"
+    )
     return prisma.read_history(connection)

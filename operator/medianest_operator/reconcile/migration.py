@@ -13,6 +13,7 @@ from medianest_operator.controller.kinds import CLAIM, CONFIG_MAP, JOB
 from medianest_operator.errors import Permanent
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
+from medianest_operator.migrations.reasons import first_three
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.context import Pod, Run
@@ -201,10 +202,9 @@ def _judge(run: Run, state: State, plan: Plan | None, schema: SchemaFacts, job: 
         state.reason, state.up_to_date = Reason.UP_TO_DATE, True
         state.message = f"The schema is at {version}.{held}{notes}"
         if schema.drift:
-            more = f" and {len(schema.drift) - 3} more" if len(schema.drift) > 3 else ""
             state.reason = Reason.DRIFTED
             state.message = (
-                f"The schema is not what its migrations made it: {'; '.join(schema.drift[:3])}{more}. Nothing is"
+                f"The schema is not what its migrations made it: {first_three(schema.drift)}. Nothing is"
                 " changed by itself: put it into a migration, or undo it."
             )
     elif last and last.outcome == FAILED:

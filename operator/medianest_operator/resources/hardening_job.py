@@ -10,8 +10,8 @@ from medianest_operator.controller.kinds import JOB
 from medianest_operator.hardening.objects import own_objects
 from medianest_operator.naming import Names
 from medianest_operator.resources import secrets
-from medianest_operator.resources.meta import Manifest, digest, manifest, restricted_container, restricted_pod
-from medianest_operator.resources.migration_job import EXIT_FAILED
+from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
+from medianest_operator.resources.meta import Manifest, digest, manifest
 
 
 def hardening_digest(spec: DatabaseSpec, schema_version: str | None) -> str:
@@ -24,75 +24,27 @@ def hardening_job(
     names: Names, spec: DatabaseSpec, image: str, options_digest: str, owner: Mapping[str, Any]
 ) -> Manifest:
     """One run of one set of options on one schema. Its name holds the digest, so that a restarted operator finds it."""
-    migrator = names.role_secret(secrets.MIGRATOR.suffix)
-
-    def from_secret(variable: str, key: str) -> dict[str, Any]:
-        return {"name": variable, "valueFrom": {"secretKeyRef": {"name": migrator, "key": key}}}
-
-    options = _options(spec.hardening)
-    role = secrets.role_name(spec, secrets.APP)
-    ca = {"key": naming.TLS_CA, "path": naming.TLS_CA}
-    container = {
-        "name": naming.CONTAINER_HARDEN,
-        "image": image,
-        "imagePullPolicy": spec.image_pull_policy,
-        "command": [
-            *(naming.DBCTL_BIN, "harden", "--options", options, "--app-role", role),
-            *("--result-file", "/dev/termination-log"),
+    container = dbctl_container(
+        names,
+        spec,
+        image,
+        name=naming.CONTAINER_HARDEN,
+        role=secrets.MIGRATOR,
+        application_name="medianest-harden",
+        arguments=[
+            *("harden", "--options", _options(spec.hardening), "--app-role", secrets.role_name(spec, secrets.APP)),
+            *("--result-file", RESULT_FILE),
         ],
-        "env": [
-            {"name": "PGHOST", "value": names.service_fqdn(names.read_write_service)},
-            {"name": "PGPORT", "value": str(naming.POSTGRES_PORT)},
-            {"name": "PGDATABASE", "value": spec.database.name},
-            {"name": "PGSSLMODE", "value": "verify-full"},
-            {"name": "PGSSLROOTCERT", "value": f"/tls/{naming.TLS_CA}"},
-            {"name": "PGAPPNAME", "value": "medianest-harden"},
-            from_secret("PGUSER", "user"),
-            from_secret("PGPASSWORD", "password"),
-        ],
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": restricted_container(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "server-ca", "mountPath": "/tls", "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
-    }
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": restricted_pod(naming.POSTGRES_UID),
-        "containers": [container],
-        "volumes": [
-            {"name": "server-ca", "secret": {"secretName": migrator, "items": [ca], "defaultMode": 0o444}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-        ],
-    }
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if spec.scheduling.node_selector:
-        pod["nodeSelector"] = spec.scheduling.node_selector
-    if spec.scheduling.tolerations:
-        pod["tolerations"] = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
-    failed = {"containerName": naming.CONTAINER_HARDEN, "operator": "In", "values": [EXIT_FAILED]}
+        resources={"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+    )
+    pod = dbctl_pod(names, spec, container, role=secrets.MIGRATOR)
     return manifest(
         JOB,
         names,
         names.hardening_job(options_digest),
         owner,
         component=naming.COMPONENT_HARDENING,
-        spec={
-            "backoffLimit": 6,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "FailJob", "onExitCodes": failed},
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {"metadata": {"labels": names.labels(naming.COMPONENT_HARDENING)}, "spec": pod},
-        },
+        spec=job_spec(names, naming.COMPONENT_HARDENING, pod, fails_for_good=[naming.CONTAINER_HARDEN]),
     )
 
 

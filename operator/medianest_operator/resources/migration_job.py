@@ -10,15 +10,13 @@ from medianest_operator.controller.kinds import CLAIM, JOB
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.naming import Names
 from medianest_operator.postgres.quantity import to_bytes, to_timedelta
-from medianest_operator.resources import secrets
-from medianest_operator.resources.meta import Manifest, manifest, restricted_container, restricted_pod
+from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
+from medianest_operator.resources.meta import Manifest, manifest, restricted_container
+from medianest_operator.resources.secrets import MIGRATOR
 
-EXIT_FAILED = 1
-"""medianest-dbctl: the migration failed, and would fail again."""
 GRACE_SECONDS = 120
 """A run that is asked to stop goes back first."""
 _SCRATCH_BASE = 1 << 30
-_SERVER_CA = "/tls"
 
 
 def run_options(spec: DatabaseSpec) -> RunOptions:
@@ -35,13 +33,6 @@ def run_options(spec: DatabaseSpec) -> RunOptions:
         retry=wanted.retry,
         once=True,
     )
-
-
-# Kubernetes' own tolerations of these taints are five minutes; a run that holds writers off can't wait so long.
-_LEAVES_A_LOST_NODE = [
-    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
-    for what in ("unreachable", "not-ready")
-]
 
 
 def _milliseconds(duration: str) -> int:
@@ -86,6 +77,17 @@ def migration_job(
     annotations = {naming.ANNOTATION_SOURCE_DIGEST: source_digest}
     if recheck:
         annotations[naming.ANNOTATION_RECHECK] = "true"
+    from_image = spec.migrations.source.image
+    pod = dbctl_pod(
+        names,
+        spec,
+        _container(names, spec, image, backs_up),
+        role=MIGRATOR,
+        volumes=_volumes(names, spec, backs_up),
+        init_containers=[_copying_container(from_image)] if from_image else [],
+        grace_seconds=GRACE_SECONDS,
+    )
+    final = [naming.CONTAINER_MIGRATE, *([naming.CONTAINER_COPY] if from_image else [])]
     return manifest(
         JOB,
         names,
@@ -93,88 +95,29 @@ def migration_job(
         owner,
         component=naming.COMPONENT_MIGRATION,
         annotations=annotations,
-        spec={
-            "backoffLimit": 6,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    _fails_for_good(naming.CONTAINER_MIGRATE),
-                    *([_fails_for_good(naming.CONTAINER_COPY)] if spec.migrations.source.image else []),
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {
-                "metadata": {"labels": names.labels(naming.COMPONENT_MIGRATION)},
-                "spec": _pod(names, spec, image, backs_up),
-            },
-        },
+        spec=job_spec(names, naming.COMPONENT_MIGRATION, pod, fails_for_good=final),
     )
 
 
-def _fails_for_good(container: str) -> dict[str, Any]:
-    codes = {"containerName": container, "operator": "In", "values": [EXIT_FAILED]}
-    return {"action": "FailJob", "onExitCodes": codes}
-
-
-def _pod(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> dict[str, Any]:
-    source = spec.migrations.source
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": restricted_pod(naming.POSTGRES_UID),
-        "containers": [_container(names, spec, image, backs_up)],
-        "volumes": _volumes(names, spec, backs_up),
-    }
-    if source.image:
-        pod["initContainers"] = [_copying_container(source.image)]
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if spec.scheduling.node_selector:
-        pod["nodeSelector"] = spec.scheduling.node_selector
-    own = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.scheduling.tolerations]
-    pod["tolerations"] = [*own, *_LEAVES_A_LOST_NODE]
-    return pod
-
-
-def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> dict[str, Any]:
-    migrator = names.role_secret(secrets.MIGRATOR.suffix)
-
-    def from_secret(variable: str, key: str) -> dict[str, Any]:
-        return {"name": variable, "valueFrom": {"secretKeyRef": {"name": migrator, "key": key}}}
-
-    mounts = [
-        {"name": "server-ca", "mountPath": _SERVER_CA, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},
-        {"name": "work", "mountPath": naming.WORK_MOUNT},
-    ]
+def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> Manifest:
+    mounts: list[Manifest] = [{"name": "work", "mountPath": naming.WORK_MOUNT}]
     if not spec.migrations.source.is_bundled:
         mounts.append({"name": "migrations", "mountPath": naming.MIGRATIONS_MOUNT, "readOnly": True})
     if backs_up:
         mounts.append({"name": "backups", "mountPath": naming.BACKUP_MOUNT})
-    return {
-        "name": naming.CONTAINER_MIGRATE,
-        "image": image,
-        "imagePullPolicy": spec.image_pull_policy,
-        "command": [naming.DBCTL_BIN, "migrate", *_arguments(spec, backs_up)],
-        "env": [
-            {"name": "PGHOST", "value": names.service_fqdn(names.read_write_service)},
-            {"name": "PGPORT", "value": str(naming.POSTGRES_PORT)},
-            {"name": "PGDATABASE", "value": spec.database.name},
-            {"name": "PGSSLMODE", "value": "verify-full"},
-            {"name": "PGSSLROOTCERT", "value": f"{_SERVER_CA}/{naming.TLS_CA}"},
-            {"name": "PGAPPNAME", "value": "medianest-migrate"},
-            # Spooled dumps may be large.
-            {"name": "TMPDIR", "value": naming.WORK_MOUNT},
-            from_secret("PGUSER", "user"),
-            from_secret("PGPASSWORD", "password"),
-        ],
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": restricted_container(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts,
-    }
+    return dbctl_container(
+        names,
+        spec,
+        image,
+        name=naming.CONTAINER_MIGRATE,
+        role=MIGRATOR,
+        application_name="medianest-migrate",
+        arguments=["migrate", *_arguments(spec, backs_up)],
+        resources={"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        # Spooled dumps may be large.
+        env=[{"name": "TMPDIR", "value": naming.WORK_MOUNT}],
+        mounts=mounts,
+    )
 
 
 def _arguments(spec: DatabaseSpec, backs_up: bool) -> list[str]:
@@ -196,20 +139,14 @@ def _arguments(spec: DatabaseSpec, backs_up: bool) -> list[str]:
         arguments += ["--retry", options.retry]
     if backs_up:
         arguments += ["--backup-dir", naming.BACKUP_MOUNT]
-    return [*arguments, "--work-dir", naming.WORK_MOUNT, "--once", "--result-file", "/dev/termination-log"]
+    return [*arguments, "--work-dir", naming.WORK_MOUNT, "--once", "--result-file", RESULT_FILE]
 
 
-def _volumes(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[dict[str, Any]]:
+def _volumes(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[Manifest]:
     source = spec.migrations.source
-    ca = {"key": naming.TLS_CA, "path": naming.TLS_CA}
-    migrator = names.role_secret(secrets.MIGRATOR.suffix)
     # A copy's indexes, its write-ahead log and the dump come on top of the data.
     scratch = 2 * to_bytes(spec.migrations.rehearsal_limit) + _SCRATCH_BASE
-    volumes: list[dict[str, Any]] = [
-        {"name": "server-ca", "secret": {"secretName": migrator, "items": [ca], "defaultMode": 0o444}},
-        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-        {"name": "work", "emptyDir": {"sizeLimit": str(scratch)}},
-    ]
+    volumes: list[Manifest] = [{"name": "work", "emptyDir": {"sizeLimit": str(scratch)}}]
     if source.config_map:
         volumes.append({"name": "migrations", "configMap": {"name": source.config_map.name}})
     if source.image:
@@ -219,7 +156,7 @@ def _volumes(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[dict[str,
     return volumes
 
 
-def _copying_container(source: ImageSource) -> dict[str, Any]:
+def _copying_container(source: ImageSource) -> Manifest:
     """The application's image hands its migrations over."""
     return {
         "name": naming.CONTAINER_COPY,
