@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "operator"))
 
 from medianest_operator import naming  # noqa: E402
-from medianest_operator.api.crd import custom_resource_definition  # noqa: E402
+from medianest_operator.api.crd import custom_resource_definitions  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 _INTRODUCTION = f"""\
@@ -23,6 +23,14 @@ _INTRODUCTION = f"""\
 
 `{naming.API_VERSION}`, short name `{naming.SHORT_NAME}`, namespaced. `kubectl explain {naming.SHORT_NAME}.spec` tells
 the same. Every field of the spec may be left out.
+
+"""
+
+_BACKUP = f"""
+## Fields of a {naming.BACKUP_KIND}
+
+Short name `{naming.BACKUP_SHORT_NAME}`, namespaced. Its spec can't change. `kubectl explain {naming.BACKUP_SHORT_NAME}`
+tells the same.
 
 """
 
@@ -80,15 +88,22 @@ def _row(*cells: str) -> str:
 
 def page() -> str:
     """The page's text."""
-    version = custom_resource_definition()["spec"]["versions"][0]
+    definitions = custom_resource_definitions()
+    database = "\n".join(_fields_of(definitions[naming.PLURAL], "##"))
+    backup = "\n".join(_fields_of(definitions[naming.BACKUP_PLURAL], "###"))
+    return f"{_INTRODUCTION}{database}\n{_BACKUP}{backup}\n"
+
+
+def _fields_of(definition: dict[str, Any], heading: str) -> list[str]:
+    version = definition["spec"]["versions"][0]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     spec, status = properties["spec"], properties["status"]
-    lines = ["## spec", "", _row("field", "type", "default", "meaning and rules"), "|---|---|---|---|"]
+    lines = [f"{heading} spec", "", _row("field", "type", "default", "meaning and rules"), "|---|---|---|---|"]
     for where, field in fields(spec, "spec"):
-        lines.append(_row(f"`{where}`", _kind(field), _default(field, where, spec["default"]), _text(field)))
-    lines += ["", "## status", "", _row("field", "type", "meaning"), "|---|---|---|"]
+        lines.append(_row(f"`{where}`", _kind(field), _default(field, where, spec.get("default", {})), _text(field)))
+    lines += ["", f"{heading} status", "", _row("field", "type", "meaning"), "|---|---|---|"]
     lines += [_row(f"`{where}`", _kind(field), _text(field)) for where, field in fields(status, "status")]
-    return _INTRODUCTION + "\n".join(lines) + "\n"
+    return lines
 
 
 def main(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from medianest_operator import __version__, naming
-from medianest_operator.api.crd import custom_resource_definition
+from medianest_operator.api.crd import custom_resource_definitions
 from medianest_operator.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -61,8 +61,8 @@ def run(
 
 @app.command()
 def crd() -> None:
-    """Print the CustomResourceDefinition."""
-    typer.echo(yaml.safe_dump(custom_resource_definition(), sort_keys=False, width=120), nl=False)
+    """Print the CustomResourceDefinitions."""
+    typer.echo(yaml.safe_dump_all(custom_resource_definitions().values(), sort_keys=False, width=120), nl=False)
 
 
 @app.command()

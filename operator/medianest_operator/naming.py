@@ -15,6 +15,9 @@ PLURAL: Final = "medianestdatabases"
 SINGULAR: Final = "medianestdatabase"
 SHORT_NAME: Final = "mndb"
 CATEGORY: Final = "medianest"
+BACKUP_KIND: Final = "MediaNestBackup"
+BACKUP_PLURAL: Final = "medianestbackups"
+BACKUP_SHORT_NAME: Final = "mnbk"
 
 OPERATOR: Final = "medianest-operator"
 """The controller's own name: field manager, user agent, Lease, event source."""
@@ -29,6 +32,8 @@ LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_DATABASE: Final = f"{GROUP}/database"
 LABEL_ROLE: Final = f"{GROUP}/role"
 """Set on every database pod by Patroni."""
+LABEL_TIER: Final = f"{GROUP}/tier"
+"""On a backup Job: the series that it belongs to."""
 LABEL_SCOPE: Final = f"{GROUP}/patroni-scope"
 MANAGED_SELECTOR: Final = f"{LABEL_MANAGED_BY}={OPERATOR}"
 
@@ -37,7 +42,10 @@ ROLE_REPLICA: Final = "replica"
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_MIGRATION: Final = "migration"
 COMPONENT_HARDENING: Final = "hardening"
-COMPONENT_MIGRATION_BACKUPS: Final = "migration-backups"
+COMPONENT_BACKUP: Final = "backup"
+COMPONENT_VERIFICATION: Final = "verification"
+COMPONENT_RESTORE: Final = "restore"
+COMPONENT_REPOSITORY: Final = "backup-repository"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
 """Digest of the manifest as it was last applied, so that a field that left the manifest is noticed."""
@@ -48,6 +56,10 @@ ANNOTATION_IMAGE_FROM: Final = f"{GROUP}/image-from"
 ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
 ANNOTATION_RECHECK: Final = f"{GROUP}/recheck"
 """On a migration Job that only looks whether an image has other migrations by now."""
+ANNOTATION_REQUEST: Final = f"{GROUP}/request"
+"""On a restore Job: which request it is for."""
+ANNOTATION_TRY: Final = f"{GROUP}/try"
+"""On a restore Job: how many went before it for the same request."""
 PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
 PATRONI_SYNC_ANNOTATION: Final = "sync_standby"
@@ -75,7 +87,11 @@ PATRONI_CONFIG: Final = f"{CONFIG_MOUNT}/{PATRONI_CONFIG_KEY}"
 SERVER_TLS_MOUNT: Final = "/tls/server"
 CLIENT_TLS_MOUNT: Final = "/tls/client"
 MIGRATIONS_MOUNT: Final = "/migrations"
-BACKUP_MOUNT: Final = "/backups"
+REPOSITORY_MOUNT: Final = "/repositories"
+"""One folder a repository: `data` where it is a volume, `credentials` and `ca` where it is a bucket."""
+IDENTITY_MOUNT: Final = "/identity"
+IDENTITY_KEY: Final = "identity"
+"""Of the Secret with age's private key."""
 WORK_MOUNT: Final = "/work"
 """Scratch space of a Job: a throwaway server, spooled dumps."""
 
@@ -83,6 +99,9 @@ WORK_MOUNT: Final = "/work"
 CONTAINER_POSTGRES: Final = "postgres"
 CONTAINER_MIGRATE: Final = "migrate"
 CONTAINER_HARDEN: Final = "harden"
+CONTAINER_BACKUP: Final = "backup"
+CONTAINER_VERIFY: Final = "verify"
+CONTAINER_RESTORE: Final = "restore"
 CONTAINER_COPY: Final = "copy-migrations"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
@@ -188,7 +207,7 @@ class Names:
         return f"{self.database}-controller-tls"
 
     def role_secret(self, suffix: str) -> str:
-        """The Secret of a login role: `app`, `readonly`, `migrator` or `monitor`."""
+        """The Secret of a login role: `app`, `readonly`, `migrator`, `monitor` or `backup`."""
         return f"{self.database}-{suffix}"
 
     def pod(self, ordinal: int) -> str:
@@ -214,10 +233,24 @@ class Names:
     def hardening_job(self, digest: str) -> str:
         return f"{self.database}-harden-{digest[:8]}"
 
+    def backup_cron_job(self, tier: str) -> str:
+        """Short, since a CronJob's name has at most 52 characters: its Jobs' end in the time."""
+        return f"{self.database}-{tier}"
+
     @property
-    def migration_backups(self) -> str:
-        """The claim of the volume with the pre-migration backups."""
-        return f"{self.database}-migration-backups"
+    def verification_cron_job(self) -> str:
+        return f"{self.database}-verify"
+
+    def on_demand_backup_job(self, digest: str) -> str:
+        """The Job of a `MediaNestBackup`, whose own name may be longer than a Job's."""
+        return f"{self.database}-backup-{digest[:8]}"
+
+    def restore_job(self, digest: str) -> str:
+        return f"{self.database}-restore-{digest[:8]}"
+
+    def backup_claim(self, repository: str) -> str:
+        """The claim of a repository's volume."""
+        return f"{self.database}-backup-{repository}"
 
     def labels(self, component: str | None = None) -> dict[str, str]:
         labels = {

@@ -10,10 +10,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* What the controller may do in a namespace that it watches. It grants its databases' pods what Patroni needs, so it must hold that itself. */}}
 {{- define "medianest.rules" -}}
 - apiGroups: [medianest.io]
-  resources: [medianestdatabases]
+  resources: [medianestdatabases, medianestbackups]
   verbs: [get, list, watch]
 - apiGroups: [medianest.io]
-  resources: [medianestdatabases/status]
+  resources: [medianestdatabases/status, medianestbackups/status]
   verbs: [get, patch]
 - apiGroups: [""]
   resources: [configmaps, secrets, services, serviceaccounts]
@@ -34,7 +34,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [batch]
-  resources: [jobs]
+  resources: [jobs, cronjobs]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -15,6 +15,7 @@ class Condition(StrEnum):
     SCHEMA_UP_TO_DATE = "SchemaUpToDate"
     INDEXES_HEALTHY = "IndexesHealthy"
     HARDENING_APPLIED = "HardeningApplied"
+    BACKUPS_HEALTHY = "BackupsHealthy"
 
 
 ABNORMAL_TRUE = frozenset({Condition.RECONCILING, Condition.STALLED})
@@ -72,3 +73,20 @@ class Reason(StrEnum):
     HARDENING_APPLYING = "HardeningApplying"
     HARDENING_WAITING = "HardeningWaiting"
     HARDENING_FAILED = "HardeningFailed"
+    # BackupsHealthy
+    BACKUPS_HEALTHY = "BackupsHealthy"
+    NO_BACKUP_YET = "NoBackupYet"
+    BACKUP_FAILED = "BackupFailed"
+    BACKUP_OVERDUE = "BackupOverdue"
+    BACKUPS_SUSPENDED = "BackupsSuspended"
+    BACKUP_MISCONFIGURED = "BackupMisconfigured"
+    VERIFICATION_FAILED = "VerificationFailed"
+    # spec.bootstrap and spec.restore
+    RESTORING = "Restoring"
+    RESTORE_FAILED = "RestoreFailed"
+    IMPORTING = "Importing"
+    IMPORT_FAILED = "ImportFailed"
+    # a MediaNestBackup
+    BACKUP_PENDING = "BackupPending"
+    BACKUP_RUNNING = "BackupRunning"
+    BACKUP_SUCCEEDED = "BackupSucceeded"

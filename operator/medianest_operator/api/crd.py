@@ -1,33 +1,78 @@
-"""The CustomResourceDefinition, made from the models.
+"""The CustomResourceDefinitions, made from the models.
 
 Kubernetes wants a *structural* schema: no references, no nulls, a type everywhere
 (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from medianest_operator import naming
+from medianest_operator.api.backup_object import BackupSpec, BackupStatus
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.model import ApiModel
 from medianest_operator.api.status import DatabaseStatus
 
-_NAME_RULES = [
-    {
-        "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",
-        "message": "metadata.name must be at most 40 small letters, digits and dashes and start with a letter: "
-        "Services, pods and labels are named after it",
-    }
-]
+Column = tuple[str, str, str, int]
+"""Name, type, path and priority of what `kubectl get` shows."""
 
-_COLUMNS: list[tuple[str, str, str, int]] = [
-    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
-    ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
-    ("Primary", "string", ".status.instances.primary", 0),
-    ("Instances", "string", ".status.instances.summary", 0),
-    ("Schema", "string", ".status.schema.version", 0),
-    ("Indexes", "string", ".status.indexes.critical", 1),
-    ("Image", "string", ".status.image", 1),
-    ("Age", "date", ".metadata.creationTimestamp", 0),
-]
+
+@dataclass(frozen=True)
+class _Resource:
+    """What a kind has beside its models."""
+
+    kind: str
+    plural: str
+    short_name: str
+    description: str
+    name_rule: tuple[str, str]
+    columns: tuple[Column, ...]
+    scale: bool = False
+
+
+_DATABASE = _Resource(
+    kind=naming.KIND,
+    plural=naming.PLURAL,
+    short_name=naming.SHORT_NAME,
+    description="A production PostgreSQL for MediaNest: available, migrated, backed up, watched.",
+    name_rule=(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",
+        "metadata.name must be at most 40 small letters, digits and dashes and start with a letter: "
+        "Services, pods and labels are named after it",
+    ),
+    columns=(
+        ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
+        ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
+        ("Primary", "string", ".status.instances.primary", 0),
+        ("Instances", "string", ".status.instances.summary", 0),
+        ("Schema", "string", ".status.schema.version", 0),
+        ("Last-Backup", "date", ".status.backup.last.at", 0),
+        ("Verified", "date", ".status.backup.verified.at", 1),
+        ("Indexes", "string", ".status.indexes.critical", 1),
+        ("Image", "string", ".status.image", 1),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+    ),
+    scale=True,
+)
+_BACKUP = _Resource(
+    kind=naming.BACKUP_KIND,
+    plural=naming.BACKUP_PLURAL,
+    short_name=naming.BACKUP_SHORT_NAME,
+    description="One backup of a MediaNestDatabase, taken once when the object is made.",
+    name_rule=(
+        "self.metadata.name.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 200",
+        "metadata.name must have at most 200 small letters, digits, dashes and dots",
+    ),
+    columns=(
+        ("Database", "string", ".spec.database", 0),
+        ("Phase", "string", ".status.phase", 0),
+        ("Backup", "string", ".status.backup", 0),
+        ("Verified", "boolean", ".status.verified", 0),
+        ("Finished", "date", ".status.finishedAt", 0),
+        ("Message", "string", ".status.message", 1),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+    ),
+)
 
 
 def _structural(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +125,7 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _schema(model: type[DatabaseSpec] | type[DatabaseStatus], mode: Any) -> dict[str, Any]:
+def _schema(model: type[ApiModel], mode: Any) -> dict[str, Any]:
     raw = model.model_json_schema(by_alias=True, mode=mode)
     return _structural(raw, raw.get("$defs", {}))
 
@@ -95,27 +140,54 @@ def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def custom_resource_definition() -> dict[str, Any]:
-    """The manifest of `crds/medianest.io_medianestdatabases.yaml`."""
+def custom_resource_definitions() -> dict[str, dict[str, Any]]:
+    """The manifests of `crds/`, by the plural name of their kind."""
     # In full, since the API server checks the rules against a default before it fills in the fields' own.
     whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
     spec = _schema(DatabaseSpec, "validation") | {"default": whole}
+    database = _definition(_DATABASE, spec, _schema(DatabaseStatus, "validation"))
+    backup = _definition(_BACKUP, _schema(BackupSpec, "validation"), _schema(BackupStatus, "validation"))
+    return {_DATABASE.plural: database, _BACKUP.plural: backup}
+
+
+def _definition(resource: _Resource, spec: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     # kstatus takes an object without any status for current, which a new one must not be before it was seen.
     unseen = {"observedGeneration": -1, "phase": "Pending"}
-    status = _without_defaults(_schema(DatabaseStatus, "validation")) | {"default": unseen}
+    subresources: dict[str, Any] = {"status": {}}
+    if resource.scale:
+        subresources["scale"] = {
+            "specReplicasPath": ".spec.instances",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        }
+    rule, message = resource.name_rule
+    schema: dict[str, Any] = {
+        "type": "object",
+        "description": resource.description,
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _without_defaults(status) | {"default": unseen},
+        },
+        "x-kubernetes-validations": [{"rule": rule, "message": message}],
+    }
+    if "default" not in spec:
+        schema["required"] = ["spec"]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{naming.PLURAL}.{naming.GROUP}"},
+        "metadata": {"name": f"{resource.plural}.{naming.GROUP}"},
         "spec": {
             "group": naming.GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": naming.KIND,
-                "listKind": f"{naming.KIND}List",
-                "plural": naming.PLURAL,
-                "singular": naming.SINGULAR,
-                "shortNames": [naming.SHORT_NAME],
+                "kind": resource.kind,
+                "listKind": f"{resource.kind}List",
+                "plural": resource.plural,
+                "singular": resource.kind.lower(),
+                "shortNames": [resource.short_name],
                 "categories": [naming.CATEGORY],
             },
             "versions": [
@@ -125,30 +197,10 @@ def custom_resource_definition() -> dict[str, Any]:
                     "storage": True,
                     "additionalPrinterColumns": [
                         {"name": name, "type": kind, "jsonPath": path, "priority": priority}
-                        for name, kind, path, priority in _COLUMNS
+                        for name, kind, path, priority in resource.columns
                     ],
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.instances",
-                            "statusReplicasPath": ".status.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
-                    "schema": {
-                        "openAPIV3Schema": {
-                            "type": "object",
-                            "description": "A production PostgreSQL for MediaNest: available, migrated, watched.",
-                            "properties": {
-                                "apiVersion": {"type": "string"},
-                                "kind": {"type": "string"},
-                                "metadata": {"type": "object"},
-                                "spec": spec,
-                                "status": status,
-                            },
-                            "x-kubernetes-validations": _NAME_RULES,
-                        }
-                    },
+                    "subresources": subresources,
+                    "schema": {"openAPIV3Schema": schema},
                 }
             ],
         },

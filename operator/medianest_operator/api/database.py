@@ -6,9 +6,21 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from medianest_operator import naming
+from medianest_operator.api.backup import Backup
+from medianest_operator.api.bootstrap import Bootstrap, Restore
 from medianest_operator.api.hardening import Hardening
 from medianest_operator.api.migrations import Migrations
-from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, SqlName, rules, with_rules
+from medianest_operator.api.model import (
+    ApiModel,
+    Duration,
+    LocalReference,
+    ObjectName,
+    Quantity,
+    ResourceAmounts,
+    SqlName,
+    rules,
+    with_rules,
+)
 
 RESERVED_PARAMETERS = (
     "allow_system_table_mods", "archive_cleanup_command", "archive_command", "archive_library", "archive_mode",
@@ -47,13 +59,6 @@ class AntiAffinity(StrEnum):
 
     PREFERRED = "Preferred"
     REQUIRED = "Required"
-
-
-class ResourceAmounts(ApiModel):
-    cpu: Quantity | None = None
-    """CPU, for instance `500m`."""
-    memory: Quantity | None = None
-    """Memory, for instance `1Gi`."""
 
 
 class Resources(ApiModel):
@@ -182,8 +187,8 @@ class DatabaseNames(ApiModel):
     name: SqlName = "medianest"
     """Name of the database."""
     owner: SqlName = "medianest"
-    """The role that owns the schema; it can't log in. The login roles are <owner>_app, _readonly, _migrator and
-    _monitor."""
+    """The role that owns the schema; it can't log in. The login roles are <owner>_app, _readonly, _migrator, _monitor
+    and _backup."""
 
 
 class Connections(ApiModel):
@@ -253,11 +258,6 @@ class Scheduling(ApiModel):
     """The pods' priority class."""
 
 
-class LocalReference(ApiModel):
-    name: ObjectName
-    """Name of a Secret in the object's namespace."""
-
-
 class DatabaseSpec(ApiModel):
     """What the admin wants."""
 
@@ -269,6 +269,11 @@ class DatabaseSpec(ApiModel):
         (
             "has(self.walStorage) == has(oldSelf.walStorage)",
             "walStorage can't be added or removed later: create a new object with it",
+        ),
+        (
+            "!has(self.restore) || !has(self.restore.repository) || "
+            "self.backup.repositories.exists(item, item.name == self.restore.repository)",
+            "restore.repository must be the name of one of backup.repositories",
         ),
     )
 
@@ -297,6 +302,12 @@ class DatabaseSpec(ApiModel):
     """The schema's migrations."""
     hardening: Hardening = Hardening()
     """Optional objects of the operator's in the application's tables."""
+    backup: Backup = Backup()
+    """Backups: where, when, for how long, and how they are verified."""
+    bootstrap: Bootstrap | None = None
+    """What a new database begins with, instead of nothing: a backup, or a copy of a running database."""
+    restore: Restore | None = None
+    """Asks for a restore in place."""
     tls: Tls = Tls()
     """Certificates."""
     scheduling: Scheduling = Scheduling()

@@ -50,31 +50,6 @@ class MigrationSource(ApiModel):
         return self.config_map is None and self.image is None
 
 
-class BackupStorage(ApiModel):
-    """A volume for the backups that migrations take before they change anything."""
-
-    model_config = with_rules(
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "migrations.backupStorage.storageClassName can't change: a volume stays in its class",
-        ),
-        (
-            "!has(self.size) || quantity(self.size).compareTo(quantity('128Mi')) >= 0",
-            "migrations.backupStorage.size must be at least 128Mi",
-        ),
-        (
-            "!has(self.size) || !has(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-            "migrations.backupStorage.size can't shrink: volumes only grow",
-        ),
-    )
-
-    size: Quantity | None = None
-    """Size of the volume; that of storage where unset. The last three backups stay."""
-    storage_class_name: ObjectName | None = None
-    """The storage class; the cluster's default where unset. Immutable."""
-
-
 class Migrations(ApiModel):
     """The schema's migrations: applied, or undone and proved to be."""
 
@@ -109,6 +84,3 @@ class Migrations(ApiModel):
     """How long a statement may take; 0s sets no limit."""
     retry: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)] | None = None
     """Another value lets a source be tried again that failed; without one it waits until it changes."""
-    backup_storage: BackupStorage = BackupStorage()
-    """The volume of the pre-migration backups; it is made with the first migration of a database that holds data, and
-    kept or deleted like the data's (storage.onDelete)."""

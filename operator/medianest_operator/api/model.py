@@ -46,3 +46,17 @@ ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", m
 SqlName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", min_length=1, max_length=48)]
 Duration = Annotated[str, Field(pattern=r"^([0-9]+(s|m|h))+$", max_length=32)]
 """A duration as Go writes it: `90m`, `2160h`."""
+
+
+class LocalReference(ApiModel):
+    """A Secret in the object's namespace."""
+
+    name: ObjectName
+    """Name of a Secret in the object's namespace."""
+
+
+class ResourceAmounts(ApiModel):
+    cpu: Quantity | None = None
+    """CPU, for instance `500m`."""
+    memory: Quantity | None = None
+    """Memory, for instance `1Gi`."""

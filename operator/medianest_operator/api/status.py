@@ -149,6 +149,99 @@ class Hardening(ApiModel):
     """The Job that is at it, or that failed."""
 
 
+class LastBackup(ApiModel):
+    """The newest backup that a Job of this database finished."""
+
+    id: str
+    tier: str
+    at: str
+    """When it was finished."""
+    started_at: str | None = None
+    bytes: int | None = None
+    """Of the dump as it is stored."""
+    seconds: float | None = None
+    source: str | None = None
+    """The server that was dumped: the primary, or a replica."""
+
+
+class TierStatus(ApiModel):
+    """One series."""
+
+    name: str
+    last_success: str | None = None
+    next: str | None = None
+    """When its CronJob starts the next; absent while suspended."""
+
+
+class RepositoryStatus(ApiModel):
+    """One place, as the last Job that looked there found it."""
+
+    name: str
+    count: int | None = None
+    """Complete backups of this database."""
+    last_success: str | None = None
+    message: str | None = None
+    """Why the last backup isn't there."""
+    seen: str | None = None
+    """When a Job looked there last."""
+
+
+class Verified(ApiModel):
+    """The newest backup that was restored into a throwaway server and found equal to its manifest."""
+
+    backup: str
+    repository: str
+    at: str
+    seconds: float | None = None
+    """How long the restore and the comparison took: what a recovery would take."""
+
+
+class FailedJob(ApiModel):
+    """The newest failure since the last success."""
+
+    job: str
+    at: str
+    message: str
+
+
+class Backups(ApiModel):
+    """The backups. The repositories are the truth; this is what the Jobs saw there last."""
+
+    last: LastBackup | None = None
+    tiers: Annotated[
+        list[TierStatus],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = []
+    repositories: Annotated[
+        list[RepositoryStatus],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = []
+    verified: Verified | None = None
+    failed: FailedJob | None = None
+    """The newest backup Job that failed, until one succeeds."""
+    verification_failed: FailedJob | None = None
+    """The newest verification that failed, until one succeeds."""
+    next_verification: str | None = None
+
+
+class Restored(ApiModel):
+    """The newest restore or import."""
+
+    request: str
+    """spec.restore.requestId, or `bootstrap`."""
+    phase: str
+    """Restoring, Swapping, Done or Failed."""
+    backup: str | None = None
+    repository: str | None = None
+    job: str | None = None
+    message: str | None = None
+    differences: list[str] = []
+    """What an import differs in from the migrations' schema, in words."""
+    kept_database: str | None = None
+    """The database that was replaced; it goes with the next successful backup."""
+    finished_at: str | None = None
+
+
 class Certificates(ApiModel):
     server_not_after: str
     """When the server certificate in use ends."""
@@ -172,6 +265,9 @@ class DatabaseStatus(ApiModel):
     indexes: Indexes | None = None
     hardening: Hardening | None = None
     """Absent while nothing of it is in the database."""
+    backup: Backups | None = None
+    restore: Restored | None = None
+    """Absent until something was restored or imported."""
     image: str | None = None
     """The database image in use."""
     certificates: Certificates | None = None
@@ -182,11 +278,12 @@ class DatabaseStatus(ApiModel):
 
     def to_dict(self) -> dict[str, Any]:
         """As it goes to the API server: camelCase, absent rather than null or an empty list."""
-        status: dict[str, Any] = _present(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        status: dict[str, Any] = present(self.model_dump(mode="json", by_alias=True, exclude_none=True))
         return status
 
 
-def _present(value: Any) -> Any:
+def present(value: Any) -> Any:
+    """Without empty lists, which an object of Kubernetes leaves out."""
     if isinstance(value, dict):
-        return {key: _present(item) for key, item in value.items() if item != []}
-    return [_present(item) for item in value] if isinstance(value, list) else value
+        return {key: present(item) for key, item in value.items() if item != []}
+    return [present(item) for item in value] if isinstance(value, list) else value

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.controller.kinds import DATABASE, POD, Kind
+from medianest_operator.controller.kinds import BACKUP, DATABASE, POD, Kind
 from medianest_operator.controller.queue import Key
 
 Manifest = dict[str, Any]
@@ -21,6 +21,8 @@ def database_key(kind: Kind, manifest: Manifest) -> Key | None:
     metadata = manifest["metadata"]
     if kind == DATABASE:
         return metadata["namespace"], metadata["name"]
+    if kind == BACKUP:
+        return metadata["namespace"], manifest["spec"]["database"]
     name = metadata.get("labels", {}).get(naming.LABEL_DATABASE)
     return (metadata["namespace"], name) if name else None
 

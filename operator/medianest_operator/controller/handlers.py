@@ -15,7 +15,7 @@ import kopf
 from medianest_operator import naming
 from medianest_operator.controller.cache import Cache, database_key
 from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
-from medianest_operator.controller.kinds import CHILDREN, DATABASE, Kind
+from medianest_operator.controller.kinds import CHILDREN, OWN, Kind
 from medianest_operator.controller.queue import Key, WorkQueue
 from medianest_operator.errors import Transient
 from medianest_operator.observability import metrics
@@ -103,8 +103,8 @@ class Loop:
 
     async def _sweep(self) -> None:
         """Compare the cache with full lists: a watch that begins anew after a gap tells no deletions."""
-        for kind in (DATABASE, *CHILDREN):
-            labels = "" if kind == DATABASE else naming.MANAGED_SELECTOR
+        for kind in (*OWN, *CHILDREN):
+            labels = "" if kind in OWN else naming.MANAGED_SELECTOR
             listed = []
             for namespace in self._settings.namespaces or (None,):
                 listed += [item async for item in self._client.list(kind, namespace, labels=labels)]
@@ -166,7 +166,7 @@ def registry(loop: Loop, client: KubernetesClient) -> kopf.OperatorRegistry:
         async def seen(event: kopf.RawEvent, **_: Any) -> None:
             loop.seen(kind, event["type"], dict(event["object"]))
 
-    for kind in (DATABASE, *CHILDREN):
+    for kind in (*OWN, *CHILDREN):
         watch(kind)
     return handlers
 

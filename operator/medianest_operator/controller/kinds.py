@@ -32,6 +32,7 @@ class Kind:
 
 
 DATABASE = Kind(naming.GROUP, naming.VERSION, naming.PLURAL, naming.KIND)
+BACKUP = Kind(naming.GROUP, naming.VERSION, naming.BACKUP_PLURAL, naming.BACKUP_KIND)
 STATEFUL_SET = Kind("apps", "v1", "statefulsets", "StatefulSet")
 POD = Kind("", "v1", "pods", "Pod")
 SECRET = Kind("", "v1", "secrets", "Secret")
@@ -45,11 +46,16 @@ ROLE = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 JOB = Kind("batch", "v1", "jobs", "Job")
+CRON_JOB = Kind("batch", "v1", "cronjobs", "CronJob")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 CHILDREN = (
     STATEFUL_SET, POD, SECRET, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, CLAIM, ROLE, ROLE_BINDING, DISRUPTION_BUDGET, JOB,
+    CRON_JOB,
 )  # fmt: skip
 """Kinds that belong to a database: watched by label, kept in the cache."""
 
-BY_KIND = {kind.kind: kind for kind in (DATABASE, *CHILDREN)}
+OWN = (DATABASE, BACKUP)
+"""Kinds that people make: watched whole."""
+
+BY_KIND = {kind.kind: kind for kind in (*OWN, *CHILDREN)}

@@ -3,9 +3,12 @@
 Exact figures live here and not in the status, because they change all the time.
 """
 
+from datetime import datetime
+
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from medianest_operator import __version__
+from medianest_operator.api.status import Backups
 
 _DATABASE = ("namespace", "name")
 
@@ -37,7 +40,33 @@ CERTIFICATE_NOT_AFTER = Gauge(
     "medianest_database_certificate_not_after_timestamp_seconds", "End of the server certificate.", _DATABASE
 )
 
-_BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER)
+_SERIES = [*_DATABASE, "tier"]
+_PLACE = [*_DATABASE, "repository"]
+BACKUP_LAST_SUCCESS = Gauge(
+    "medianest_backup_last_success_timestamp_seconds", "End of the last successful backup of a series.", _SERIES
+)
+BACKUP_NEXT = Gauge("medianest_backup_next_timestamp_seconds", "When the next backup of a series begins.", _SERIES)
+BACKUP_STORED = Gauge(
+    "medianest_backup_repository_last_success_timestamp_seconds", "Last backup that reached a repository.", _PLACE
+)
+BACKUP_COUNT = Gauge("medianest_backup_repository_backups", "Complete backups in a repository.", _PLACE)
+BACKUP_BYTES = Gauge("medianest_backup_last_size_bytes", "Stored size of the last backup's dump.", _DATABASE)
+BACKUP_SECONDS = Gauge("medianest_backup_last_duration_seconds", "Time that the last backup took.", _DATABASE)
+BACKUP_VERIFIED = Gauge(
+    "medianest_backup_verified_timestamp_seconds", "When a backup was last restored and found equal.", _DATABASE
+)
+BACKUP_RECOVERY_SECONDS = Gauge(
+    "medianest_backup_recovery_seconds", "Time that the last verification's restore and comparison took.", _DATABASE
+)
+BACKUP_FAILED = Gauge("medianest_backup_failed", "1 while the newest backup is a failed one.", _DATABASE)
+BACKUP_VERIFICATION_FAILED = Gauge(
+    "medianest_backup_verification_failed", "1 while the newest verification is a failed one.", _DATABASE
+)
+
+_OF_BACKUPS = (
+    BACKUP_BYTES, BACKUP_SECONDS, BACKUP_VERIFIED, BACKUP_RECOVERY_SECONDS, BACKUP_FAILED, BACKUP_VERIFICATION_FAILED,
+)  # fmt: skip
+_BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_BACKUPS)
 _BY_POD = (PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, MAX_CONNECTIONS)
 
 
@@ -45,6 +74,31 @@ def serve(port: int) -> None:
     """Answer `/metrics` on `port`. Raises OSError where the port is taken."""
     BUILD.labels(__version__).set(1)
     start_http_server(port)
+
+
+def tell_backups(namespace: str, name: str, backups: Backups) -> None:
+    """What the status tells of the backups, as figures."""
+    key = (namespace, name)
+    for tier in backups.tiers:
+        _set_time(BACKUP_LAST_SUCCESS, tier.last_success, *key, tier.name)
+        _set_time(BACKUP_NEXT, tier.next, *key, tier.name)
+    for place in backups.repositories:
+        _set_time(BACKUP_STORED, place.last_success, *key, place.name)
+        if place.count is not None:
+            BACKUP_COUNT.labels(*key, place.name).set(place.count)
+    if backups.last:
+        BACKUP_BYTES.labels(*key).set(backups.last.bytes or 0)
+        BACKUP_SECONDS.labels(*key).set(backups.last.seconds or 0)
+    if backups.verified:
+        _set_time(BACKUP_VERIFIED, backups.verified.at, *key)
+        BACKUP_RECOVERY_SECONDS.labels(*key).set(backups.verified.seconds or 0)
+    BACKUP_FAILED.labels(*key).set(backups.failed is not None)
+    BACKUP_VERIFICATION_FAILED.labels(*key).set(backups.verification_failed is not None)
+
+
+def _set_time(gauge: Gauge, stamp: str | None, *labels: str) -> None:
+    if stamp:
+        gauge.labels(*labels).set(datetime.fromisoformat(stamp).timestamp())
 
 
 def forget_pod(namespace: str, name: str, pod: str) -> None:
@@ -59,6 +113,10 @@ def forget(namespace: str, name: str) -> None:
         _remove(gauge, namespace, name)
     for state in ("ready", "desired"):
         _remove(INSTANCES, namespace, name, state)
+    for gauge in (BACKUP_LAST_SUCCESS, BACKUP_NEXT, BACKUP_STORED, BACKUP_COUNT):
+        for labels in [tuple(sample.labels.values()) for metric in gauge.collect() for sample in metric.samples]:
+            if labels[:2] == (namespace, name):
+                _remove(gauge, *labels)
 
 
 def _remove(gauge: Gauge, *labels: str) -> None:

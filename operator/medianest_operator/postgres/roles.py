@@ -4,7 +4,7 @@ The application never owns a table: the owner can't log in, and whatever the mig
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 
 from psycopg import sql
@@ -24,6 +24,7 @@ class LiveRole:
     verifier: str | None
     config: tuple[str, ...]
     member_of: frozenset[str]
+    bypasses_row_security: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class WantedRole:
     member_of: frozenset[str] = frozenset()
     acts_as: str | None = None
     """The role that its sessions take on at login."""
+    reads_everything: bool = False
+    """Reads all rows of all tables, whatever their policies, and writes none."""
 
 
 def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[WantedRole]:
@@ -51,6 +54,7 @@ def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[Wante
         # To end the sessions of writers that a run holds off, and to see who keeps it waiting.
         login(secrets.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
         login(secrets.MONITOR, "pg_monitor"),
+        replace(login(secrets.BACKUP, "pg_read_all_data", "pg_read_all_stats"), reads_everything=True),
     ]
 
 
@@ -70,11 +74,18 @@ def role_statements(wanted: WantedRole, live: LiveRole | None) -> list[sql.Compo
         statements.append(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name))
     if wanted.acts_as and (live is None or f"role={wanted.acts_as}" not in live.config):
         statements.append(sql.SQL("ALTER ROLE {} SET role = {}").format(name, sql.Literal(wanted.acts_as)))
+    if wanted.reads_everything:
+        # pg_dump refuses to leave out rows that a policy hides (PostgreSQL manual, pg_dump, --enable-row-security).
+        if live is None or not live.bypasses_row_security:
+            statements.append(sql.SQL("ALTER ROLE {} BYPASSRLS").format(name))
+        if live is None or "default_transaction_read_only=on" not in live.config:
+            statements.append(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(name))
     return statements
 
 
 _LIVE_ROLES: LiteralString = """
 SELECT r.rolname AS name, r.rolcanlogin AS can_login, r.rolpassword AS verifier,
+       r.rolbypassrls AS bypasses,
        coalesce((SELECT s.setconfig FROM pg_db_role_setting s
                  WHERE s.setrole = r.oid AND s.setdatabase = 0), '{}') AS config,
        coalesce((SELECT array_agg(g.rolname::text) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
@@ -88,7 +99,9 @@ async def reconcile_roles(connection: Connection, wanted: list[WantedRole]) -> l
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_LIVE_ROLES, [[role.name for role in wanted]])
         live = {
-            row["name"]: LiveRole(row["can_login"], row["verifier"], tuple(row["config"]), frozenset(row["member_of"]))
+            row["name"]: LiveRole(
+                row["can_login"], row["verifier"], tuple(row["config"]), frozenset(row["member_of"]), row["bypasses"]
+            )
             for row in await cursor.fetchall()
         }
     changed = []
@@ -101,16 +114,43 @@ async def reconcile_roles(connection: Connection, wanted: list[WantedRole]) -> l
     return changed
 
 
-async def ensure_database(connection: Connection, spec: DatabaseSpec) -> bool:
-    """Create the application's database where it is missing. `connection` is to another one. Returns whether it was."""
-    cursor = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [spec.database.name])
-    if await cursor.fetchone():
+async def are_fresh(connection: Connection, spec: DatabaseSpec) -> bool:
+    """Whether the roles are to be made for the first time."""
+    cursor = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [spec.database.owner])
+    return await cursor.fetchone() is None
+
+
+_CONNECTS: LiteralString = """
+SELECT d.datacl IS NULL,
+       coalesce((SELECT array_agg(g.rolname::text) FROM aclexplode(d.datacl) x JOIN pg_roles g ON g.oid = x.grantee
+                  WHERE x.privilege_type = 'CONNECT'), '{}')
+  FROM pg_database d WHERE d.datname = %s
+"""
+
+
+async def ensure_connect(connection: Connection, spec: DatabaseSpec, name: str, *, replace: bool = False) -> bool:
+    """Let the login roles, and only them, into a database: the application's, or one that takes its place.
+
+    A database that a migration holds writers off from is left alone: there the application has no right to connect.
+    Returns whether anything was missing.
+
+    Args:
+        replace: the database is nobody's yet, so nobody is held off from it.
+    """
+    cursor = await connection.execute(_CONNECTS, [name])
+    row = await cursor.fetchone()
+    if row is None:
         return False
-    await connection.execute(
-        sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(
-            sql.Identifier(spec.database.name), sql.Identifier(spec.database.owner)
+    untouched, may_connect = row[0], set(row[1])
+    logins = {secrets.role_name(spec, role) for role in secrets.LOGIN_ROLES}
+    if logins <= may_connect or not (replace or untouched or secrets.role_name(spec, secrets.APP) in may_connect):
+        return False
+    names = sql.SQL(", ").join(sql.Identifier(login) for login in sorted(logins))
+    async with connection.transaction():
+        await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+        await connection.execute(
+            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(sql.Identifier(name), names)
         )
-    )
     return True
 
 
@@ -127,7 +167,7 @@ _GRANTS_EXPECTED = 4 + 1 + 2 + 1
 
 
 async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
-    """Grant the login roles what they need, on what there is and on what the owner will create.
+    """Grant the login roles what they need in the database, on what there is and on what the owner will create.
 
     `connection` is to the application's database. Returns whether anything was missing.
     """
@@ -137,11 +177,9 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
     if row and row[0] == _GRANTS_EXPECTED:
         return False
     names = {
-        "database": sql.Identifier(spec.database.name),
         "owner": sql.Identifier(spec.database.owner),
         "app": sql.Identifier(app),
         "readonly": sql.Identifier(readonly),
-        "logins": sql.SQL(", ").join(sql.Identifier(secrets.role_name(spec, role)) for role in secrets.LOGIN_ROLES),
     }
     async with connection.transaction():
         for statement in _GRANTS:
@@ -150,8 +188,6 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
 
 
 _GRANTS: tuple[LiteralString, ...] = (
-    "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
-    "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {logins}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {app}",
     "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {readonly}",
     "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {app}",

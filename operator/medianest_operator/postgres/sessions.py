@@ -63,15 +63,21 @@ class Sessions:
         self._files = tempfile.TemporaryDirectory(prefix="medianest-tls-")
 
     @contextlib.asynccontextmanager
-    async def use(self, instance: Instance, credentials: Credentials) -> AsyncIterator[Connection]:
-        """A connection for some queries. Raises Unreachable where it can't be had or breaks in the middle."""
+    async def use(
+        self, instance: Instance, credentials: Credentials, patience: float = QUERY_TIMEOUT
+    ) -> AsyncIterator[Connection]:
+        """A connection for some queries. Raises Unreachable where it can't be had or breaks in the middle.
+
+        Args:
+            patience: how long all of them may take, in seconds.
+        """
         slot = (instance.namespace, instance.database, instance.pod, instance.dbname)
         known = self._open.get(slot)
         if known and (known[0] != instance or known[1] != credentials or known[2].closed):
             await self._close(slot)
             known = None
         try:
-            async with asyncio.timeout(QUERY_TIMEOUT):
+            async with asyncio.timeout(patience):
                 if known is None:
                     connection = await self._connect(instance, credentials)
                     self._open[slot] = (instance, credentials, connection)
@@ -82,7 +88,7 @@ class Sessions:
             await self._close(slot)
             if isinstance(error, psycopg.errors.InvalidCatalogName):
                 raise
-            reason = " ".join(str(error).split()) or f"no answer within {QUERY_TIMEOUT:.0f} s"
+            reason = " ".join(str(error).split()) or f"no answer within {patience:.0f} s"
             raise Unreachable(f"{instance.pod}: {reason}") from error
 
     async def _connect(self, instance: Instance, credentials: Credentials) -> Connection:
@@ -121,6 +127,11 @@ class Sessions:
         if entry := self._open.pop(slot, None):
             with contextlib.suppress(Exception):
                 await entry[2].close()
+
+    async def leave(self, namespace: str, database: str, dbname: str) -> None:
+        """Close the connections of an object to one of its server's databases."""
+        for slot in [slot for slot in self._open if slot[:2] == (namespace, database) and slot[3] == dbname]:
+            await self._close(slot)
 
     async def forget(self, namespace: str, database: str, keep: frozenset[str] = frozenset()) -> None:
         """Close the connections to all pods of a database but those in `keep`."""

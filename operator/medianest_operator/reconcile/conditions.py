@@ -11,10 +11,13 @@ from medianest_operator.errors import Permanent, ReconcileError
 from medianest_operator.migrations.options import OnFailure
 from medianest_operator.naming import Names
 from medianest_operator.postgres.indexes import IndexHealth
+from medianest_operator.reconcile import backup_status
+from medianest_operator.reconcile.backup_status import State as BackupState
 from medianest_operator.reconcile.context import Pod
 from medianest_operator.reconcile.findings import Finding
 from medianest_operator.reconcile.hardening import State as HardeningState
 from medianest_operator.reconcile.migration import State
+from medianest_operator.reconcile.restore import State as Arrival
 from medianest_operator.reconcile.rollout import Plan, Step
 
 Truth = Literal["True", "False", "Unknown"]
@@ -43,6 +46,10 @@ class Findings:
     migration: State | None = None
     indexes: IndexHealth | None = None
     hardening: HardeningState | None = None
+    restore: Arrival | None = None
+    no_backups: str | None = None
+    """Why none can be taken, in words."""
+    backups: BackupState | None = None
     rollout: Plan | None = None
     configuring: list[str] = field(default_factory=list)
     growing: list[str] = field(default_factory=list)
@@ -76,6 +83,8 @@ def verdicts_of(found: Findings, previous: Manifest) -> dict[Condition, Verdict]
         verdicts[Condition.INDEXES_HEALTHY] = indexes
     if hardened := _hardening_condition(found, previous):
         verdicts[Condition.HARDENING_APPLIED] = hardened
+    if backed_up := _backups_condition(found, previous):
+        verdicts[Condition.BACKUPS_HEALTHY] = backed_up
     return verdicts
 
 
@@ -89,7 +98,16 @@ def _was(previous: Manifest, kind: Condition) -> Verdict | None:
     return Verdict(known["status"], Reason(known["reason"]), known["message"]) if known else None
 
 
+def _backups_condition(found: Findings, previous: Manifest) -> Verdict | None:
+    """It says nothing about Ready: a database without a backup serves."""
+    if found.backups is None or found.spec is None:
+        return _was(previous, Condition.BACKUPS_HEALTHY)
+    return Verdict(*backup_status.verdict(found.spec, found.backups))
+
+
 def _available(found: Findings, previous: Manifest) -> Verdict:
+    if found.serving and found.restore and not found.restore.has_database and found.restore.reason:
+        return Verdict("False", found.restore.reason, found.restore.message)
     if found.serving and found.primary:
         return Verdict("True", Reason.PRIMARY_SERVING, f"{found.primary.name} serves reads and writes.")
     if found.spec and found.spec.hibernate:
@@ -173,6 +191,8 @@ def _ready(found: Findings, available: Verdict, schema: Verdict, previous: Manif
         )
     if not found.serving:
         return _not_serving(found, available, previous)
+    if found.restore and found.restore.reason:
+        return Verdict("False", found.restore.reason, found.restore.message)
     if schema.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED} and found.schema_version:
         return Verdict("False", schema.reason, _serving_as_before(found, schema))
     if schema.status != "True" and schema.reason != Reason.DRIFTED:
@@ -256,6 +276,8 @@ def _stalled(found: Findings) -> Verdict | None:
         return None
     if isinstance(found.problem, Permanent):
         return Verdict("True", _reason(found.problem.reason), found.problem.message)
+    if found.restore and found.restore.failed and found.restore.reason:
+        return Verdict("True", found.restore.reason, found.restore.message)
     state = found.migration
     if state and state.reason in _STUCK:
         return Verdict("True", state.reason, state.message)

@@ -122,6 +122,8 @@ class Run:
     database: Manifest
     spec: DatabaseSpec
     notes: dict[str, Any] = field(default_factory=dict)
+    has_database: bool = False
+    """The application's database is there, and was let in."""
 
     @property
     def key(self) -> Key:
@@ -166,6 +168,16 @@ class Run:
     @property
     def hardening_jobs(self) -> list[Manifest]:
         return self._jobs_of(naming.COMPONENT_HARDENING)
+
+    @property
+    def backup_jobs(self) -> list[Manifest]:
+        """The Jobs that take backups, and those that verify one."""
+        return self._jobs_of(naming.COMPONENT_BACKUP) + self._jobs_of(naming.COMPONENT_VERIFICATION)
+
+    @property
+    def restore_jobs(self) -> list[Manifest]:
+        """The Jobs that bring a backup or another server's database in."""
+        return self._jobs_of(naming.COMPONENT_RESTORE)
 
     def _jobs_of(self, component: str) -> list[Manifest]:
         jobs = self.services.cache.of_database(JOB, self.key)

@@ -11,7 +11,7 @@ import pydantic
 from medianest_operator import naming
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import DatabaseSpec, Synchronous
-from medianest_operator.api.status import DatabaseStatus
+from medianest_operator.api.status import Backups, DatabaseStatus
 from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.controller.kinds import DATABASE
 from medianest_operator.controller.queue import Key
@@ -20,12 +20,14 @@ from medianest_operator.observability import metrics
 from medianest_operator.postgres import parameters
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.reconcile import (
+    backups,
     certificates,
     findings,
     hardening,
     logins,
     migration,
     patroni,
+    restore,
     rollout,
     server,
     status,
@@ -57,6 +59,7 @@ class DatabaseReconciler:
         database = self._services.cache.get(DATABASE, *key)
         if database is None or "deletionTimestamp" in database["metadata"]:
             await self._forget(key)
+            await backups.reject_asked(self._services, key)
             return None
         names = naming.Names(*key)
         found = Findings(names, None, int(database["metadata"]["generation"]))
@@ -73,6 +76,7 @@ class DatabaseReconciler:
             if not spec.paused:
                 await self._shape(run, found)
             await self._serve(run, found)
+            await backups.reconcile_asked(run, serving=found.serving and run.has_database)
         except ReconcileError as error:
             if error.reason == Reason.DELETING:
                 return self._services.settings.probe_interval
@@ -101,6 +105,7 @@ class DatabaseReconciler:
                 raise Permanent(Reason.INVALID_PARAMETER, "; ".join(problems))
             await volumes.reconcile(run)
             await workload.reconcile_stateful_set(run)
+            found.no_backups = await backups.shape(run)
         except Permanent as error:
             found.problem = error
 
@@ -119,19 +124,24 @@ class DatabaseReconciler:
             return
         found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
         if passive:
+            found.restore = restore.look(run)
             schema = await self._schema(run, primary)
             found.schema_version, found.indexes = schema.history.version, schema.indexes
             return
         await server.reconcile(run, primary, look)
+        found.restore = await restore.reconcile(run, primary, may_swap=not migration.is_running(run))
+        for reason, message in found.restore.events:
+            await self._services.recorder.record(run.database, "Normal", reason, message)
+        run.has_database = found.restore.has_database
+        if not run.has_database:
+            return
+        await server.reconcile_grants(run, primary)
         schema = await self._schema(run, primary)
         found.schema_version, found.indexes = schema.history.version, schema.indexes
         refused = look.instances[primary.name].refused_parameters
-        try:
-            found.migration = await migration.reconcile(run, await migration.source(run), schema)
-        except Permanent as error:
-            found.problem = error
         found.indexes = hardening.application_indexes(schema.indexes)
-        found.hardening = await hardening.reconcile(run, primary, schema.history, found.migration)
+        if not found.restore.active:
+            await self._change_schema(run, found, primary, schema)
         if refused and found.problem is None:
             found.problem = Permanent(
                 Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
@@ -144,6 +154,14 @@ class DatabaseReconciler:
             if run.spec.instances > 1 and run.spec.postgresql.synchronous is not Synchronous.OFF:
                 found.unpromotable = not await patroni.synchronous_replicas(run)
 
+    async def _change_schema(self, run: Run, found: Findings, primary: Pod, schema: server.SchemaFacts) -> None:
+        """Migrate and harden, one at a time; never beside a restore, which would take it back."""
+        try:
+            found.migration = await migration.reconcile(run, await migration.source(run), schema)
+        except Permanent as error:
+            found.problem = error
+        found.hardening = await hardening.reconcile(run, primary, schema.history, found.migration)
+
     async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
         return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
 
@@ -155,6 +173,8 @@ class DatabaseReconciler:
         found.image = run.image
         found.server_not_after = run.notes.get("server_not_after")
         found.growing = volumes.growing(run)
+        known = run.database.get("status", {}).get("backup")
+        found.backups = backups.look(run, Backups.model_validate(known) if known else None, found.no_backups)
         if any(not pod.ready for pod in found.pods) or len(found.pods) < found.wanted:
             try:
                 found.pod_findings = await findings.find(run, found.wanted)

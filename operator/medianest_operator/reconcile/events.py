@@ -24,7 +24,7 @@ class Recorder:
         self._identity = identity
 
     async def record(self, database: Manifest, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Tell an Event of a database."""
+        """Tell an Event of a database, or of one of its backups."""
         metadata = database["metadata"]
         now = datetime.now(UTC)
         stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -37,7 +37,7 @@ class Recorder:
             },
             "involvedObject": {
                 "apiVersion": naming.API_VERSION,
-                "kind": naming.KIND,
+                "kind": database.get("kind", naming.KIND),
                 "namespace": metadata["namespace"],
                 "name": metadata["name"],
                 "uid": metadata["uid"],

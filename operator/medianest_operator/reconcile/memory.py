@@ -35,5 +35,9 @@ class Memory:
         known: T = entry[2] if entry else default
         return known
 
+    def drop(self, key: Key, topic: str) -> None:
+        """Learn a fact anew at the next look."""
+        self._entries.get(key, {}).pop(topic, None)
+
     def forget(self, key: Key) -> None:
         self._entries.pop(key, None)

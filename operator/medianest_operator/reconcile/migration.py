@@ -9,7 +9,7 @@ from typing import Any, Final
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import CLAIM, CONFIG_MAP, JOB
+from medianest_operator.controller.kinds import CONFIG_MAP, JOB
 from medianest_operator.errors import Permanent
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
@@ -19,7 +19,7 @@ from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.server import SchemaFacts
 from medianest_operator.resources.meta import Manifest, digest
-from medianest_operator.resources.migration_job import backup_claim, migration_job, run_options
+from medianest_operator.resources.migration_job import migration_job, run_options
 from medianest_operator.schema import bundled_migrations
 
 RUNNING, APPLIED, FAILED = "Running", "Applied", "Failed"
@@ -183,8 +183,6 @@ def _is_stranded(run: Run, job: Manifest) -> bool:
 async def _start(run: Run, wanted: Source, schema: SchemaFacts, again: bool) -> Manifest:
     image = run.spec.image or run.services.settings.postgres_image
     backs_up = bool(schema.history.applied or schema.history.other_relations)
-    if backs_up:
-        await run.services.applier.apply(CLAIM, backup_claim(run.names, run.spec, run.owner))
     last = schema.last_run
     recheck = again and wanted.may_change and (last is None or not last.is_open)
     manifest = migration_job(run.names, run.spec, image, wanted.digest, run.owner, backs_up=backs_up, recheck=recheck)

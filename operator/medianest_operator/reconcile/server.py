@@ -83,7 +83,7 @@ async def look(run: Run) -> Look:
 
 
 async def reconcile(run: Run, primary: Pod, found: Look) -> None:
-    """Make the server what the spec wants: reloads, shared configuration, roles, database, grants.
+    """Make the server what the spec wants: reloads, shared configuration, roles.
 
     Raises Unreachable where the primary breaks away in the middle.
     """
@@ -108,16 +108,26 @@ async def _reconcile_roles(run: Run, primary: Pod) -> None:
     wanted = roles.wanted_roles(run.spec, passwords)
     sessions, credentials = run.services.sessions, run.credentials
     async with sessions.use(run.instance(primary, _MAINTENANCE_DATABASE), credentials) as connection:
+        fresh = await roles.are_fresh(connection, run.spec)
         changed = await roles.reconcile_roles(connection, wanted)
-        created = await roles.ensure_database(connection, run.spec)
-    async with sessions.use(run.instance(primary, run.spec.database.name), credentials) as connection:
-        await roles.ensure_grants(connection, run.spec)
     memory.keep(run.key, "roles", token, True)
-    if changed and not created:
+    if changed and not fresh:
         names = ", ".join(changed)
         await run.services.recorder.record(
             run.database, "Normal", "PasswordRotated", f"Roles follow their Secrets: {names}."
         )
+
+
+async def reconcile_grants(run: Run, primary: Pod) -> None:
+    """Let the login roles into the application's database, and to what they need there."""
+    memory, name = run.services.memory, run.spec.database.name
+    if memory.recall(run.key, "grants", primary.uid, _ROLES_EVERY) is not None:
+        return
+    async with run.services.sessions.use(run.instance(primary, _MAINTENANCE_DATABASE), run.credentials) as connection:
+        await roles.ensure_connect(connection, run.spec, name)
+    async with run.services.sessions.use(run.instance(primary, name), run.credentials) as connection:
+        await roles.ensure_grants(connection, run.spec)
+    memory.keep(run.key, "grants", primary.uid, True)
 
 
 async def schema_facts(run: Run, primary: Pod, token: str, running: bool) -> SchemaFacts:

@@ -28,6 +28,8 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
         schema_=_schema(found, previous),
         indexes=_indexes(found, previous),
         hardening=_hardening(found, previous),
+        backup=_backup(found, previous),
+        restore=_restore(found, previous),
         image=found.image or previous.get("image"),
         certificates=_certificates(found, previous),
         replicas=len(found.pods),
@@ -127,6 +129,18 @@ def _hardening(found: Findings, previous: Manifest) -> api.Hardening | None:
     if found.hardening:
         return found.hardening.as_status()
     return api.Hardening.model_validate(previous["hardening"]) if "hardening" in previous else None
+
+
+def _backup(found: Findings, previous: Manifest) -> api.Backups | None:
+    if found.backups:
+        return found.backups.backups
+    return api.Backups.model_validate(previous["backup"]) if "backup" in previous else None
+
+
+def _restore(found: Findings, previous: Manifest) -> api.Restored | None:
+    if found.restore:
+        return found.restore.told
+    return api.Restored.model_validate(previous["restore"]) if "restore" in previous else None
 
 
 def _certificates(found: Findings, previous: Manifest) -> api.Certificates | None:

@@ -14,6 +14,7 @@ _GOOD = frozenset(
         Reason.READY, Reason.PRIMARY_SERVING, Reason.UP_TO_DATE, Reason.INDEXES_HEALTHY, Reason.CREATING,
         Reason.MIGRATING, Reason.SCALING, Reason.UPDATING, Reason.RESTARTING, Reason.GROWING_VOLUMES,
         Reason.WAITING_FOR_REPLICAS, Reason.CONFIGURING, Reason.HIBERNATED, Reason.HIBERNATING, Reason.PAUSED,
+        Reason.BACKUPS_HEALTHY, Reason.NO_BACKUP_YET, Reason.BACKUPS_SUSPENDED, Reason.RESTORING, Reason.IMPORTING,
         Reason.UNKNOWN, Reason.HARDENING_APPLIED, Reason.HARDENING_APPLYING, Reason.HARDENING_WAITING,
     }
 )  # fmt: skip
@@ -38,6 +39,7 @@ def transitions(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Tra
     for removed in removals(previous.get("hardening") or {}, current.hardening):
         yield Transition("Normal", "HardeningRemoved", removed)
     yield from _progress_of_migration(previous, current)
+    yield from _new_backups(previous, current)
     told: set[str] = set()
     # Ready last: it sums up the others.
     for condition in sorted(current.conditions, key=lambda item: item.type == Condition.READY):
@@ -69,3 +71,17 @@ def _progress_of_migration(previous: Manifest, current: api.DatabaseStatus) -> I
     if run.outcome == "Applied" and run.applied and not (same and known.get("outcome") == "Applied"):
         names = ", ".join(item.name for item in run.applied)
         yield Transition("Normal", "MigrationsApplied", f"Applied {names}.")
+
+
+def _new_backups(previous: Manifest, current: api.DatabaseStatus) -> Iterable[Transition]:
+    """A backup was taken, or one was restored and proved."""
+    found, known = current.backup, previous.get("backup", {})
+    if found is None:
+        return
+    if found.last and found.last.id != known.get("last", {}).get("id"):
+        where = ", ".join(item.name for item in found.repositories if item.message is None)
+        yield Transition("Normal", "BackupTaken", f"Backup {found.last.id} is in {where}.")
+    if found.verified and found.verified.at != known.get("verified", {}).get("at"):
+        took = f" in {found.verified.seconds:.0f} s" if found.verified.seconds is not None else ""
+        message = f"Backup {found.verified.backup} was restored and found equal to its manifest{took}."
+        yield Transition("Normal", "BackupVerified", message)

@@ -24,14 +24,16 @@ that holds writers off can't wait so long, nor can a run that others wait for.""
 _SERVER_CA = "/tls"
 
 
-def libpq_environment(names: Names, spec: DatabaseSpec, role: LoginRole, application_name: str) -> list[Manifest]:
+def libpq_environment(
+    names: Names, spec: DatabaseSpec, role: LoginRole, application_name: str, dbname: str | None = None
+) -> list[Manifest]:
     """The variables with which libpq connects to the primary as this role (PostgreSQL manual, 34.15). They name the
     authority's file in the `server-ca` volume."""
     secret = names.role_secret(role.suffix)
     values = {
         "PGHOST": names.service_fqdn(names.read_write_service),
         "PGPORT": str(naming.POSTGRES_PORT),
-        "PGDATABASE": spec.database.name,
+        "PGDATABASE": dbname or spec.database.name,
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": f"{_SERVER_CA}/{naming.TLS_CA}",
         "PGAPPNAME": application_name,
@@ -53,6 +55,7 @@ def dbctl_container(
     application_name: str,
     arguments: Sequence[str],
     resources: Mapping[str, Any],
+    dbname: str | None = None,
     env: Iterable[Manifest] = (),
     mounts: Iterable[Manifest] = (),
 ) -> Manifest:
@@ -62,6 +65,7 @@ def dbctl_container(
         name: the container's; `job_spec` wants it again where its failure is final.
         application_name: what pg_stat_activity shows of its sessions.
         arguments: the command and its options. `$(NAME)` in one is a variable to Kubernetes, and `$$` a plain `$`.
+        dbname: the database that it connects to. Default: the application's.
         env: besides libpq's.
         mounts: besides the server's authority and `/tmp`.
     """
@@ -70,7 +74,7 @@ def dbctl_container(
         "image": image,
         "imagePullPolicy": spec.image_pull_policy,
         "command": [naming.DBCTL_BIN, *arguments],
-        "env": [*libpq_environment(names, spec, role, application_name), *env],
+        "env": [*libpq_environment(names, spec, role, application_name, dbname), *env],
         "resources": dict(resources),
         "securityContext": restricted_container(),
         "terminationMessagePolicy": "FallbackToLogsOnError",

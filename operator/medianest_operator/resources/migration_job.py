@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import DatabaseSpec, OnDelete
+from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.migrations import ImageSource
-from medianest_operator.controller.kinds import CLAIM, JOB
+from medianest_operator.controller.kinds import JOB
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.naming import Names
 from medianest_operator.postgres.quantity import to_bytes, to_timedelta
+from medianest_operator.resources import repositories
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
 from medianest_operator.resources.meta import Manifest, manifest, restricted_container
 from medianest_operator.resources.secrets import MIGRATOR
@@ -37,25 +38,6 @@ def run_options(spec: DatabaseSpec) -> RunOptions:
 
 def _milliseconds(duration: str) -> int:
     return int(to_timedelta(duration).total_seconds() * 1000)
-
-
-def backup_claim(names: Names, spec: DatabaseSpec, owner: Mapping[str, Any]) -> Manifest:
-    """The volume of the pre-migration backups. It outlives the object where the data's volumes do."""
-    wanted = spec.migrations.backup_storage
-    content: dict[str, Any] = {
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": wanted.size or spec.storage.size}},
-    }
-    if wanted.storage_class_name:
-        content["storageClassName"] = wanted.storage_class_name
-    return manifest(
-        CLAIM,
-        names,
-        names.migration_backups,
-        owner if spec.storage.on_delete == OnDelete.DELETE else None,
-        component=naming.COMPONENT_MIGRATION_BACKUPS,
-        spec=content,
-    )
 
 
 def migration_job(
@@ -104,7 +86,8 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
     if not spec.migrations.source.is_bundled:
         mounts.append({"name": "migrations", "mountPath": naming.MIGRATIONS_MOUNT, "readOnly": True})
     if backs_up:
-        mounts.append({"name": "backups", "mountPath": naming.BACKUP_MOUNT})
+        for access in _backups(names, spec):
+            mounts += access.mounts
     return dbctl_container(
         names,
         spec,
@@ -112,7 +95,7 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
         name=naming.CONTAINER_MIGRATE,
         role=MIGRATOR,
         application_name="medianest-migrate",
-        arguments=["migrate", *_arguments(spec, backs_up)],
+        arguments=["migrate", *_arguments(names, spec, backs_up)],
         resources={"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         # Spooled dumps may be large.
         env=[{"name": "TMPDIR", "value": naming.WORK_MOUNT}],
@@ -120,7 +103,14 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
     )
 
 
-def _arguments(spec: DatabaseSpec, backs_up: bool) -> list[str]:
+def _backups(names: Names, spec: DatabaseSpec) -> tuple[repositories.Access, ...]:
+    """The backup before a run goes to where all others go."""
+    encryption = spec.backup.encryption
+    reached = repositories.access(names, spec.backup.repositories)
+    return reached, repositories.identity(encryption.identity_secret if encryption else None)
+
+
+def _arguments(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[str]:
     options = run_options(spec)
     arguments = ["--bundled"] if spec.migrations.source.is_bundled else ["--source", naming.MIGRATIONS_MOUNT]
     if options.target:
@@ -138,7 +128,11 @@ def _arguments(spec: DatabaseSpec, backs_up: bool) -> list[str]:
     if options.retry:
         arguments += ["--retry", options.retry]
     if backs_up:
-        arguments += ["--backup-dir", naming.BACKUP_MOUNT]
+        arguments += ["--namespace", names.namespace, "--name", names.database]
+        for access in _backups(names, spec):
+            arguments += access.arguments
+        for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+            arguments += ["--recipient", recipient]
     return [*arguments, "--work-dir", naming.WORK_MOUNT, "--once", "--result-file", RESULT_FILE]
 
 
@@ -152,7 +146,8 @@ def _volumes(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[Manifest]
     if source.image:
         volumes.append({"name": "migrations", "emptyDir": {"sizeLimit": "256Mi"}})
     if backs_up:
-        volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": names.migration_backups}})
+        for access in _backups(names, spec):
+            volumes += access.volumes
     return volumes
 
 

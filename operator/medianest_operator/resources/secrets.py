@@ -27,7 +27,8 @@ APP = LoginRole("app")
 READ_ONLY = LoginRole("readonly", read_only=True)
 MIGRATOR = LoginRole("migrator")
 MONITOR = LoginRole("monitor")
-LOGIN_ROLES = (APP, READ_ONLY, MIGRATOR, MONITOR)
+BACKUP = LoginRole("backup")
+LOGIN_ROLES = (APP, READ_ONLY, MIGRATOR, MONITOR, BACKUP)
 
 
 def role_name(spec: DatabaseSpec, role: LoginRole) -> str:

@@ -1,0 +1,224 @@
+"""`spec.backup` of a `MediaNestDatabase`: where backups are kept, when they are taken, for how long, how they are
+verified and who can read them."""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from medianest_operator.api.model import (
+    ApiModel,
+    DnsLabel,
+    Duration,
+    LocalReference,
+    ObjectName,
+    Quantity,
+    ResourceAmounts,
+    rules,
+    with_rules,
+)
+
+CronSchedule = Annotated[
+    str,
+    Field(pattern=r"^(@(hourly|daily|weekly|monthly|yearly|annually|midnight)|\S+( +\S+){4})$", max_length=100),
+]
+"""A schedule as a CronJob takes it: five fields, or a word like `@daily`."""
+
+Days = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}d$", max_length=5)]
+"""A number of days, for instance `7d`."""
+
+
+class RetainOrDelete(StrEnum):
+    """What becomes of a backup volume when the object is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class DumpFormat(StrEnum):
+    """What a backup holds beside pg_dump's custom format, which it always has."""
+
+    PLAIN = "Plain"
+    SCHEMA = "Schema"
+
+
+class VolumeRepository(ApiModel):
+    """A volume. One that the operator makes, unless `claimName` names another."""
+
+    model_config = with_rules(
+        (
+            "!has(self.claimName) || (!has(self.size) && !has(self.storageClassName))",
+            "backup.repositories[].volume must have either claimName or size and storageClassName",
+        ),
+        (
+            "!has(self.size) || quantity(self.size).compareTo(quantity('128Mi')) >= 0",
+            "backup.repositories[].volume.size must be at least 128Mi",
+        ),
+    )
+
+    size: Quantity | None = None
+    """Size of the volume; that of storage where unset. It can grow, and never shrinks."""
+    storage_class_name: ObjectName | None = None
+    """The storage class; the cluster's default where unset. A volume stays in its class."""
+    claim_name: ObjectName | None = None
+    """A PersistentVolumeClaim that is there already, for instance one on a file server that other nodes reach too."""
+    on_delete: RetainOrDelete = RetainOrDelete.RETAIN
+    """Retain keeps the volume when the object is deleted; an object of the same name finds its backups again."""
+
+
+class S3Repository(ApiModel):
+    """A bucket of S3 or of a server that speaks its language."""
+
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
+    """The bucket; it must exist."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=200)] | None = None
+    """A folder in the bucket."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?$", max_length=253)] | None = None
+    """The server's URL; Amazon's of the region where unset. Plain http:// sends backups unencrypted unless
+    backup.encryption is set."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=63)] = "us-east-1"
+    """The region that requests are signed for."""
+    path_style: bool = True
+    """Names the bucket in the path, as most servers of one's own want it, not in the host name."""
+    credentials_secret: LocalReference | None = None
+    """A Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if temporary, AWS_SESSION_TOKEN. Unset: the identity
+    of backup.serviceAccountName (workload identity)."""
+    ca_secret: LocalReference | None = None
+    """A Secret whose ca.crt signs the server's certificate."""
+
+
+class Repository(ApiModel):
+    """A place for backups: exactly one of volume and s3."""
+
+    model_config = with_rules(
+        (
+            "has(self.volume) != has(self.s3)",
+            "backup.repositories[] must name exactly one of volume and s3",
+        )
+    )
+
+    name: Annotated[DnsLabel, Field(max_length=40)]
+    """Its name in the status, in Events and in metrics."""
+    volume: VolumeRepository | None = None
+    s3: S3Repository | None = None
+
+
+class Tier(ApiModel):
+    """One series of backups."""
+
+    enabled: bool = True
+    """False takes none of this tier; what there is stays until it has had its time."""
+    schedule: CronSchedule
+    """When, in backup.timeZone."""
+    keep: Days
+    """How long each is kept. The last that was verified and the last of the tier stay longer, where they have to."""
+
+
+class Logical(ApiModel):
+    """The three series that the readiness reports ask for."""
+
+    daily: Tier = Tier(schedule="0 2 * * *", keep="7d")
+    """Every day, kept a week."""
+    weekly: Tier = Tier(schedule="0 3 * * 0", keep="30d")
+    """Every Sunday, kept a month, and restored once to prove it."""
+    monthly: Tier = Tier(schedule="0 4 1 * *", keep="90d")
+    """Every first of the month, kept a quarter, and restored once to prove it."""
+    formats: Annotated[
+        list[DumpFormat],
+        Field(
+            max_length=2,
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
+    """Beside pg_dump's custom format at level 9: Plain (SQL, gzip) and Schema (definitions only, SQL)."""
+
+
+class Verification(ApiModel):
+    """A restore into a throwaway server, compared with what the backup's manifest says."""
+
+    enabled: bool = True
+    """False restores nothing by itself: no backup counts as verified then."""
+    schedule: CronSchedule = "0 5 15 * *"
+    """When the newest backup is restored once more: the recovery drill. Weekly and monthly ones are verified anyway."""
+
+
+class Scratch(ApiModel):
+    """Room for verifications and restores: the copy and its server lie there."""
+
+    size: Quantity | None = None
+    """Three times storage.size where unset."""
+    storage_class_name: ObjectName | None = None
+    """Takes a volume of this class for the time of the Job, instead of the node's own disk."""
+
+
+class Encryption(ApiModel):
+    """Backups encrypted by age (https://age-encryption.org) before they leave the Job's pod."""
+
+    recipients: Annotated[
+        list[Annotated[str, Field(pattern=r"^age1[02-9ac-hj-np-z]{58}$", max_length=62)]],
+        Field(min_length=1, max_length=10),
+    ]
+    """Public keys, as age-keygen prints them. Whoever has one of the private keys can read the backups."""
+    identity_secret: LocalReference | None = None
+    """A Secret whose key `identity` holds the private key. Only verifications and restores need it; without it neither
+    can be made in this cluster."""
+
+
+class JobResources(ApiModel):
+    """Resources of each backup Job's container. A backup takes some 100 MiB whatever the size of the database; a
+    verification runs a small server beside it."""
+
+    requests: ResourceAmounts = ResourceAmounts(cpu="50m", memory="64Mi")
+    limits: ResourceAmounts = ResourceAmounts(memory="512Mi")
+
+
+class Backup(ApiModel):
+    """Backups. With nothing said: three series into a volume, verified."""
+
+    model_config = with_rules(
+        (
+            "duration(self.deadline) >= duration('1m')",
+            "backup.deadline must be at least 1m",
+        )
+    )
+
+    repositories: Annotated[
+        list[Repository],
+        Field(
+            min_length=1,
+            max_length=8,
+            json_schema_extra=rules(
+                (
+                    "self.all(a, self.exists_one(b, b.name == a.name))",
+                    "backup.repositories must have different names",
+                )
+            ),
+        ),
+    ] = [Repository(name="volume", volume=VolumeRepository())]
+    """Every backup goes into all of them; one that fails doesn't keep the others from having it."""
+    logical: Logical = Logical()
+    """The series."""
+    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$", max_length=64)] = "Etc/UTC"
+    """The time zone of all schedules, as in the IANA database, for instance Europe/Berlin."""
+    verification: Verification = Verification()
+    """The recovery drill."""
+    encryption: Encryption | None = None
+    """Unset: not encrypted beyond what the repository does itself."""
+    scratch: Scratch = Scratch()
+    """Room for verifications and restores."""
+    resources: JobResources = JobResources()
+    """Resources of the Jobs."""
+    deadline: Duration = "6h"
+    """How long a Job may take."""
+    service_account_name: ObjectName | None = None
+    """The Jobs' service account, for repositories that know it by workload identity."""
+    suspend: bool = False
+    """Starts no Job by itself while true."""
+
+    def repository(self, name: str) -> Repository | None:
+        """The repository of this name; None where there is none."""
+        return next((item for item in self.repositories if item.name == name), None)
+
+    def only(self, names: list[str]) -> Self:
+        """The same with these repositories alone."""
+        return self.model_copy(update={"repositories": [item for item in self.repositories if item.name in names]})

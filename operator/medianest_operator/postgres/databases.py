@@ -1,0 +1,186 @@
+"""Whole databases: one that takes another's place, and what is written on each so that a next look knows it again.
+
+What an operator remembers of a database is its comment, which lies in the server (`pg_shdescription`): it outlives the
+operator, the object's status and the cluster's etcd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+from medianest_operator.postgres.sessions import Connection
+
+_KEY = "medianest-operator"
+PATIENCE = 120.0
+"""Seconds that a statement on a whole database may take: dropping one waits for a checkpoint."""
+_DRAIN = 20.0
+_PAUSE = 0.05
+
+
+class Role(StrEnum):
+    """What a database is there for."""
+
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is written on a database.
+
+    Attributes:
+        role: a candidate is being filled; the live one came in by a request; a kept one was replaced.
+        request: the request's id.
+        at: when it took this role, in UTC.
+        backup: which backup it was filled from.
+    """
+
+    role: Role
+    request: str
+    at: str
+    backup: str | None = None
+
+    @property
+    def moment(self) -> datetime:
+        return datetime.fromisoformat(self.at)
+
+
+@dataclass(frozen=True)
+class LiveDatabase:
+    """A database that there is."""
+
+    name: str
+    connects: bool
+    """Whether it takes connections at all (`datallowconn`)."""
+    size: int
+    mark: Mark | None
+
+
+_DATABASES: LiteralString = """
+SELECT d.datname::text, d.datallowconn, pg_database_size(d.oid), shobj_description(d.oid, 'pg_database')
+  FROM pg_database d WHERE NOT d.datistemplate AND d.datname <> 'postgres'
+"""
+
+
+async def read_databases(connection: Connection) -> dict[str, LiveDatabase]:
+    """All databases but PostgreSQL's own, by name."""
+    cursor = await connection.execute(_DATABASES)
+    return {row[0]: LiveDatabase(row[0], row[1], row[2], _mark(row[3])) for row in await cursor.fetchall()}
+
+
+def _mark(comment: str | None) -> Mark | None:
+    try:
+        document: Any = json.loads(comment or "")
+        found = document[_KEY]
+        return Mark(Role(found["role"]), found["request"], found["at"], found.get("backup"))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _comment(name: str, mark: Mark) -> sql.Composed:
+    text = json.dumps({_KEY: {key: value for key, value in asdict(mark).items() if value is not None}})
+    return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text))
+
+
+async def create(connection: Connection, name: str, owner: str, mark: Mark | None = None) -> None:
+    """Make an empty database."""
+    async with _patient(connection):
+        await connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(
+                sql.Identifier(name), sql.Identifier(owner)
+            )
+        )
+        if mark is not None:
+            await connection.execute(_comment(name, mark))
+
+
+async def create_candidate(connection: Connection, name: str, owner: str, migrator: str, mark: Mark) -> None:
+    """Make an empty database that only the migrator may connect to. Comment and rights follow its creation, which can't
+    be part of a transaction: one without them is found without a mark, and is made anew."""
+    database, role = sql.Identifier(name), sql.Identifier(migrator)
+    await create(connection, name, owner)
+    async with _patient(connection), connection.transaction():
+        await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        await connection.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, role))
+        await connection.execute(_comment(name, mark))
+
+
+async def system_identifier(connection: Connection) -> str:
+    """The server's own number, which its replicas share and no other server has (PostgreSQL manual, pg_control)."""
+    cursor = await connection.execute("SELECT system_identifier::text FROM pg_control_system()")
+    row = await cursor.fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def drop(connection: Connection, name: str) -> None:
+    """Remove a database, and whoever is connected to it."""
+    async with _patient(connection):
+        await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def allow_connections(connection: Connection, name: str) -> None:
+    """Let people into a database again that a swap had closed."""
+    await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
+
+
+async def swap_in(
+    connection: Connection, candidate: str, live: str, mark: Mark, kept: tuple[str, Mark] | None = None
+) -> None:
+    """Give a candidate the live database's name, and the live one the name `kept`: both renames are one transaction.
+
+    From the moment on that the live database closes no write is acknowledged there, so none is lost unseen: the old one
+    stays whole, and stays closed.
+
+    Raises:
+        TimeoutError: sessions didn't end; the live database is closed, and the next call goes on from there.
+        psycopg.Error: as the server says.
+    """
+    async with _patient(connection):
+        if kept is not None:
+            await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(live)))
+        await _end_sessions(connection, [candidate, live])
+        async with connection.transaction():
+            if kept is not None:
+                await connection.execute(_rename(live, kept[0]))
+                await connection.execute(_comment(*kept))
+            await connection.execute(_rename(candidate, live))
+            await connection.execute(_comment(live, mark))
+
+
+def _rename(name: str, to: str) -> sql.Composed:
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(to))
+
+
+_SESSIONS: LiteralString = "SELECT pid FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()"
+
+
+async def _end_sessions(connection: Connection, names: list[str]) -> None:
+    async with asyncio.timeout(_DRAIN):
+        while True:
+            cursor = await connection.execute(_SESSIONS, [names])
+            pids = [row[0] for row in await cursor.fetchall()]
+            if not pids:
+                return
+            await connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [pids])
+            await asyncio.sleep(_PAUSE)
+
+
+@asynccontextmanager
+async def _patient(connection: Connection) -> AsyncIterator[None]:
+    await connection.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{PATIENCE:.0f}s")))
+    try:
+        yield
+    finally:
+        if not connection.broken and not connection.closed:
+            await connection.execute("RESET statement_timeout")

@@ -1,0 +1,287 @@
+"""What the backup Jobs came to, as the status tells it: pure, from their results and from what was known before.
+
+The repositories are the truth, and only the Jobs see them: each ends with a summary of what it found there. A status
+that was lost is whole again after the next Job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from medianest_operator.api import status as api
+from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.postgres.quantity import to_timedelta
+from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
+
+_WORDS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_LATE = timedelta(hours=1)
+"""How much later than planned a backup may begin; the deadline comes on top."""
+
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A Job that took or verified a backup.
+
+    Attributes:
+        name: the Job's.
+        tier: of its backup; `None`: it only verified one.
+        finished: when, as Kubernetes writes times.
+        succeeded: as Kubernetes says.
+        result: what its pod left; empty where it left nothing.
+    """
+
+    name: str
+    tier: str | None
+    finished: str
+    succeeded: bool
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def message(self) -> str:
+        """What it says, or what is to say of one that said nothing."""
+        ended = "ended" if self.succeeded else "failed"
+        return str(self.result.get("message") or f"Job {self.name} {ended} without a result: see its pod's log")
+
+
+@dataclass
+class State:
+    """Where the backups stand.
+
+    Attributes:
+        backups: for the status.
+        problem: why no backup can be taken at all, in words.
+        overdue: series whose time has passed without one.
+    """
+
+    backups: api.Backups
+    problem: str | None = None
+    overdue: tuple[str, ...] = ()
+    suspended: bool = False
+
+
+def next_run(schedule: str, time_zone: str, after: datetime) -> datetime:
+    """When a CronJob starts next, in UTC.
+
+    Raises:
+        ValueError: it isn't a schedule, or the time zone isn't known.
+    """
+    try:
+        zone = ZoneInfo(time_zone)
+        found: datetime = next(CronSim(_WORDS.get(schedule, schedule), after.astimezone(zone)))
+    except ZoneInfoNotFoundError as error:
+        raise ValueError(f"backup.timeZone: {time_zone} is not a time zone of the IANA database") from error
+    except (CronSimError, StopIteration) as error:
+        raise ValueError(f"{schedule} is not a schedule: {error}") from error
+    return found.astimezone(UTC)
+
+
+def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[EndedJob], now: datetime) -> api.Backups:
+    """The status after these Jobs; what no Job tells any more is taken over from `known`."""
+    before = known or api.Backups()
+    jobs = sorted(ended, key=lambda job: job.finished)
+    backups = [job for job in jobs if job.tier is not None]
+    good = [job for job in backups if job.succeeded]
+    last = _last(good[-1]) if good else None
+    if before.last and (last is None or before.last.at >= last.at):
+        last = before.last
+    checks = [job for job in jobs if "verification" in job.result or job.tier is None]
+    return api.Backups(
+        last=last,
+        tiers=_tiers(spec, before, good, now),
+        repositories=_repositories(spec, before, jobs),
+        verified=_verified(before, jobs),
+        failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
+        verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
+        next_verification=_next_verification(spec, now),
+    )
+
+
+def _last(job: EndedJob) -> api.LastBackup:
+    told = job.result
+    return api.LastBackup(
+        id=str(told.get("backup", "")),
+        tier=str(job.tier),
+        at=str(told.get("finishedAt") or job.finished),
+        started_at=told.get("startedAt"),
+        bytes=told.get("bytes"),
+        seconds=told.get("seconds"),
+        source=told.get("source"),
+    )
+
+
+def _check(job: EndedJob) -> tuple[EndedJob, bool, str]:
+    """A Job, whether its verification went well, and what it said."""
+    if job.tier is None:
+        return job, job.succeeded, job.message
+    told = job.result["verification"]
+    return job, bool(told.get("ok")), str(told.get("message", ""))
+
+
+def _failure(known: api.FailedJob | None, ends: Sequence[tuple[EndedJob, bool, str]]) -> api.FailedJob | None:
+    """The newest end, if it is a failure."""
+    if not ends or (known is not None and known.at > ends[-1][0].finished):
+        return known
+    job, succeeded, message = ends[-1]
+    return None if succeeded else api.FailedJob(job=job.name, at=job.finished, message=message)
+
+
+def _tiers(spec: DatabaseSpec, before: api.Backups, good: Iterable[EndedJob], now: datetime) -> list[api.TierStatus]:
+    newest: dict[str, str | None] = {tier.name: tier.last_success for tier in before.tiers}
+    for job in good:
+        at = str(job.result.get("finishedAt") or job.finished)
+        newest[str(job.tier)] = max(newest.get(str(job.tier)) or "", at)
+        for summary in job.result.get("catalog", {}).values():
+            for tier, told in summary.get("tiers", {}).items():
+                newest[tier] = max(newest.get(tier) or "", str(told.get("last") or ""))
+    coming: dict[str, str | None] = {
+        tier: _stamp_next(tier_of(spec, tier).schedule, spec, now)
+        for tier in TIERS
+        if tier_of(spec, tier).enabled and not is_suspended(spec)
+    }
+    told = [*TIERS, *sorted(set(newest) - set(TIERS))]
+    return [
+        api.TierStatus(name=name, last_success=newest.get(name) or None, next=coming.get(name))
+        for name in told
+        if newest.get(name) or name in coming
+    ]
+
+
+def _stamp_next(schedule: str, spec: DatabaseSpec, now: datetime) -> str | None:
+    try:
+        return stamp(next_run(schedule, spec.backup.time_zone, now))
+    except ValueError:
+        return None
+
+
+def _next_verification(spec: DatabaseSpec, now: datetime) -> str | None:
+    if is_suspended(spec) or not spec.backup.verification.enabled or not can_verify(spec):
+        return None
+    return _stamp_next(spec.backup.verification.schedule, spec, now)
+
+
+def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -> list[api.RepositoryStatus]:
+    found = {item.name: item for item in before.repositories}
+    for job in jobs:
+        told = job.result.get("repositories", {})
+        summaries = job.result.get("catalog", {})
+        for name in {*told, *summaries}:
+            known = found.get(name)
+            if known is not None and known.seen is not None and known.seen > job.finished:
+                continue
+            good = bool(told[name].get("ok")) if name in told else None
+            summary = summaries.get(name, {})
+            found[name] = api.RepositoryStatus(
+                name=name,
+                count=summary.get("count", known.count if known else None),
+                last_success=job.finished if good else known.last_success if known else None,
+                message=(told[name].get("message") if good is False else None)
+                if good is not None
+                else (known.message if known else None),
+                seen=job.finished,
+            )
+    return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]
+
+
+def _verified(before: api.Backups, jobs: Sequence[EndedJob]) -> api.Verified | None:
+    """The newest of all that any repository tells."""
+    best = before.verified
+    for job in jobs:
+        for repository, summary in job.result.get("catalog", {}).items():
+            told = summary.get("lastVerified")
+            if told and (best is None or str(told["at"]) > best.at):
+                best = api.Verified(
+                    backup=told["backup"], repository=repository, at=told["at"], seconds=told.get("seconds")
+                )
+    return best
+
+
+def overdue(spec: DatabaseSpec, backups: api.Backups, since: Mapping[str, datetime], now: datetime) -> tuple[str, ...]:
+    """Series whose time has passed without a backup.
+
+    Args:
+        since: since when each series is on: none is late for what was due before.
+    """
+    if is_suspended(spec):
+        return ()
+    grace = _LATE + to_timedelta(spec.backup.deadline)
+    late = []
+    known = {tier.name: tier.last_success for tier in backups.tiers}
+    for name in TIERS:
+        if not tier_of(spec, name).enabled or name not in since:
+            continue
+        success = known.get(name)
+        begin = max(since[name], datetime.fromisoformat(success)) if success else since[name]
+        try:
+            due = next_run(tier_of(spec, name).schedule, spec.backup.time_zone, begin)
+        except ValueError:
+            continue
+        if due + grace < now:
+            late.append(name)
+    return tuple(late)
+
+
+def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
+    """Whether the backups are healthy, why not, and a sentence for people."""
+    backups = state.backups
+    if state.problem:
+        return "False", Reason.BACKUP_MISCONFIGURED, f"No backup can be taken: {state.problem}."
+    if backups.verification_failed:
+        failed = backups.verification_failed
+        return (
+            "False",
+            Reason.VERIFICATION_FAILED,
+            f"{_sentence(failed.message)} See Job {failed.job}. {_fallback(backups)}",
+        )
+    if backups.failed:
+        failed = backups.failed
+        return "False", Reason.BACKUP_FAILED, f"{_sentence(failed.message)} See Job {failed.job}. {_fallback(backups)}"
+    if state.overdue:
+        series = ", ".join(state.overdue)
+        return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
+    if spec.backup.suspend:
+        message = f"spec.backup.suspend is true: no backup is taken by itself. {_fallback(backups)}"
+        return "False", Reason.BACKUPS_SUSPENDED, message
+    if backups.last is None:
+        coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
+        when = f"The first is taken at {coming}." if coming else "None is scheduled."
+        return "Unknown", Reason.NO_BACKUP_YET, f"There is no backup yet. {when}"
+    return "True", Reason.BACKUPS_HEALTHY, _fallback(backups)
+
+
+def _sentence(text: str) -> str:
+    return text.rstrip(".") + "."
+
+
+def _fallback(backups: api.Backups) -> str:
+    """What there is to go back to."""
+    if backups.last is None:
+        return "There is no backup."
+    words = f"Last backup {backups.last.id}"
+    if backups.verified is None:
+        return f"{words}; none was restored to prove it yet."
+    if backups.verified.backup == backups.last.id:
+        return f"{words}, restored and proved."
+    return f"{words}; last one restored and proved {backups.verified.backup}."
+
+
+def stamp(moment: datetime) -> str:
+    """As Kubernetes writes times."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,254 @@
+"""The Jobs and CronJobs around backups: take one, verify one, bring one in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from medianest_operator import naming
+from medianest_operator.api.backup import Repository, Tier
+from medianest_operator.api.backup_object import BackupSpec
+from medianest_operator.api.bootstrap import BackupsOf, Import, RestoreSource
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.model import LocalReference
+from medianest_operator.controller.kinds import CRON_JOB, JOB
+from medianest_operator.naming import Names
+from medianest_operator.postgres.quantity import to_bytes, to_timedelta
+from medianest_operator.resources import repositories, secrets
+from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
+from medianest_operator.resources.meta import Manifest, manifest
+
+TierName = Literal["daily", "weekly", "monthly"]
+TIERS: tuple[TierName, ...] = ("daily", "weekly", "monthly")
+ON_DEMAND = "on-demand"
+VERIFIED_TIERS = frozenset({"weekly", "monthly"})
+"""Whose backups are restored once, in the Job that took them."""
+GRACE_SECONDS = 60
+"""A backup that is asked to stop removes what it has stored so far."""
+_START_WITHIN_SECONDS = 3600
+"""A CronJob that could not start for so long leaves that turn out, instead of taking it at some odd hour."""
+_TRIES = 2
+_SOURCE_MOUNT = "/source"
+
+
+def tier_of(spec: DatabaseSpec, name: TierName) -> Tier:
+    """The spec of a series."""
+    found: Tier = getattr(spec.backup.logical, name)
+    return found
+
+
+def cron_jobs(names: Names, spec: DatabaseSpec, image: str, owner: Mapping[str, Any]) -> list[Manifest]:
+    """One CronJob a series, and one for the recovery drill."""
+    wanted = []
+    for tier in TIERS:
+        if tier_of(spec, tier).enabled:
+            wanted.append(_cron_job(names, spec, names.backup_cron_job(tier), tier, image, owner))
+    if spec.backup.verification.enabled and can_verify(spec):
+        wanted.append(_cron_job(names, spec, names.verification_cron_job, None, image, owner))
+    return wanted
+
+
+def can_verify(spec: DatabaseSpec) -> bool:
+    """Whether this cluster can read the backups that it takes."""
+    encryption = spec.backup.encryption
+    return encryption is None or encryption.identity_secret is not None
+
+
+def is_suspended(spec: DatabaseSpec) -> bool:
+    """Whether no Job starts by itself."""
+    return spec.backup.suspend or spec.hibernate
+
+
+def _cron_job(
+    names: Names, spec: DatabaseSpec, name: str, tier: TierName | None, image: str, owner: Mapping[str, Any]
+) -> Manifest:
+    if tier is None:
+        schedule, component = spec.backup.verification.schedule, naming.COMPONENT_VERIFICATION
+        job = _verification(names, spec, image)
+    else:
+        schedule, component = tier_of(spec, tier).schedule, naming.COMPONENT_BACKUP
+        verify = spec.backup.verification.enabled and tier in VERIFIED_TIERS
+        job = _backup(names, spec, image, tier, spec.backup.repositories, verify=verify)
+    labels = names.labels(component) | ({naming.LABEL_TIER: tier} if tier else {})
+    return manifest(
+        CRON_JOB,
+        names,
+        name,
+        owner,
+        component=component,
+        spec={
+            "schedule": schedule,
+            "timeZone": spec.backup.time_zone,
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": _START_WITHIN_SECONDS,
+            "suspend": is_suspended(spec),
+            "successfulJobsHistoryLimit": 2,
+            "failedJobsHistoryLimit": 2,
+            "jobTemplate": {"metadata": {"labels": labels}, "spec": job},
+        },
+    )
+
+
+def on_demand_job(
+    names: Names, spec: DatabaseSpec, wanted: BackupSpec, digest: str, image: str, owner: Mapping[str, Any]
+) -> Manifest:
+    """The Job of a `MediaNestBackup`.
+
+    Args:
+        digest: of the object's identity.
+        owner: the object.
+    """
+    chosen = [item for item in spec.backup.repositories if not wanted.repositories or item.name in wanted.repositories]
+    job = _backup(names, spec, image, ON_DEMAND, chosen, verify=wanted.verify, keep=wanted.keep)
+    made = manifest(JOB, names, names.on_demand_backup_job(digest), owner, component=naming.COMPONENT_BACKUP, spec=job)
+    made["metadata"]["labels"][naming.LABEL_TIER] = ON_DEMAND
+    return made
+
+
+def _backup(
+    names: Names,
+    spec: DatabaseSpec,
+    image: str,
+    tier: str,
+    chosen: Sequence[Repository],
+    *,
+    verify: bool,
+    keep: str | None = None,
+) -> Manifest:
+    arguments = ["backup", "--tier", tier]
+    for item in TIERS:
+        arguments += ["--keep", f"{item}={tier_of(spec, item).keep}"]
+    if keep:
+        arguments += ["--keep", f"{tier}={keep}"]
+    if spec.instances > 1:
+        arguments += ["--replica-host", names.service_fqdn(names.read_only_service)]
+    for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+        arguments += ["--recipient", recipient]
+    for kind in spec.backup.logical.formats:
+        arguments += ["--format", kind.lower()]
+    if verify and can_verify(spec):
+        arguments.append("--verify")
+    identity = spec.backup.encryption.identity_secret if spec.backup.encryption and verify else None
+    return _job(names, spec, image, secrets.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_BACKUP, arguments, chosen,
+        identity=identity)  # fmt: skip
+
+
+def _verification(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
+    identity = spec.backup.encryption.identity_secret if spec.backup.encryption else None
+    return _job(
+        names, spec, image, secrets.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION,
+        ["verify", "--backup", "latest"], spec.backup.repositories, identity=identity,
+    )  # fmt: skip
+
+
+def restore_job(
+    names: Names,
+    spec: DatabaseSpec,
+    source: RestoreSource,
+    target: str,
+    digest: str,
+    image: str,
+    owner: Mapping[str, Any],
+    system_identifier: str | None = None,
+) -> Manifest:
+    """The Job that fills an empty database from a backup and proves it.
+
+    Args:
+        target: the database.
+        digest: of the request.
+        system_identifier: of the server whose backups count, where only one's do.
+    """
+    arguments = ["restore", "--backup", source.backup]
+    if system_identifier:
+        arguments += ["--system-identifier", system_identifier]
+    job = _job(
+        names, spec, image, secrets.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
+        [source.repository], identity=source.identity_secret, target=target, of=source.database,
+    )  # fmt: skip
+    return manifest(JOB, names, names.restore_job(digest), owner, component=naming.COMPONENT_RESTORE, spec=job)
+
+
+def import_job(
+    names: Names, spec: DatabaseSpec, wanted: Import, target: str, digest: str, image: str, owner: Mapping[str, Any]
+) -> Manifest:
+    """The Job that fills an empty database from a running server, and compares."""
+    key = wanted.connection_secret.key
+    secret = {"secretName": wanted.connection_secret.name, "items": [{"key": key, "path": "url"}], "defaultMode": 0o440}
+    job = _job(
+        names, spec, image, secrets.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE,
+        ["import", "--source-file", f"{_SOURCE_MOUNT}/url"], [], target=target,
+        volumes=[{"name": "source", "secret": secret}],
+        mounts=[{"name": "source", "mountPath": _SOURCE_MOUNT, "readOnly": True}],
+    )  # fmt: skip
+    return manifest(JOB, names, names.restore_job(digest), owner, component=naming.COMPONENT_RESTORE, spec=job)
+
+
+def _job(
+    names: Names,
+    spec: DatabaseSpec,
+    image: str,
+    role: secrets.LoginRole,
+    container_name: str,
+    component: str,
+    arguments: Sequence[str],
+    chosen: Sequence[Repository],
+    *,
+    identity: LocalReference | None = None,
+    target: str | None = None,
+    of: BackupsOf | None = None,
+    volumes: Sequence[Manifest] = (),
+    mounts: Sequence[Manifest] = (),
+) -> Manifest:
+    reached, key = repositories.access(names, chosen), repositories.identity(identity)
+    whose = of or BackupsOf()
+    origin = ["--namespace", whose.namespace or names.namespace, "--name", whose.name or names.database]
+    container = dbctl_container(
+        names,
+        spec,
+        image,
+        name=container_name,
+        role=role,
+        application_name=f"medianest-{arguments[0]}",
+        arguments=[
+            *arguments,
+            *(origin if chosen else []),
+            *reached.arguments,
+            *key.arguments,
+            *("--work-dir", naming.WORK_MOUNT, "--result-file", RESULT_FILE),
+        ],
+        resources={
+            "requests": spec.backup.resources.requests.model_dump(exclude_none=True),
+            "limits": spec.backup.resources.limits.model_dump(exclude_none=True),
+        },
+        dbname=target,
+        mounts=[{"name": "work", "mountPath": naming.WORK_MOUNT}, *reached.mounts, *key.mounts, *mounts],
+    )
+    pod = dbctl_pod(
+        names,
+        spec,
+        container,
+        role=role,
+        volumes=[_work(spec), *reached.volumes, *key.volumes, *volumes],
+        grace_seconds=GRACE_SECONDS,
+    )
+    if spec.backup.service_account_name:
+        pod["serviceAccountName"] = spec.backup.service_account_name
+    job = job_spec(names, component, pod, fails_for_good=[container_name])
+    return job | {
+        "backoffLimit": _TRIES,
+        "activeDeadlineSeconds": int(to_timedelta(spec.backup.deadline).total_seconds()),
+    }
+
+
+def _work(spec: DatabaseSpec) -> Manifest:
+    """Where a copy of the database lies while it is looked at."""
+    wanted = spec.backup.scratch
+    size = wanted.size or str(3 * to_bytes(spec.storage.size))
+    if wanted.storage_class_name is None:
+        return {"name": "work", "emptyDir": {"sizeLimit": size}}
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": wanted.storage_class_name,
+        "resources": {"requests": {"storage": size}},
+    }
+    return {"name": "work", "ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
