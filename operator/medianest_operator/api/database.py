@@ -8,7 +8,16 @@ from pydantic import Field
 from medianest_operator import naming
 from medianest_operator.api.hardening import Hardening
 from medianest_operator.api.migrations import Migrations
-from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, SqlName, rules, with_rules
+from medianest_operator.api.model import (
+    ApiModel,
+    Duration,
+    ObjectName,
+    Quantity,
+    SqlName,
+    rules,
+    same_storage_class,
+    with_rules,
+)
 
 RESERVED_PARAMETERS = (
     "allow_system_table_mods", "archive_cleanup_command", "archive_command", "archive_library", "archive_mode",
@@ -94,11 +103,7 @@ class Storage(ApiModel):
             "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
             "storage.size can't shrink: volumes only grow; restore into a new, smaller database instead",
         ),
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "storage.storageClassName can't change: a volume stays in its class",
-        ),
+        same_storage_class("storage"),
     )
 
     size: Quantity = "10Gi"
@@ -121,11 +126,7 @@ class WalStorage(ApiModel):
             "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
             "walStorage.size can't shrink: volumes only grow",
         ),
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "walStorage.storageClassName can't change: a volume stays in its class",
-        ),
+        same_storage_class("walStorage"),
     )
 
     size: Quantity = "2Gi"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, with_rules
+from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, same_storage_class, with_rules
 from medianest_operator.migrations.options import OnFailure, Rehearse
 
 
@@ -54,11 +54,7 @@ class BackupStorage(ApiModel):
     """A volume for the backups that migrations take before they change anything."""
 
     model_config = with_rules(
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "migrations.backupStorage.storageClassName can't change: a volume stays in its class",
-        ),
+        same_storage_class("migrations.backupStorage"),
         (
             "!has(self.size) || quantity(self.size).compareTo(quantity('128Mi')) >= 0",
             "migrations.backupStorage.size must be at least 128Mi",
