@@ -9,6 +9,25 @@ from medianest_operator.migrations.options import Rehearse, RunOptions
 NAME = "20260101120000_next"
 DESTRUCTIVE = RunOptions(rehearse=Rehearse.NEVER, allow_destructive=True)
 
+# Several have parts that can't be dropped by themselves: a sequence, constructors, row types, partition keys.
+EVERY_KIND = """
+CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY, old serial);
+CREATE TYPE span AS RANGE (subtype = int4);
+CREATE TYPE mood AS ENUM ('fine');
+CREATE TYPE pair AS (a int, b mood);
+CREATE DOMAIN small AS int CHECK (VALUE < 10);
+CREATE TABLE parts (n int, s small, p pair, r span) PARTITION BY RANGE (n);
+CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (9);
+CREATE VIEW seen AS SELECT * FROM parts;
+CREATE MATERIALIZED VIEW kept AS SELECT * FROM seen;
+CREATE SEQUENCE counter;
+CREATE FUNCTION of_part(part) RETURNS int LANGUAGE sql RETURN 1;
+CREATE PROCEDURE work() LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE total(int) (sfunc = pg_catalog.int4pl, stype = int);
+CREATE SCHEMA beside CREATE TABLE there (id int);
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO medianest_readonly
+"""
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -202,6 +221,13 @@ BAD = {
         *(4, 4, "22012"),
         f"Statement 4 (line 4) of {NAME}: division by zero.",
         by="Restore",
+    ),
+    "commit inside the file, in a schema with every kind of object": Bad(
+        "UPDATE users SET name = 'gone';\nCREATE TABLE notes (id text);\nCOMMIT;\nSELECT 1/0;\n",
+        *(4, 4, "22012"),
+        f"Statement 4 (line 4) of {NAME}: division by zero.",
+        by="Restore",
+        before=EVERY_KIND,
     ),
     "rollback inside the file": Bad(
         "CREATE TABLE notes (id text);\nROLLBACK;\nCREATE TABLE more (id text);\nSELECT 1/0;\n",

@@ -19,6 +19,7 @@ from medianest_operator.api.model import (
     ResourceAmounts,
     SqlName,
     rules,
+    same_storage_class,
     with_rules,
 )
 
@@ -99,11 +100,7 @@ class Storage(ApiModel):
             "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
             "storage.size can't shrink: volumes only grow; restore into a new, smaller database instead",
         ),
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "storage.storageClassName can't change: a volume stays in its class",
-        ),
+        same_storage_class("storage"),
     )
 
     size: Quantity = "10Gi"
@@ -126,11 +123,7 @@ class WalStorage(ApiModel):
             "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
             "walStorage.size can't shrink: volumes only grow",
         ),
-        (
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
-            "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "walStorage.storageClassName can't change: a volume stays in its class",
-        ),
+        same_storage_class("walStorage"),
     )
 
     size: Quantity = "2Gi"

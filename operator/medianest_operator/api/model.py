@@ -27,6 +27,15 @@ def rules(*pairs: tuple[str, str]) -> JsonDict:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
 
+def same_storage_class(field: str) -> tuple[str, str]:
+    """The rule of a volume at this path of the spec whose `storageClassName` can't change, be set or be unset."""
+    return (
+        "has(self.storageClassName) == has(oldSelf.storageClassName) && "
+        "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+        f"{field}.storageClassName can't change: a volume stays in its class",
+    )
+
+
 def with_rules(*pairs: tuple[str, str]) -> ConfigDict:
     """A model configuration whose schema carries CEL rules; pydantic merges it into the parent's."""
     return ConfigDict(json_schema_extra=rules(*pairs))

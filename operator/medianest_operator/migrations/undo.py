@@ -173,7 +173,7 @@ class Undo:
         assert self._backup is not None
         self._report(f"restoring {self._backup.path}")
         try:
-            restore_in_place(self._backup.read(), self._backup.environment, before=_CLEAR, after=())
+            restore_in_place(self._backup.read(), self._backup.environment, before=(_CLEAR,), after=())
         except (DumpError, RepositoryError) as error:
             raise UndoUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
         # It warns of every catalog that only a superuser may look at.
@@ -195,75 +195,57 @@ class Undo:
                 )
 
 
-# Everything in the application's schemas goes, extensions of others and the journal stay. What can't be dropped ends
-# the restore, and with it the transaction.
-_CLEAR: Sequence[LiteralString] = (
+def _stands_alone(catalog: LiteralString) -> LiteralString:
+    """Whether a row `o` of this catalog is neither an extension's nor a part of another object that goes with it: a
+    range type's constructors, an identity column's sequence, a table's row type (PostgreSQL manual, pg_depend)."""
+    return f"""NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = o.oid
+                              AND d.objsubid = 0 AND d.deptype IN ('e', 'i'))"""
+
+
+# Each query makes statements, which are run before the next query looks. Everything in the application's schemas goes,
+# extensions of others and the journal stay. What can't be dropped ends the restore, and with it the transaction.
+_CLEARING: Sequence[LiteralString] = (
+    """
+    SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata
+     WHERE pg_get_userbyid(lomowner) = current_user""",
+    """
+    SELECT format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_extension
+     WHERE pg_get_userbyid(extowner) = current_user""",
+    """
+    SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+     WHERE pg_get_userbyid(pubowner) = current_user""",
     f"""
-DO $clear$
-DECLARE
-    item record;
-BEGIN
-    PERFORM lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = current_user;
-    FOR item IN
-        SELECT extname FROM pg_extension WHERE pg_get_userbyid(extowner) = current_user
-    LOOP
-        EXECUTE format('DROP EXTENSION %I CASCADE', item.extname);
-    END LOOP;
-    FOR item IN
-        SELECT pubname FROM pg_publication WHERE pg_get_userbyid(pubowner) = current_user
-    LOOP
-        EXECUTE format('DROP PUBLICATION %I', item.pubname);
-    END LOOP;
-    FOR item IN
-        SELECT n.nspname FROM pg_namespace n
-         WHERE n.nspname NOT IN ('public', 'information_schema', '{JOURNAL_SCHEMA}') AND n.nspname !~ '^pg_'
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid
-                              AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('DROP SCHEMA %I CASCADE', item.nspname);
-    END LOOP;
-    -- A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
-    FOR item IN
-        SELECT DISTINCT coalesce(' IN SCHEMA ' || quote_ident(n.nspname), '') AS place,
+    SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace o
+     WHERE nspname NOT IN ('public', 'information_schema', '{JOURNAL_SCHEMA}') AND nspname !~ '^pg_'
+       AND {_stands_alone("pg_namespace")}""",
+    # A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
+    """
+    SELECT DISTINCT format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s',
+               ' IN SCHEMA ' || quote_ident(n.nspname),
                CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END AS kind,
-               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-          FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
-         WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole
-    LOOP
-        EXECUTE format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s', item.place, item.kind, item.grantee);
-    END LOOP;
-    CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner;
-    FOR item IN
-        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
-                              WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,
-               quote_ident(c.relname) AS name
-          FROM pg_class c
-         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                              AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('DROP %s IF EXISTS public.%s CASCADE', item.kind, item.name);
-    END LOOP;
-    FOR item IN
-        SELECT CASE p.prokind WHEN 'a' THEN 'AGGREGATE' WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind,
-               quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name
-          FROM pg_proc p
-         WHERE p.pronamespace = 'public'::regnamespace
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-                              AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('DROP %s IF EXISTS public.%s CASCADE', item.kind, item.name);
-    END LOOP;
-    FOR item IN
-        SELECT quote_ident(t.typname) AS name
-          FROM pg_type t
-         WHERE t.typnamespace = 'public'::regnamespace AND t.typtype IN ('e', 'd', 'r')
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid
-                              AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('DROP TYPE IF EXISTS public.%s CASCADE', item.name);
-    END LOOP;
-END
-$clear$""",
+                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+      FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+     WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole""",
+    "SELECT 'CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner'",
+    f"""
+    SELECT format('DROP %s IF EXISTS public.%I CASCADE',
+               CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+                            WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relname)
+      FROM pg_class o
+     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+       AND {_stands_alone("pg_class")}""",
+    f"""
+    SELECT format('DROP ROUTINE IF EXISTS public.%I(%s) CASCADE', proname, pg_get_function_identity_arguments(oid))
+      FROM pg_proc o
+     WHERE pronamespace = 'public'::regnamespace AND {_stands_alone("pg_proc")}""",
+    f"""
+    SELECT format('DROP TYPE IF EXISTS public.%I CASCADE', typname) FROM pg_type o
+     WHERE typnamespace = 'public'::regnamespace AND {_stands_alone("pg_type")}""",
+)
+
+_CLEAR: LiteralString = (
+    "DO $clear$ DECLARE statement text; BEGIN"
+    + "".join(f"\n  FOREACH statement IN ARRAY ARRAY({query}) LOOP EXECUTE statement; END LOOP;" for query in _CLEARING)
+    + "\nEND $clear$"
 )
