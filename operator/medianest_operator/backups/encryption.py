@@ -109,12 +109,9 @@ def _piped(chunks: Iterable[bytes], work: Callable[[_Source, _Target], object]) 
 
 def _told(error: BaseException) -> EncryptionError:
     text = str(error).strip()
-    lowered = text.lower()
-    if "no matching keys" in lowered:
+    if "no matching keys" in text.lower():
         return EncryptionError("it is encrypted for another key than the given ones")
-    if "truncated" in lowered or "eof" in lowered or "fill whole buffer" in lowered:
-        return EncryptionError("the encrypted file was cut off")
-    return EncryptionError(f"the encrypted file was changed or is none: {text or type(error).__name__}")
+    return EncryptionError(f"the encrypted file was changed or cut off, or is none of age's: {text.lower()}")
 
 
 class _Pipe:

@@ -38,7 +38,7 @@ RANGE = 4 << 20
 READ_AHEAD = 2
 # What object_store names a file that is being written, before it renames it.
 _UNFINISHED = re.compile(r"#\d+$")
-_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 # A file system's own folder in its root, which only root may look into.
 _FOREIGN = "lost+found"
 
