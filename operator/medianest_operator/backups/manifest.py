@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -88,14 +88,6 @@ class RoleNeed(_Document):
     member_of: tuple[str, ...] = ()
 
 
-class Owner(_Document):
-    """An `Origin` in the document."""
-
-    namespace: str
-    name: str
-    system_identifier: str
-
-
 class Manifest(_Document):
     """What a backup is. It is written last: without it there is no backup.
 
@@ -130,7 +122,7 @@ class Manifest(_Document):
     format_version: int = FORMAT_VERSION
     id: str
     tier: Tier
-    origin: Owner
+    origin: Origin
     dbname: str
     owner: str
     taken_at: AwareDatetime
@@ -165,14 +157,12 @@ class Manifest(_Document):
             raise ValueError(f"{self.id!r} is no id of the tier {self.tier}")
         if len({file.name for file in self.files}) != len(self.files):
             raise ValueError("a file is there twice")
-        Origin(self.origin.namespace, self.origin.name, self.origin.system_identifier)
         return self
 
     @property
     def place(self) -> Place:
         """Where the backup says that it lies."""
-        origin = Origin(self.origin.namespace, self.origin.name, self.origin.system_identifier)
-        return Place(origin, self.tier, self.id)
+        return Place(self.origin, self.tier, self.id)
 
     @property
     def bytes(self) -> int:
@@ -234,12 +224,3 @@ def operator_version() -> str:
         return version("medianest-operator")
     except PackageNotFoundError:
         return ""
-
-
-def owner_of(origin: Origin) -> dict[str, Any]:
-    """An origin for a manifest."""
-    return {
-        "namespace": origin.namespace,
-        "name": origin.name,
-        "system_identifier": origin.system_identifier,
-    }
