@@ -20,12 +20,17 @@ class RepositoryError(Exception):
         self.transient = transient
 
 
+class NotThereError(RepositoryError):
+    """There is no such object."""
+
+
 @dataclass(frozen=True)
 class Told:
-    """An error in words, and whether trying again may help."""
+    """An error in words, whether trying again may help, and whether an object is missing and nothing else."""
 
     text: str
     transient: bool = False
+    missing: bool = False
 
 
 # By what the error says, first match; the words are object_store's, S3's or the operating system's.
@@ -72,7 +77,7 @@ def explain(error: Exception, seconds: float) -> Told:
             tried = f" (tried for {seconds:.0f} s)" if transient and seconds >= 1 else ""
             return Told(f"{words}{tried}", transient)
     if isinstance(error, FileNotFoundError):
-        return Told("it isn't there")
+        return Told("it isn't there", missing=True)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Told("access denied; correct the credentials or their rights")
     # The rest of obstore's texts are the same once more, as Rust prints a value.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,8 +30,8 @@ ENCRYPTED = ".age"
 LOCAL = "local"
 """The namespace of databases that no object in a cluster stands for."""
 
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 _STAMP = "%Y%m%dT%H%M%SZ"
-_ID = re.compile(r"(\d{8}T\d{6}Z)-([a-z-]+)(?:-[a-z0-9]{1,8})?")
 # A Kubernetes name, or what `Origin.local` makes of a database's.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _IDENTIFIER = re.compile(r"\d{1,20}")
@@ -44,6 +45,9 @@ class Tier(StrEnum):
     MONTHLY = "monthly"
     ON_DEMAND = "on-demand"
     PRE_MIGRATION = "pre-migration"
+
+
+_ID = re.compile(rf"(\d{{8}}T\d{{6}}Z)-({'|'.join(Tier)})(?:-[a-z0-9]{{1,16}})?")
 
 
 class Format(StrEnum):
@@ -119,7 +123,7 @@ class Place:
     Attributes:
         origin: whose it is.
         tier: its tier.
-        id: its id, `20261122T030000Z-daily`: ids sort by time.
+        id: its id, `20261122T030000Z-daily-k3v9`: ids sort by time.
     """
 
     origin: Origin
@@ -144,23 +148,36 @@ def new_id(tier: Tier, now: datetime, existing: Iterable[str] = ()) -> str:
     Args:
         now: aware.
         existing: the ids of the database's backups in all repositories; others' are ignored.
+
+    The letters at its end keep two backups apart that begin in the same second.
     """
     moment = now.astimezone(UTC).replace(microsecond=0)
     for known in map(id_moment, existing):
         if known is not None and known >= moment:
             moment = known + timedelta(seconds=1)
-    return f"{moment:{_STAMP}}-{tier}"
+    return f"{moment:{_STAMP}}-{tier}-{token()}"
 
 
 def id_moment(text: str) -> datetime | None:
     """The moment in an id, by which ids sort; `None` if it is none of ours."""
     found = _ID.fullmatch(text)
-    if found is None or found[2] not in list(Tier):
+    if found is None:
         return None
     try:
         return datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
+
+
+def id_tier(text: str) -> Tier | None:
+    """The tier in an id; `None` if it is none of ours."""
+    found = _ID.fullmatch(text)
+    return Tier(found[2]) if found is not None else None
+
+
+def token() -> str:
+    """Four letters and digits that hardly come twice."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(4))
 
 
 def parse(path: str) -> tuple[Place, str] | None:
@@ -169,7 +186,7 @@ def parse(path: str) -> tuple[Place, str] | None:
     if len(parts) != 6:
         return None
     namespace, name, identifier, tier, id_, file = parts
-    if id_moment(id_) is None or not id_.endswith(f"-{tier}") or not _OURS.fullmatch(file):
+    if id_moment(id_) is None or id_tier(id_) != tier or not _OURS.fullmatch(file):
         return None
     try:
         return Place(Origin(namespace, name, identifier), Tier(tier), id_), file

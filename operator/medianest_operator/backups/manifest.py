@@ -114,7 +114,7 @@ class Manifest(_Document):
         roles: the ones that a restore with all owners and rights needs.
         extensions: their versions.
         database_bytes: `pg_database_size`.
-        keep_until: not removed before, whatever its tier says.
+        keep_until: kept until then, and no longer, whatever its tier says.
         files: all files with data.
         operator_version: who wrote this.
     """
@@ -153,7 +153,7 @@ class Manifest(_Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if layout.id_moment(self.id) is None or not self.id.endswith(f"-{self.tier}"):
+        if layout.id_moment(self.id) is None or layout.id_tier(self.id) is not self.tier:
             raise ValueError(f"{self.id!r} is no id of the tier {self.tier}")
         if len({file.name for file in self.files}) != len(self.files):
             raise ValueError("a file is there twice")

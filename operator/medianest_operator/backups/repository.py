@@ -20,13 +20,22 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import obstore
 
-from medianest_operator.backups.failures import RepositoryError, explain
+from medianest_operator.backups.failures import NotThereError, RepositoryError, explain
 
 if TYPE_CHECKING:
     from obstore import WritableFile
     from obstore.store import ObjectStore
 
-__all__ = ["CHUNK", "PART", "Repository", "RepositoryError", "StoredObject", "open_folder", "open_repository"]
+__all__ = [
+    "CHUNK",
+    "PART",
+    "NotThereError",
+    "Repository",
+    "RepositoryError",
+    "StoredObject",
+    "open_folder",
+    "open_repository",
+]
 
 CHUNK = 1 << 20
 """A good size of the pieces that are handed to `Repository.write`, bytes."""
@@ -236,7 +245,8 @@ class Repository:
             yield
         except (OSError, ValueError, obstore.exceptions.BaseError) as error:
             told = explain(error, time.monotonic() - began)
-            raise RepositoryError(self._at(path, verb, told.text), told.transient) from error
+            kind = NotThereError if told.missing else RepositoryError
+            raise kind(self._at(path, verb, told.text), told.transient) from error
 
     def _at(self, path: str, verb: str, text: str) -> str:
         what = f"{self._prefix}{path}".rstrip("/")
