@@ -11,7 +11,7 @@ import pytest
 
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.backups.repository import DirectoryRepository
+from medianest_operator.backups.repository import open_folder
 from medianest_operator.migrations.options import RunOptions, Workbench
 from medianest_operator.migrations.reasons import MigrationResult
 from medianest_operator.migrations.run import MigrationRun
@@ -127,7 +127,7 @@ def workbench(database: Database, folder: Path | None, user: str = "medianest_mi
     for path in (folder, *folder.parents):
         if path.stat().st_uid == os.getuid() and path.is_relative_to(tempfile.gettempdir()):
             path.chmod(path.stat().st_mode | 0o055)
-    return Workbench(environment, DirectoryRepository(folder / "backups"), scratch)
+    return Workbench(environment, open_folder(folder / "backups"), scratch)
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> Path:

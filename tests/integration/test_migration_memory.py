@@ -15,7 +15,7 @@ import pytest
 from integration.conftest import migrate
 from integration.postgres_server import Database
 from medianest_operator.backups import premigration
-from medianest_operator.backups.repository import DirectoryRepository, RepositoryError
+from medianest_operator.backups.repository import RepositoryError, open_folder
 from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.options import Rehearse, RunOptions
 from medianest_operator.migrations.source import Migration
@@ -153,8 +153,8 @@ class TestBackups:
         for day in range(1, 6):
             source.append(Migration.from_bytes(f"2026020{day}000000_n", b"SELECT 1"))
             taken.append(migrate(people, tuple(source), RunOptions(rehearse=Rehearse.NEVER), folder=tmp_path).backup)
-        repository = DirectoryRepository(tmp_path / "backups")
-        kept = [path for path in repository.list(premigration.PREFIX) if path.endswith(premigration.DATA)]
+        repository = open_folder(tmp_path / "backups")
+        kept = [item.path for item in repository.list(premigration.PREFIX) if item.path.endswith(premigration.DATA)]
         assert len(kept) == 3
         assert taken[-1] in kept
         assert set(kept) <= set(taken)
@@ -183,7 +183,7 @@ class TestBackups:
             dump.unlink()
         path = str(dump.relative_to(taken / "backups"))
         with pytest.raises(RepositoryError, match=path.rpartition("/")[0]):
-            list(premigration.read(DirectoryRepository(taken / "backups"), path))
+            list(premigration.read(open_folder(taken / "backups"), path))
 
     @pytest.fixture
     def full(self, tmp_path: Path) -> Iterator[Path]:

@@ -254,7 +254,7 @@ def _migrate(
     source: Path | None, options: RunOptions, wait: float, backup_dir: Path | None, work_dir: Path | None
 ) -> MigrationResult:
     from medianest_operator.agent.connect import ConnectError, connect, conninfo_from, libpq_environment
-    from medianest_operator.backups.repository import DirectoryRepository
+    from medianest_operator.backups.repository import open_folder
     from medianest_operator.migrations.reasons import MigrationResult, Reason
     from medianest_operator.migrations.run import MigrationRun
     from medianest_operator.migrations.source import SourceError
@@ -270,7 +270,7 @@ def _migrate(
         return MigrationResult.of(Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}")
     workbench = Workbench(
         environment=libpq_environment(connection),
-        repository=DirectoryRepository(backup_dir) if backup_dir else None,
+        repository=open_folder(backup_dir) if backup_dir else None,
         scratch=work_dir,
     )
     with connection:

@@ -74,7 +74,7 @@ def prune(repository: Repository, keep: int = KEEP, but: str | None = None) -> l
     Returns the paths that were removed.
     """
     found: dict[str, set[str]] = {}
-    for path in repository.list(PREFIX):
+    for path in (item.path for item in repository.list(PREFIX)):
         folder, _, name = path.rpartition("/")
         found.setdefault(folder, set()).add(name)
     whole = sorted(folder for folder, names in found.items() if MANIFEST in names)

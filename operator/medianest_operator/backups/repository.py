@@ -1,100 +1,294 @@
-"""Where backups are kept: a place that takes whole objects under a path, and gives them back.
+"""Where backups are kept: a folder or an S3-compatible bucket that takes whole objects and gives them back.
 
-What a migration needs of it is small: write a stream so that it is there whole or not at all, read it, list, delete.
+Both are spoken to through `obstore`, so there is one way to write, read, list and delete. What an object may hold has
+no bound in memory; in a bucket its size has one: 10,000 parts (Amazon S3 User Guide, "multipart upload limits").
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
+
+import obstore
+
+from medianest_operator.backups.failures import NotThereError, RepositoryError, explain
+
+if TYPE_CHECKING:
+    from obstore import WritableFile
+    from obstore.store import ObjectStore
+
+__all__ = [
+    "CHUNK",
+    "PART",
+    "NotThereError",
+    "Repository",
+    "RepositoryError",
+    "StoredObject",
+    "open_folder",
+    "open_repository",
+]
 
 CHUNK = 1 << 20
-_PARTIAL = ".partial"
+"""A good size of the pieces that are handed to `Repository.write`, bytes."""
+PART = 6 << 20
+"""What is sent to a bucket in one request, bytes: up to three of them are in memory."""
+UPLOADS = 2
+RANGE = 4 << 20
+"""What is asked of a repository in one request, bytes."""
+READ_AHEAD = 2
+# What object_store names a file that is being written, before it renames it.
+_UNFINISHED = re.compile(r"#\d+$")
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# A file system's own folder in its root, which only root may look into.
+_FOREIGN = "lost+found"
 
 
-class RepositoryError(Exception):
-    """The place can't be written or read; the text says what and why."""
+@dataclass(frozen=True, slots=True, order=True)
+class StoredObject:
+    """An object that is there whole.
 
-
-class Repository(Protocol):
-    """Objects under paths with slashes. An object appears whole, or not at all."""
-
-    def write(self, path: str, chunks: Iterable[bytes]) -> int:
-        """Store a stream and return its size in bytes; an exception out of `chunks` leaves nothing behind."""
-
-    def read(self, path: str) -> Iterator[bytes]:
-        """The object's bytes in pieces."""
-
-    def list(self, prefix: str) -> list[str]:
-        """The paths of the whole objects below a prefix, sorted."""
-
-    def delete(self, path: str) -> None:
-        """Remove an object; one that isn't there is no error."""
-
-
-class DirectoryRepository:
-    """A folder, which is what a mounted volume is.
-
-    Raises, from every method:
-        RepositoryError: the file system refuses (full, read-only, not mounted).
+    Attributes:
+        path: below the repository or its view.
+        size: bytes.
+        modified: when it was written, by the repository's own clock.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    path: str
+    size: int
+    modified: datetime
+
+
+_Objects: TypeAlias = list[StoredObject]
+_Places: TypeAlias = list[str]
+
+
+class Repository:
+    """Objects under paths with slashes. An object appears whole, or not at all.
+
+    Args:
+        name: what results call it.
+        url: for people; without secrets.
+        connect: makes the store, at the first use.
+        folder: where the objects are files.
+        prefix: of all paths, empty or with a slash at its end.
+
+    Raises, from every method:
+        RepositoryError: what went wrong, where, and what to do about it.
+    """
+
+    def __init__(
+        self, name: str, url: str, connect: Callable[[], ObjectStore], folder: Path | None = None, prefix: str = ""
+    ) -> None:
+        self.name = name
+        self.url = url
+        self._connect = connect
+        self._folder = folder
+        self._prefix = prefix
+        self._connected: ObjectStore | None = None
+
+    def __repr__(self) -> str:
+        return f"<Repository {self.name} {self.url}{self._prefix and '/' + self._prefix}>"
+
+    def below(self, prefix: str) -> Repository:
+        """A view of what lies under a prefix: its paths start there."""
+        view = Repository(self.name, self.url, self._store, self._folder, f"{self._key(prefix)}/")
+        view._connected = self._connected
+        return view
 
     def write(self, path: str, chunks: Iterable[bytes]) -> int:
-        target = self._root / path
-        partial = target.with_name(target.name + _PARTIAL)
+        """Store a stream and return its size in bytes.
+
+        Anything raised by `chunks` comes through, and then nothing is left behind: the file in the making is removed,
+        the upload in parts is given up. In a folder the object is on the disk when this returns, with the names of the
+        folders that lead to it.
+        """
+        key = self._key(path)
+        with self._told("write", path):
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            writer = obstore.open_writer(self._store(), key, buffer_size=PART, max_concurrency=UPLOADS)
         size = 0
-        with self._told(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                        size += len(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.rename(target)
-                _sync_folder(target.parent)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+        try:
+            for chunk in chunks:
+                with self._told("write", path):
+                    writer.write(chunk)
+                size += len(chunk)
+        except BaseException:
+            _abandon(writer)
+            raise
+        try:
+            with self._told("write", path):
+                writer.close()
+                if self._folder is not None:
+                    _put_on_disk(self._folder, key)
+        except BaseException:
+            # Whether the end of an upload in parts was heard is unknown then, and no such path is written twice.
+            if size > PART:
+                with suppress(RepositoryError):
+                    self.delete(path)
+            raise
         return size
 
     def read(self, path: str) -> Iterator[bytes]:
-        with self._told(path), (self._root / path).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+        """The object's bytes in pieces, a few of them read ahead.
 
-    def list(self, prefix: str) -> list[str]:
-        with self._told(prefix):
-            found = (self._root / prefix).rglob("*")
-            files = (item for item in found if item.is_file() and not item.name.endswith(_PARTIAL))
-            return sorted(str(item.relative_to(self._root)) for item in files)
+        Each piece is a request of its own, so that a connection that breaks costs one piece and not the whole.
+        """
+        key = self._key(path)
+        with self._told("read", path):
+            size = obstore.head(self._store(), key)["size"]
+
+        def fetch(start: int) -> bytes:
+            length = min(RANGE, size - start)
+            with self._told("read", path):
+                data = obstore.get_range(self._store(), key, start=start, length=length).to_bytes()
+            if len(data) != length:
+                raise RepositoryError(self._at(path, "read", "it became shorter while it was read"))
+            return data
+
+        if size <= RANGE:
+            if size:
+                yield fetch(0)
+            return
+        with ThreadPoolExecutor(READ_AHEAD, "read-ahead") as pool:
+            waiting: deque[Future[bytes]] = deque()
+            try:
+                for start in range(0, size, RANGE):
+                    waiting.append(pool.submit(fetch, start))
+                    if len(waiting) > READ_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def list(self, prefix: str = "") -> _Objects:
+        """The whole objects under a prefix, which ends at a slash of their paths; sorted by path.
+
+        A folder that isn't there yet has none.
+        """
+        key = self._key(prefix) if prefix else self._prefix.rstrip("/")
+        if self._folder is not None and not self._folder.is_dir():
+            return []
+        with self._told("list", prefix):
+            found = [
+                item for place in self._places(key) for batch in obstore.list(self._store(), place) for item in batch
+            ]
+        cut = len(self._prefix)
+        return sorted(StoredObject(item["path"][cut:], item["size"], item["last_modified"]) for item in found)
 
     def delete(self, path: str) -> None:
-        with self._told(path):
-            target = self._root / path
-            target.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                target.parent.rmdir()
+        """Remove an object; one that isn't there is no error."""
+        key = self._key(path)
+        if self._folder is not None and not self._folder.is_dir():
+            return
+        with self._told("delete", path), suppress(FileNotFoundError):
+            obstore.delete(self._store(), key)
 
-    @contextlib.contextmanager
-    def _told(self, path: str) -> Iterator[None]:
+    def unfinished(self, prefix: str = "") -> _Objects:
+        """Files under a prefix that were being written when their writer was killed, or still are; none in a bucket.
+
+        An upload in parts that nobody ends stays invisible in a bucket: a lifecycle rule of the bucket removes it
+        (`AbortIncompleteMultipartUpload`).
+        """
+        if self._folder is None:
+            return []
+        root = self._folder / (self._key(prefix) if prefix else self._prefix)
+        found = []
+        with self._told("list", prefix):
+            for file in root.rglob("*") if root.is_dir() else ():
+                if not _UNFINISHED.search(file.name):
+                    continue
+                with suppress(FileNotFoundError):
+                    state = file.stat()
+                    path = str(file.relative_to(self._folder))[len(self._prefix) :]
+                    found.append(StoredObject(path, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC)))
+        return sorted(found)
+
+    def discard(self, unfinished: StoredObject) -> None:
+        """Remove one of the `unfinished`."""
+        assert self._folder is not None
+        assert _UNFINISHED.search(unfinished.path)
+        with self._told("delete", unfinished.path):
+            (self._folder / f"{self._prefix}{unfinished.path}").unlink(missing_ok=True)
+
+    def _places(self, key: str) -> _Places:
+        """What to list: in a volume's root not the file system's own folder, which nobody may look into."""
+        if key or self._folder is None:
+            return [key]
+        return [place for place in obstore.list_with_delimiter(self._store())["common_prefixes"] if place != _FOREIGN]
+
+    def _store(self) -> ObjectStore:
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _key(self, path: str) -> str:
+        for segment in path.split("/"):
+            if not _SEGMENT.fullmatch(segment):
+                raise RepositoryError(self._at(path, "use", f"{segment!r} can't be a part of a path"))
+        return f"{self._prefix}{path}"
+
+    @contextmanager
+    def _told(self, verb: str, path: str) -> Iterator[None]:
+        began = time.monotonic()
         try:
             yield
-        except OSError as error:
-            raise RepositoryError(f"{path} in the backup volume: {error.strerror or error}") from error
+        except (OSError, ValueError, obstore.exceptions.BaseError) as error:
+            told = explain(error, time.monotonic() - began)
+            kind = NotThereError if told.missing else RepositoryError
+            raise kind(self._at(path, verb, told.text), told.transient) from error
+
+    def _at(self, path: str, verb: str, text: str) -> str:
+        what = f"{self._prefix}{path}".rstrip("/")
+        return f"repository {self.name} ({self.url}): can't {verb} {what or 'it'}: {text}"
 
 
-def _sync_folder(folder: Path) -> None:
-    """A new name is safe only once its folder is on the disk as well."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def open_folder(path: Path, name: str | None = None) -> Repository:
+    """A folder, such as a mounted volume; it is made at the first write."""
+    from medianest_operator.backups.locations import folder_store
+
+    return Repository(name or str(path), f"file://{path.absolute()}", lambda: folder_store(path), path)
+
+
+def open_repository(text: str) -> Repository:
+    """The repository of a command line: `NAME=URL` or `URL`, see `locations.parse`.
+
+    Raises:
+        RepositoryError: the text is no such location, or a file that it names can't be read.
+    """
+    from medianest_operator.backups.locations import parse, s3_store
+
+    location = parse(text)
+    if location.folder is not None:
+        return open_folder(location.folder, location.name)
+    prefix = f"{location.prefix}/" if location.prefix else ""
+    return Repository(location.name, location.url, lambda: s3_store(location), prefix=prefix)
+
+
+def _abandon(writer: WritableFile) -> None:
+    # The error that led here is the one to tell.
+    with suppress(OSError, obstore.exceptions.BaseError):
+        writer.__exit__(Exception, None, None)
+
+
+def _put_on_disk(folder: Path, key: str) -> None:
+    """A new name is safe only once its folder is on the disk as well, and that one's name in its own."""
+    file = folder / key
+    for path in (file, *file.parents):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if path == folder:
+            break

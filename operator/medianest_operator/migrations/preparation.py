@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from medianest_operator.backups import premigration
 from medianest_operator.backups.dump import DumpError, dump
-from medianest_operator.backups.repository import DirectoryRepository, Repository, RepositoryError
+from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
 from medianest_operator.migrations import rehearsal
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.checks import check_indexes, named_indexes
@@ -111,7 +111,7 @@ class Preparation:
             return self._workbench.repository
         if self._workbench.scratch is None or self._options.rehearse is Rehearse.NEVER:
             return None
-        return DirectoryRepository(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch))))
+        return open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch))))
 
     def _back_up(self, repository: Repository, exported: str) -> str:
         assert self._before is not None
