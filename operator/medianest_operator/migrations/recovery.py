@@ -73,8 +73,8 @@ def way_back(
     names = list(entry.plan["names"])
     fenced = entry.fence is not None
     backup = None
-    if workbench.repository is not None and entry.backup is not None:
-        backup = Backup(workbench.repository, entry.backup, workbench.environment)
+    if workbench.repositories and entry.backup is not None:
+        backup = Backup(workbench.repositories, entry.backup, workbench.environment)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]
