@@ -161,7 +161,6 @@ class Front:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.endpoint = ""
         self.seen: list[str] = []
-        self._parts: set[asyncio.Future[web.StreamResponse]] = set()
 
     def spoil(self, fault: Fault | None) -> None:
         """From now on."""
@@ -200,15 +199,7 @@ class Front:
         self.seen.append(f"{request.method} {request.rel_url}")
         if self._fault is not None and (answer := await self._fault(request)) is not None:
             return answer
-        if request.method == "DELETE":
-            # An upload that is given up while a part is on its way may keep that part (Amazon S3 API,
-            # AbortMultipartUpload); what becomes of it is not what is tested here.
-            await asyncio.gather(*self._parts, return_exceptions=True)
-            return await self._pass_on(request)
-        part = asyncio.ensure_future(self._pass_on(request))
-        self._parts.add(part)
-        part.add_done_callback(self._parts.discard)
-        return await asyncio.shield(part)
+        return await self._pass_on(request)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

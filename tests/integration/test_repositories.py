@@ -17,7 +17,6 @@ from integration.object_store import (
     ObjectStore,
     cut,
     free_port,
-    running_object_store,
     silence,
     status,
 )
@@ -30,23 +29,6 @@ from medianest_operator.backups.repository import (
     open_folder,
     open_repository,
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with running_object_store(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: ObjectStore) -> Bucket:
-    return server.bucket()
-
-
-@pytest.fixture
-def front(server: ObjectStore) -> Iterator[Front]:
-    with Front(server) as running:
-        yield running
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -266,8 +248,8 @@ class TestBucket:
         with pytest.raises(RepositoryError, match=f"{tmp_path}/AWS_ACCESS_KEY_ID: No such file"):
             bucket.open(credentials=str(tmp_path)).list()
 
-    def test_no_such_bucket(self, server: ObjectStore) -> None:
-        repository = Bucket(server, "nobody-made-it").open(IMPATIENT)
+    def test_no_such_bucket(self, object_store: ObjectStore) -> None:
+        repository = Bucket(object_store, "nobody-made-it").open(IMPATIENT)
         with pytest.raises(RepositoryError, match="there is no such bucket; create it") as caught:
             repository.write("a", [b"1"])
         assert not caught.value.transient
