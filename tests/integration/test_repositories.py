@@ -302,7 +302,7 @@ class TestBucket:
             lambda: list(repository.read("a/b")),
             lambda: repository.delete("a/b"),
         ):
-            with pytest.raises(RepositoryError, match="it did not answer in time") as caught:
+            with pytest.raises(RepositoryError, match="no answer came") as caught:
                 attempt()
             assert caught.value.transient
 
@@ -317,7 +317,7 @@ class TestBucket:
     def test_an_upload_whose_connections_always_break_leaves_nothing(self, bucket: Bucket, front: Front) -> None:
         repository = bucket.open(IMPATIENT, endpoint=front.endpoint)
         front.spoil(cut("PUT", after=2))
-        with pytest.raises(RepositoryError, match=r"the connection broke|it did not answer") as caught:
+        with pytest.raises(RepositoryError, match="no answer came") as caught:
             repository.write("a/data.dump", chunks(4 * PART))
         assert caught.value.transient
         assert (bucket.files, bucket.unfinished) == ([], [])
