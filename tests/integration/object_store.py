@@ -152,7 +152,7 @@ Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class Front:
-    """Stands before the server and passes requests on, unless its fault steps in."""
+    """Stands before the server, with its certificate, and passes requests on, unless its fault steps in."""
 
     def __init__(self, server: ObjectStore) -> None:
         self._server = server
@@ -186,10 +186,14 @@ class Front:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        own.load_cert_chain(
+            self._server.authority.with_name("server.crt"), self._server.authority.with_name("server.key")
+        )
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=own)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.endpoint = f"http://{host}:{port}"
+        self.endpoint = f"https://{host}:{port}"
 
     async def _stop(self) -> None:
         await self._runner.cleanup()

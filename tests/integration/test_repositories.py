@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from integration.object_store import (
     IMPATIENT,
@@ -37,6 +38,9 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
         return open_repository(f"main=file://{tmp_path}/backups")
     made: Bucket = request.getfixturevalue("bucket")
     return made.open()
+
+
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def chunks(size: int, piece: int = 1 << 20) -> Iterator[bytes]:
@@ -223,17 +227,48 @@ class TestBucket:
         assert "no-such-secret" not in str(caught.value)
 
     def test_unknown_key(self, bucket: Bucket, tmp_path: Path) -> None:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        for name in _KEYS:
             (tmp_path / name).write_text("somebody")
         with pytest.raises(RepositoryError, match="the server doesn't know the access key"):
             bucket.open(IMPATIENT, credentials=str(tmp_path)).list()
 
     def test_credentials_of_the_environment(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        for name in _KEYS:
             monkeypatch.setenv(name, (bucket.server.credentials / name).read_text().strip())
         repository = bucket.open(credentials="")
         repository.write("a", [b"1"])
         assert paths(repository) == ["a"]
+
+    def test_credentials_of_a_workload_identity(
+        self, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The pod's token is exchanged for credentials, as the cloud's webhook for service accounts prepares it."""
+        (tmp_path / "token").write_text("the-pods-token")
+        asked: list[str] = []
+
+        async def exchange(request: web.Request) -> web.StreamResponse | None:
+            if request.method == "PUT":
+                # The server knows no sessions; what it would be sent is what matters.
+                asked.append(request.headers["x-amz-security-token"])
+                return web.Response(headers={"ETag": '"1"'})
+            asked.append(request.query["WebIdentityToken"])
+            parts = {
+                "AccessKeyId": "for-an-hour",
+                "SecretAccessKey": "secret",
+                "SessionToken": "session",
+                "Expiration": "2999-01-01T00:00:00Z",
+            }
+            inner = "".join(f"<{name}>{value}</{name}>" for name, value in parts.items())
+            result = f"<AssumeRoleWithWebIdentityResult><Credentials>{inner}</Credentials>"
+            text = f"<AssumeRoleWithWebIdentityResponse>{result}</AssumeRoleWithWebIdentityResult>"
+            return web.Response(text=f"{text}</AssumeRoleWithWebIdentityResponse>", content_type="text/xml")
+
+        front.spoil(exchange)
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/backups")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front.endpoint)
+        bucket.open(IMPATIENT, endpoint=front.endpoint, credentials="").write("a", [b"1"])
+        assert asked == ["the-pods-token", "session"]
 
     def test_credentials_of_a_folder_are_not_mixed_with_the_environments(
         self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
