@@ -161,6 +161,9 @@ class Front:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.endpoint = ""
         self.seen: list[str] = []
+        """Requests in the order in which they came."""
+        self.done: list[str] = []
+        """Those that were passed on, in the order in which the server answered."""
 
     def spoil(self, fault: Fault | None) -> None:
         """From now on."""
@@ -203,16 +206,19 @@ class Front:
         self.seen.append(f"{request.method} {request.rel_url}")
         if self._fault is not None and (answer := await self._fault(request)) is not None:
             return answer
-        return await self._pass_on(request)
+        return await self.pass_on(request)
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """The server's own answer."""
         body = await request.read()
         # The signature covers the Host header, so that it has to stay.
         async with self._session.request(
             request.method, f"{self._server.endpoint}{request.raw_path}", headers=request.headers, data=body
         ) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in ("transfer-encoding", "connection")}
-            return web.Response(status=answer.status, headers=kept, body=await answer.read())
+            content = await answer.read()
+        self.done.append(f"{request.method} {request.rel_url}")
+        return web.Response(status=answer.status, headers=kept, body=content)
 
 
 def status(code: int, name: str = "InternalError", method: str = "", query: str = "") -> Fault:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import threading
@@ -202,7 +204,8 @@ class TestFolder:
             assert not caught.value.transient
             assert [path for path in folder.rglob("*") if path.is_file()] == []
         finally:
-            subprocess.run(["umount", folder], check=True)
+            # Also where a writer that went wrong still holds a file open.
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 class TestBucket:
@@ -340,6 +343,33 @@ class TestBucket:
             with pytest.raises(RepositoryError, match="no answer came") as caught:
                 attempt()
             assert caught.value.transient
+
+    def test_an_upload_is_given_up_after_the_part_that_is_on_its_way(self, bucket: Bucket, front: Front) -> None:
+        """The other way round the part would stay for ever."""
+        given_up, under_way = asyncio.Event(), threading.Event()
+
+        async def fault(request: web.Request) -> web.StreamResponse | None:
+            if request.method == "DELETE":
+                answer = await front.pass_on(request)
+                given_up.set()
+                return answer
+            if request.query.get("partNumber") == "2":
+                await request.read()
+                under_way.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(given_up.wait(), 1)
+            return None
+
+        def failing() -> Iterator[bytes]:
+            yield bytes(2 * PART)
+            under_way.wait(30)
+            raise KeyError("the dump")
+
+        front.spoil(fault)
+        with pytest.raises(KeyError, match="the dump"):
+            bucket.open(endpoint=front.endpoint).write("a/data.dump", failing())
+        assert [line.partition(" ")[0] for line in front.done] == ["POST", "PUT", "PUT", "DELETE"]
+        assert bucket.unfinished == []
 
     def test_an_upload_survives_connections_that_break(self, bucket: Bucket, front: Front) -> None:
         repository = bucket.open(IMPATIENT, endpoint=front.endpoint)
