@@ -26,6 +26,7 @@ from medianest_operator.backups.manifest import File, Manifest, Verification
 from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
 from medianest_operator.backups.store import Content, DamagedError, Result, cleanup, fetch, store
 from medianest_operator.migrations.evidence import application_catalog
+from medianest_operator.schema import bundled_migrations
 
 ORIGIN = Origin("media", "medianest", "7300000000000000001")
 OTHER = Origin("media", "medianest", "7300000000000000002")
@@ -427,6 +428,33 @@ class TestDatabase:
         # One that is gone is made up for by the other.
         repositories[0].delete(backup.place.file("manifest.json"))
         assert b"".join(premigration.read(repositories, path)).startswith(b"PGDMP")
+
+    def test_a_migration_backs_up_where_its_command_line_says(
+        self, people: Database, tmp_path: Path, bucket: Bucket
+    ) -> None:
+        (tmp_path / "source").mkdir()
+        for migration in bundled_migrations():
+            (tmp_path / "source" / f"{migration.name}.sql").write_text(migration.sql)
+        (tmp_path / "source" / "20260101120000_next.sql").write_text("CREATE TABLE notes (id text)")
+        result = tmp_path / "result.json"
+        command = [
+            *(sys.executable, "-m", "medianest_operator.agent", "migrate", "--source", str(tmp_path / "source")),
+            *("--rehearse", "Never", "--repository", f"main=file://{tmp_path}/backups", "--repository", bucket.text()),
+            *("--result-file", str(result), "--namespace", "media"),
+        ]
+        environment = ENVIRONMENT | people.environment()
+        wrong = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (wrong.returncode, "give --namespace and --name together" in wrong.stderr) == (1, True), wrong.stderr
+        done = subprocess.run(
+            [*command, "--name", "medianest"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        for repository in (open_folder(tmp_path / "backups"), bucket.open()):
+            backup = Catalog.read(repository).choose("latest")
+            assert (backup.place.origin.namespace, backup.place.origin.name) == ("media", "medianest")
+            assert backup.place.file("data.dump") == json.loads(result.read_text())["backup"]
+            assert backup.manifest is not None
+            assert backup.manifest.rows["users"] == 3
 
     def test_no_repository_no_backup(self, people: Database, bucket: Bucket, front: Front, tmp_path: Path) -> None:
         failing = bucket.open(IMPATIENT, endpoint=front.endpoint)
