@@ -13,10 +13,11 @@ from medianest_operator.api import status as api
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.controller.client import ApiError
-from medianest_operator.controller.kinds import BACKUP, CLAIM, CRON_JOB, JOB, SECRET
+from medianest_operator.controller.kinds import BACKUP, CLAIM, CRON_JOB, DATABASE, JOB, SECRET
 from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent
 from medianest_operator.observability import metrics
+from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue, stamp
 from medianest_operator.reconcile.context import Pod, Run, Services
@@ -246,6 +247,15 @@ class _Asked:
             whom = self._manifest | {"kind": naming.BACKUP_KIND}
             kind: Literal["Normal", "Warning"] = "Warning" if phase is BackupPhase.FAILED else "Normal"
             await self._services.recorder.record(whom, kind, reason, message)
+            if kind == "Warning":
+                self._warn(reason, message)
+
+    def _warn(self, reason: Reason, message: str) -> None:
+        metadata = self._manifest["metadata"]
+        database = self._services.cache.get(DATABASE, metadata["namespace"], self._manifest["spec"]["database"])
+        if database is not None:
+            told = Message(metadata["namespace"], metadata["name"], naming.BACKUP_KIND, reason, message)
+            self._services.notifier.warn(database, told)
 
 
 def _conditions(

@@ -17,6 +17,7 @@ from medianest_operator.controller.kinds import DATABASE
 from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent, ReconcileError, Transient
 from medianest_operator.observability import metrics
+from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres import parameters
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.reconcile import (
@@ -205,6 +206,9 @@ class DatabaseReconciler:
         self._services.cache.put(DATABASE, live)
         for transition in transitions(previous, built):
             await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
+            if transition.kind == "Warning":
+                told = Message(*key, naming.KIND, transition.reason, transition.message)
+                self._services.notifier.warn(database, told)
 
     def _next_look(self, run: Run, found: Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
