@@ -68,6 +68,8 @@ PASSING = {
     "Ready", "Creating", "Scaling", "FailingOver", "Restarting", "Updating", "Configuring", "GrowingVolumes",
     "WaitingForReplicas", "Deleting", "Hibernated", "Hibernating", "Paused", "PrimaryServing", "UpToDate", "Migrating",
     "Unknown", "IndexesHealthy", "HardeningApplied", "HardeningApplying", "HardeningWaiting",
+    "BackupsHealthy", "NoBackupYet", "BackupsSuspended", "Restoring", "Importing", "BackupPending", "BackupRunning",
+    "BackupSucceeded",
 }  # fmt: skip
 """Reasons that pass by themselves, or that the spec asks for."""
 
