@@ -127,7 +127,7 @@ def workbench(database: Database, folder: Path | None, user: str = "medianest_mi
     for path in (folder, *folder.parents):
         if path.stat().st_uid == os.getuid() and path.is_relative_to(tempfile.gettempdir()):
             path.chmod(path.stat().st_mode | 0o055)
-    return Workbench(environment, open_folder(folder / "backups"), scratch)
+    return Workbench(environment, (open_folder(folder / "backups"),), scratch)
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> Path:

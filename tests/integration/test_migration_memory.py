@@ -154,19 +154,21 @@ class TestBackups:
             source.append(Migration.from_bytes(f"2026020{day}000000_n", b"SELECT 1"))
             taken.append(migrate(people, tuple(source), RunOptions(rehearse=Rehearse.NEVER), folder=tmp_path).backup)
         repository = open_folder(tmp_path / "backups")
-        kept = [item.path for item in repository.list(premigration.PREFIX) if item.path.endswith(premigration.DATA)]
+        kept = [item.path for item in repository.list() if item.path.endswith(premigration.DATA)]
         assert len(kept) == 3
         assert taken[-1] in kept
         assert set(kept) <= set(taken)
         for path in kept:
-            assert list(premigration.read(repository, path))
+            assert list(premigration.read([repository], path))
 
     def test_the_manifest_says_what_is_in_it(self, taken: Path) -> None:
         [manifest] = (taken / "backups").rglob("manifest.json")
         document = json.loads(manifest.read_text())
-        assert document["version"] == "20250905150611_add_password_hash_to_users"
+        assert document["schema_version"] == "20250905150611_add_password_hash_to_users"
         assert document["rows"]["users"] == 3
-        assert document["bytes"] == (manifest.parent / "data.dump").stat().st_size
+        assert document["files"][0]["bytes"] == (manifest.parent / "data.dump").stat().st_size
+        assert document["origin"]["namespace"] == "local"
+        assert {"medianest", "medianest_app"} <= {role["name"] for role in document["roles"]}
 
     @pytest.mark.parametrize("damage", ["flipped", "cut", "manifest", "gone"])
     def test_damage_is_found(self, taken: Path, damage: str) -> None:
@@ -183,7 +185,7 @@ class TestBackups:
             dump.unlink()
         path = str(dump.relative_to(taken / "backups"))
         with pytest.raises(RepositoryError, match=path.rpartition("/")[0]):
-            list(premigration.read(open_folder(taken / "backups"), path))
+            list(premigration.read([open_folder(taken / "backups")], path))
 
     @pytest.fixture
     def full(self, tmp_path: Path) -> Iterator[Path]:
@@ -195,7 +197,7 @@ class TestBackups:
         yield from _mounted(tmp_path, "ro,size=1m")
 
     @pytest.mark.parametrize(
-        ("place", "words"), [("full", "No space left on device"), ("read_only", "Read-only file system")]
+        ("place", "words"), [("full", "no space is left"), ("read_only", "the file system is read-only")]
     )
     def test_no_backup_no_run(self, people: Database, place: str, words: str, request: pytest.FixtureRequest) -> None:
         folder: Path = request.getfixturevalue(place)
@@ -222,7 +224,7 @@ def test_restore_that_fails_keeps_writers_off_until_the_next_run_has_finished_it
 
     def hide_backup(line: str) -> None:
         if line.startswith("restoring "):
-            shutil.move(tmp_path / "backups" / "pre-migration", hidden)
+            shutil.move(tmp_path / "backups" / "local", hidden)
 
     result = migrate(people, plus(COMMITS), ONCE, folder=tmp_path, report=hide_backup)
     assert (result.outcome, result.reason) == ("Transient", "RollbackUnfinished"), result
@@ -230,7 +232,7 @@ def test_restore_that_fails_keeps_writers_off_until_the_next_run_has_finished_it
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         people.execute("SELECT 1", user="medianest_app")
 
-    shutil.move(hidden, tmp_path / "backups" / "pre-migration")
+    shutil.move(hidden, tmp_path / "backups" / "local")
     lines: list[str] = []
     assert migrate(people, plus("SELECT 1"), ONCE, folder=tmp_path, report=lines.append).outcome == "Applied"
     assert "undone by restore: catalog, row counts and contents equal those before (proved)" in lines

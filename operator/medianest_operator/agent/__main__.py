@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -104,9 +105,17 @@ def migrate(
         str, typer.Option(help="How long to wait for another run to end.", metavar="DURATION")
     ] = "10s",
     connect_timeout: ConnectTimeoutOption = "60s",
-    backup_dir: Annotated[
-        Path | None, typer.Option(help="Where the pre-migration backup goes: a mounted volume. None without it.")
+    repository: Annotated[
+        list[str] | None,
+        typer.Option(help="Where the pre-migration backup goes: NAME=URL, file:// or s3://. None without it."),
     ] = None,
+    backup_dir: Annotated[
+        Path | None, typer.Option(help="The same for a folder, such as a mounted volume: --repository file://DIR.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="The MediaNestDatabase's, under which its backups lie; `local` without it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The MediaNestDatabase's name.")] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
     ] = None,
@@ -136,7 +145,7 @@ def migrate(
     _check_source_options(source, bundled)
     _stop_on_sigterm()
     try:
-        result = _migrate(source, options, wait, backup_dir, work_dir)
+        result = _migrate(source, options, wait, _workbench(repository or [], backup_dir, work_dir, namespace, name))
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
     _finish(result, result_file)
@@ -250,11 +259,8 @@ def main() -> None:
         sys.exit({_TYPER_USAGE: EXIT_FAILED, _TEMPORARY: EXIT_TRANSIENT}.get(code, code))
 
 
-def _migrate(
-    source: Path | None, options: RunOptions, wait: float, backup_dir: Path | None, work_dir: Path | None
-) -> MigrationResult:
+def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: Workbench) -> MigrationResult:
     from medianest_operator.agent.connect import ConnectError, connect, conninfo_from, libpq_environment
-    from medianest_operator.backups.repository import open_folder
     from medianest_operator.migrations.reasons import MigrationResult, Reason
     from medianest_operator.migrations.run import MigrationRun
     from medianest_operator.migrations.source import SourceError
@@ -268,14 +274,32 @@ def _migrate(
         connection = connect(conninfo, wait, _say, "migrate")
     except ConnectError as error:
         return MigrationResult.of(Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}")
-    workbench = Workbench(
-        environment=libpq_environment(connection),
-        repository=open_folder(backup_dir) if backup_dir else None,
-        scratch=work_dir,
-    )
+    workbench = replace(workbench, environment=libpq_environment(connection))
     with connection:
         connection.add_notice_handler(lambda diag: _say(f"{diag.severity}: {diag.message_primary}"))
         return MigrationRun(connection, migrations, options, _say, workbench).run()
+
+
+def _workbench(
+    repositories: list[str], backup_dir: Path | None, work_dir: Path | None, namespace: str | None, name: str | None
+) -> Workbench:
+    from medianest_operator.backups.repository import RepositoryError, open_folder, open_repository
+
+    if (namespace is None) != (name is None):
+        raise typer.BadParameter("give --namespace and --name together")
+    try:
+        opened = [open_repository(text) for text in repositories]
+    except RepositoryError as error:
+        raise typer.BadParameter(str(error)) from error
+    if backup_dir is not None:
+        opened.append(open_folder(backup_dir))
+    if len({repository.name for repository in opened}) != len(opened):
+        raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
+    return Workbench(
+        repositories=tuple(opened),
+        scratch=work_dir,
+        database=(namespace, name) if namespace is not None and name is not None else None,
+    )
 
 
 def _load(source: Path | None) -> tuple[Migration, ...]:

@@ -1,89 +1,147 @@
-"""The backup that a migration takes of what it is about to change.
+"""The backup that a migration takes of what it is about to change: the tier `pre-migration` of the common layout.
 
-`pre-migration/<UTC time>-<run>/data.dump` with a `manifest.json` beside it that is written last: a backup without its
-manifest doesn't exist.
+It is never encrypted, because the way back has to be open without anybody's private key.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
-from medianest_operator.backups.repository import Repository, RepositoryError
+from medianest_operator.backups import layout, retention
+from medianest_operator.backups.catalog import Catalog, remove
+from medianest_operator.backups.facts import DatabaseFacts, catalog_content, pg_dump_version
+from medianest_operator.backups.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.manifest import File, Manifest, ManifestError, operator_version
+from medianest_operator.backups.repository import NotThereError, Repository, RepositoryError
+from medianest_operator.backups.store import Content, cleanup, fetch, store
+from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
 
-PREFIX = "pre-migration"
-DATA = "data.dump"
-MANIFEST = "manifest.json"
+DATA = Format.CUSTOM.file_name
 KEEP = 3
 """How many of them stay."""
 
 
-def take(repository: Repository, chunks: Iterable[bytes], run: str, facts: Mapping[str, Any]) -> str:
-    """Store a dump and then its manifest; returns the backup's path, the dump's own.
+@dataclass(frozen=True)
+class Observed:
+    """What was seen on the snapshot that is dumped.
 
-    Args:
-        run: an id of the migration run.
-        facts: what the manifest is to say of the snapshot that was dumped: fingerprint, rows, version.
+    Attributes:
+        facts: of the database.
+        catalog: its definitions.
+        rows: of each table.
+        sequences: the last value of each, and whether it was called.
+        schema_version: the newest applied migration.
+    """
+
+    facts: DatabaseFacts
+    catalog: SchemaCatalog
+    rows: Mapping[str, int]
+    sequences: Mapping[str, tuple[int, bool]]
+    schema_version: str | None = None
+
+
+def take(
+    repositories: Sequence[Repository],
+    origin: Origin,
+    chunks: Iterable[bytes],
+    observed: Observed,
+    report: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Store a dump; returns the path of its data, the same in every repository.
+
+    One repository that has it is enough to go back; the others' failures are reported.
 
     Raises:
-        RepositoryError: it can't be stored; what was written of it is removed.
+        RepositoryError: no repository has it; nothing of it is left.
         DumpError: out of `chunks`; likewise.
     """
-    folder = f"{PREFIX}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{run[:8]}"
-    digest = hashlib.sha256()
-
-    def counted() -> Iterator[bytes]:
-        for chunk in chunks:
-            digest.update(chunk)
-            yield chunk
-
-    path = f"{folder}/{DATA}"
-    size = repository.write(path, counted())
-    document = {**facts, "run": run, "bytes": size, "sha256": digest.hexdigest(), "format": "pg_dump custom"}
-    text = json.dumps(document, indent=1, sort_keys=True, default=str)
-    try:
-        repository.write(f"{folder}/{MANIFEST}", [text.encode()])
-    except RepositoryError:
-        repository.delete(path)
-        raise
-    return path
+    began = datetime.now(UTC)
+    known = [id_ for repository in repositories for id_ in _ids(repository, origin)]
+    place = Place(origin, Tier.PRE_MIGRATION, layout.new_id(Tier.PRE_MIGRATION, began, known))
+    contents = [Content(Format.CUSTOM, chunks), catalog_content(observed.catalog)]
+    results = store(repositories, place, contents, partial(_manifest, place, began, observed))
+    failures = [result for result in results.values() if not result.ok]
+    if len(failures) == len(results):
+        text = "; ".join(failure.message for failure in failures)
+        raise RepositoryError(text, any(failure.transient for failure in failures))
+    for failure in failures:
+        report(f"warning: not backed up there: {failure.message}")
+    return place.file(DATA)
 
 
-def read(repository: Repository, path: str) -> Iterator[bytes]:
-    """A backup's dump.
+def read(repositories: Sequence[Repository], path: str) -> Iterator[bytes]:
+    """A backup's dump, from the first repository that has it.
 
     Raises:
         RepositoryError: it isn't there, or it is not what the manifest says.
     """
-    folder = path.rpartition("/")[0]
-    manifest = json.loads(b"".join(repository.read(f"{folder}/{MANIFEST}")))
-    digest = hashlib.sha256()
-    for chunk in repository.read(path):
-        digest.update(chunk)
-        yield chunk
-    if digest.hexdigest() != manifest["sha256"]:
-        raise RepositoryError(f"{path} is damaged: its SHA-256 is not the manifest's")
+    repository, manifest = _find(repositories, path)
+    file = manifest.file(Format.CUSTOM)
+    if file is None:
+        raise RepositoryError(f"{path} is damaged: its manifest doesn't know it")
+    yield from fetch(repository, manifest.place, file)
 
 
-def prune(repository: Repository, keep: int = KEEP, but: str | None = None) -> list[str]:
-    """Remove all but the newest backups, and what never got a manifest; never the one at `but`.
+def prune(repository: Repository, origin: Origin, keep: int = KEEP, but: str | None = None) -> list[str]:
+    """Remove all but the newest of them, and what never got a manifest; never the one at `but`.
 
     Returns the paths that were removed.
+
+    Raises:
+        RepositoryError: the repository can't be listed, or something in it can't be removed.
     """
-    found: dict[str, set[str]] = {}
-    for path in (item.path for item in repository.list(PREFIX)):
-        folder, _, name = path.rpartition("/")
-        found.setdefault(folder, set()).add(name)
-    whole = sorted(folder for folder, names in found.items() if MANIFEST in names)
-    current = but.rpartition("/")[0] if but else None
-    doomed = {folder for folder in found if folder not in whole} | set(whole[:-keep])
-    removed = []
-    for folder in sorted(doomed - {current}):
-        # The manifest goes first: from then on there is no such backup.
-        for name in sorted(found[folder], key=lambda name: name != MANIFEST):
-            repository.delete(f"{folder}/{name}")
-            removed.append(f"{folder}/{name}")
+    removed = cleanup(repository, origin)
+    current = [but.split("/")[-2]] if but else []
+    backups = Catalog.read(repository, origin).backups
+    for removal in retention.plan(backups, datetime.now(UTC), {}, {Tier.PRE_MIGRATION: keep}, current):
+        if removal.backup.tier is Tier.PRE_MIGRATION:
+            removed += remove(repository, removal.backup)
     return removed
+
+
+def _ids(repository: Repository, origin: Origin) -> Iterator[str]:
+    """One that can't be listed says so when it is written to."""
+    try:
+        objects = repository.list(origin.prefix)
+    except RepositoryError:
+        return
+    for item in objects:
+        if (parsed := layout.parse(item.path)) is not None:
+            yield parsed[0].id
+
+
+def _find(repositories: Sequence[Repository], path: str) -> tuple[Repository, Manifest]:
+    manifest = f"{path.rpartition('/')[0]}/{layout.MANIFEST}"
+    missing: RepositoryError | None = None
+    for repository in repositories:
+        try:
+            return repository, Manifest.parse(b"".join(repository.read(manifest)))
+        except NotThereError as error:
+            missing = missing or error
+        except ManifestError as error:
+            missing = RepositoryError(f"{manifest} is damaged: {error}")
+        except RepositoryError as error:
+            # One that can't be asked at the moment may well have it.
+            missing = error
+    raise missing or RepositoryError(f"there is no repository to read {path} from")
+
+
+def _manifest(place: Place, began: datetime, observed: Observed, files: tuple[File, ...]) -> Manifest:
+    return Manifest(
+        id=place.id,
+        tier=place.tier,
+        origin=place.origin,
+        taken_at=began,
+        finished_at=datetime.now(UTC),
+        pg_dump_version=pg_dump_version(),
+        schema_version=observed.schema_version,
+        fingerprint=observed.catalog.fingerprint(),
+        rows=dict(observed.rows),
+        sequences=dict(observed.sequences),
+        files=files,
+        operator_version=operator_version(),
+        **observed.facts.for_manifest(),
+    )

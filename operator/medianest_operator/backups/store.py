@@ -123,6 +123,29 @@ def _spread(content: Content, uploads: Sequence[Upload]) -> File:
     return File(name=name, format=content.format, bytes=size, sha256=digest.hexdigest(), encrypted=content.encrypted)
 
 
+class DamagedError(RepositoryError):
+    """What is stored is not what was stored."""
+
+
+def fetch(repository: Repository, place: Place, file: File) -> Iterator[bytes]:
+    """The stored bytes of one of a backup's files; at the end it is sure that they are those that were stored.
+
+    Raises:
+        DamagedError: they aren't, which may come after most of them.
+        RepositoryError: it can't be read.
+    """
+    path = place.file(file.name)
+    digest, size = hashlib.sha256(), 0
+    for chunk in repository.read(path):
+        digest.update(chunk)
+        size += len(chunk)
+        yield chunk
+    if size != file.bytes:
+        raise DamagedError(f"{path} is damaged: it has {size} bytes, not the manifest's {file.bytes}")
+    if digest.hexdigest() != file.sha256:
+        raise DamagedError(f"{path} is damaged: its SHA-256 is not the manifest's")
+
+
 class _Abandoned(Exception):
     """The stream ended early."""
 

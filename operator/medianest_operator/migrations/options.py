@@ -6,8 +6,11 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medianest_operator.backups.repository import Repository
+if TYPE_CHECKING:
+    # The controller reads the options too, and never a repository.
+    from medianest_operator.backups.repository import Repository
 
 
 class OnFailure(enum.StrEnum):
@@ -79,10 +82,12 @@ class Workbench:
     Attributes:
         environment: libpq's variables that lead to the same server and database, for PostgreSQL's own programs and for
             the session that watches.
-        repository: where the pre-migration backup goes; without one there is no backup and no rehearsal with data.
+        repositories: where the pre-migration backup goes; without one there is no backup.
+        database: namespace and name of the MediaNestDatabase that the backup is of; without them it is a local one.
         scratch: a folder for a throwaway server; without one there is no rehearsal.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
-    repository: Repository | None = None
+    repositories: tuple[Repository, ...] = ()
     scratch: Path | None = None
+    database: tuple[str, str] | None = None

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 
 from medianest_operator.backups import premigration
 from medianest_operator.backups.dump import DumpError, dump
+from medianest_operator.backups.facts import read_facts
+from medianest_operator.backups.layout import Origin
 from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
 from medianest_operator.migrations import rehearsal
 from medianest_operator.migrations.apply import Failure
@@ -43,7 +45,7 @@ class Preparation:
         self._clock = work.clock
         self._report = work.report
         # Without a table there is nothing yet that a migration could harm, and so nothing to keep.
-        self._repository = self._choose_repository(not work.tables, stack)
+        self._repositories = self._choose_repositories(not work.tables, stack)
         self._backup: str | None = None
         self._before: Evidence | None = None
 
@@ -60,10 +62,10 @@ class Preparation:
         with snapshot(self._connection) as exported:
             with self._clock.timed("observe"):
                 self._before = read_evidence(self._connection, contents)
-            if self._repository is not None:
+            if self._repositories:
                 with self._clock.timed("backup"):
-                    self._backup = self._back_up(self._repository, exported)
-        if self._repository is not None and self._repository is self._workbench.repository:
+                    self._backup = self._back_up(exported)
+        if self._repositories and self._repositories is self._workbench.repositories:
             self._entry.backup = self._backup
             self._report(f"backed up to {self._backup}")
         return self._before
@@ -103,32 +105,39 @@ class Preparation:
         summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
         return done, summary
 
-    def _choose_repository(self, is_empty: bool, stack: ExitStack) -> Repository | None:
+    def _choose_repositories(self, is_empty: bool, stack: ExitStack) -> tuple[Repository, ...]:
         """Where the backup goes: for a rehearsal alone, the scratch space will do."""
         if is_empty and self._options.rehearse is not Rehearse.ALWAYS:
-            return None
-        if self._workbench.repository is not None and not is_empty:
-            return self._workbench.repository
+            return ()
+        if self._workbench.repositories and not is_empty:
+            return self._workbench.repositories
         if self._workbench.scratch is None or self._options.rehearse is Rehearse.NEVER:
-            return None
-        return open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch))))
+            return ()
+        return (open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch)))),)
 
-    def _back_up(self, repository: Repository, exported: str) -> str:
+    def _back_up(self, exported: str) -> str:
         assert self._before is not None
-        facts = {
-            "version": self._entry.plan.get("version"),
-            "fingerprint": self._before.fingerprint,
-            "rows": dict(self._before.rows),
-            "sequences": {name: list(value) for name, value in self._before.sequences.items()},
-        }
+        facts = read_facts(self._connection)
+        origin = (
+            Origin(*self._workbench.database, facts.system_identifier)
+            if self._workbench.database
+            else Origin.local(facts.dbname, facts.system_identifier)
+        )
+        version = self._entry.plan.get("version")
+        before = self._before
+        observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
         try:
             chunks = dump(self._workbench.environment, exported)
-            path = premigration.take(repository, chunks, str(self._entry.id), facts)
-            premigration.prune(repository, but=path)
+            path = premigration.take(self._repositories, origin, chunks, observed, self._report)
         except (RepositoryError, DumpError, ThrowawayError) as error:
             raise RunError(
                 Reason.BACKUP_FAILED, f"The pre-migration backup failed: {error}. Nothing was changed; trying again."
             ) from error
+        for repository in self._repositories:
+            try:
+                premigration.prune(repository, origin, but=path)
+            except RepositoryError as error:
+                self._report(f"warning: older backups stay: {error}")
         return path
 
     def _choose_data(self) -> tuple[bool, str | None]:
@@ -151,9 +160,9 @@ class Preparation:
         """Restore the backup next to this process; a backup that can't be restored is none."""
         assert self._before is not None
         scratch = self._workbench.scratch
-        if scratch is None or self._repository is None or self._backup is None:
+        if scratch is None or self._backup is None:
             raise rehearsal.CopyError("there is no room for a copy")
-        chunks = premigration.read(self._repository, self._backup)
+        chunks = premigration.read(self._repositories, self._backup)
         info = self._connection.info
         return rehearsal.make_copy(
             scratch,

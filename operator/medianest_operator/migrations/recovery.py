@@ -67,14 +67,14 @@ def way_back(
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
-    connection, repository = work.connection, work.workbench.repository
+    connection = work.connection
     session.roll_back(connection)
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     fenced = entry.fence is not None
     backup = None
-    if repository is not None and entry.backup is not None:
-        backup = Backup(repository, entry.backup, work.workbench.environment)
+    if work.workbench.repositories and entry.backup is not None:
+        backup = Backup(work.workbench.repositories, entry.backup, work.workbench.environment)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]

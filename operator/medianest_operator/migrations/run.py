@@ -217,7 +217,7 @@ class MigrationRun:
         work = self._work
         if undo.fenced and work.tables:
             problem = obstacle(work.connection)
-            if problem is None and undo.strategy is Strategy.RESTORE and work.workbench.repository is None:
+            if problem is None and undo.strategy is Strategy.RESTORE and not work.workbench.repositories:
                 problem = "no place for a backup was given"
             if problem:
                 raise RunError(

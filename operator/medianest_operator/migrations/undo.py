@@ -43,12 +43,12 @@ class Undone:
 class Backup:
     """The pre-migration backup, and how to reach the server with PostgreSQL's own programs."""
 
-    repository: Repository
+    repositories: Sequence[Repository]
     path: str
     environment: Mapping[str, str]
 
     def read(self) -> Iterator[bytes]:
-        return premigration.read(self.repository, self.path)
+        return premigration.read(self.repositories, self.path)
 
 
 class Undo:
