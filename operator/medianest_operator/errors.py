@@ -1,4 +1,4 @@
-"""How a reconcile ends when it can't finish: each kind says what happens next."""
+"""How a reconcile, or a run, ends when it can't finish: each kind says what happens next."""
 
 
 class ReconcileError(Exception):
@@ -16,3 +16,7 @@ class Transient(ReconcileError):
 
 class Permanent(ReconcileError):
     """Only a change of the spec (or of what it names) helps: the object is Stalled until then."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop. psycopg cancels a running query on KeyboardInterrupt, hence the base."""

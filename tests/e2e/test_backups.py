@@ -170,6 +170,7 @@ def test_repository_that_fails_is_named_and_the_other_has_the_backup(kube: Kube)
 def test_what_keeps_backups_from_being_taken_is_told_before_they_fail(kube: Kube) -> None:
     bucket = make_bucket(kube)
     kube.database("db", backup={"repositories": [bucket.repository()]})
+    kube.wait_ready("db")
     message = healthy(kube, "False", "BackupMisconfigured")["message"]
     assert "there is no Secret s3-" in message
     bucket.secrets(kube)

@@ -12,16 +12,15 @@ A wrong command line exits 1 as well, where click by itself would exit 2: no ret
 
 from __future__ import annotations
 
-import re
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from medianest_operator.agent.backup import register as register_backups
+from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
 from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
 
 if TYPE_CHECKING:
@@ -33,34 +32,16 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_TRANSIENT = 2
-# What typer itself exits with for a wrong command line, and what the commands raise instead of EXIT_TRANSIENT so that
-# the two stay apart until `main` maps them (75 is BSD's EX_TEMPFAIL).
+# What typer itself exits with for a wrong command line.
 _TYPER_USAGE = 2
-_TEMPORARY = 75
-
-_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
 
 app = typer.Typer(
     name="medianest-dbctl",
-    help="Migrations, plan, hardening, indexes and catalog of a MediaNest database.",
+    help="Migrations, plan, hardening, indexes, catalog and backups of a MediaNest database.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-def duration(text: str) -> int:
-    """Milliseconds of a duration such as `10s`, `1m30s`, `500ms` or `0`.
-
-    Raises:
-        typer.BadParameter: not a duration.
-    """
-    if text == "0":
-        return 0
-    parts = re.findall(r"(\d+)(ms|min|s|m|h)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise typer.BadParameter(f"{text!r} is not a duration; write 10s, 1m30s or 500ms")
-    return sum(int(number) * _MILLISECONDS[unit] for number, unit in parts)
 
 
 SourceOption = Annotated[
@@ -126,7 +107,7 @@ def migrate(
     result_file: ResultFileOption = None,
 ) -> None:
     """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
-    from medianest_operator.migrations.execute import Interrupted
+    from medianest_operator.errors import Interrupted
     from medianest_operator.migrations.reasons import MigrationResult, Reason
 
     options = RunOptions(
@@ -143,7 +124,7 @@ def migrate(
     )
     wait = duration(connect_timeout) / 1000
     _check_source_options(source, bundled)
-    _stop_on_sigterm()
+    stop_on_sigterm()
     try:
         result = _migrate(source, options, wait, _workbench(repository or [], backup_dir, work_dir, namespace, name))
     except Interrupted:
@@ -178,7 +159,7 @@ def plan(
             result = make_plan(migrations, read_history(connection), target)
             findings = lint(result.pending, read_table_sizes(connection) if result.pending else {})
     except psycopg.Error as error:
-        _fail(f"the plan could not be made: {error}", _TEMPORARY)
+        _fail(f"the plan could not be made: {error}", TEMPORARY)
     _say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
     if result.blocker is not None or any(finding.severity is Severity.REFUSED for finding in findings):
         raise typer.Exit(EXIT_FAILED)
@@ -193,11 +174,11 @@ def harden(
 ) -> None:
     """Add and remove the operator's own indexes, constraints, columns and policies, as the options want."""
     from medianest_operator.agent.harden import harden as run
+    from medianest_operator.errors import Interrupted
     from medianest_operator.hardening.result import HardeningResult, Reason
-    from medianest_operator.migrations.execute import Interrupted
 
     wait = duration(connect_timeout) / 1000
-    _stop_on_sigterm()
+    stop_on_sigterm()
     try:
         result = run(options, app_role, wait, _say)
     except Interrupted:
@@ -216,7 +197,7 @@ def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
         try:
             settled = recovery.settle(connection, Journal(connection))
         except RunError as error:
-            _fail(f"not settled: {error}", _TEMPORARY)
+            _fail(f"not settled: {error}", TEMPORARY)
     _say(f"settled {settled}" if settled else "nothing to settle")
 
 
@@ -250,13 +231,16 @@ def catalog(
     _say(found.fingerprint() if fingerprint else found.to_json())
 
 
+register_backups(app)
+
+
 def main() -> None:
     """The entry point; a wrong command line exits 1, because 2 means "try again" to the Jobs."""
     try:
         app()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-        sys.exit({_TYPER_USAGE: EXIT_FAILED, _TEMPORARY: EXIT_TRANSIENT}.get(code, code))
+        sys.exit({_TYPER_USAGE: EXIT_FAILED, TEMPORARY: EXIT_TRANSIENT}.get(code, code))
 
 
 def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: Workbench) -> MigrationResult:
@@ -327,7 +311,7 @@ def _connect_or_exit(timeout: str, purpose: str) -> Connection[Any]:
     except ValueError as error:
         _fail(f"DATABASE_URL: {error}", EXIT_FAILED)
     except ConnectError as error:
-        _fail(f"no connection within {wait:g} s: {error}", _TEMPORARY)
+        _fail(f"no connection within {wait:g} s: {error}", TEMPORARY)
 
 
 def _check_source_options(source: Path | None, bundled: bool) -> None:
@@ -340,20 +324,7 @@ def _finish(result: MigrationResult | HardeningResult, result_file: Path | None)
     if result_file is not None:
         result_file.write_text(result.to_json(), encoding="utf-8")
     code = result.outcome.exit_code
-    raise typer.Exit(_TEMPORARY if code == EXIT_TRANSIENT else code)
-
-
-def _stop_on_sigterm() -> None:
-    from medianest_operator.migrations.execute import Interrupted
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        # Once is enough: a second signal must not cut the roll-back short.
-        for ignored in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(ignored, signal.SIG_IGN)
-        raise Interrupted
-
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, stop)
+    raise typer.Exit(TEMPORARY if code == EXIT_TRANSIENT else code)
 
 
 def _say(line: str) -> None:

@@ -181,7 +181,7 @@ class Catalog:
         tiers: dict[str, Any] = {}
         for backup in complete:
             count = tiers.get(backup.tier, {}).get("count", 0) + 1
-            tiers[backup.tier.value] = {"count": count, "last": backup.id, "takenAt": _stamp(backup.taken_at)}
+            tiers[backup.tier.value] = {"count": count, "last": _stamp(backup.taken_at), "backup": backup.id}
         summary: dict[str, Any] = {
             "count": len(complete),
             "bytes": sum(backup.bytes for backup in complete),
@@ -189,7 +189,7 @@ class Catalog:
         }
         verified = [backup for backup in complete if backup.is_verified]
         if verified and (verification := verified[-1].verification) is not None:
-            summary["verified"] = {
+            summary["lastVerified"] = {
                 "backup": verified[-1].id,
                 "at": _stamp(verification.at),
                 "seconds": verification.seconds,

@@ -41,7 +41,8 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
     (r"NotValidForName", "the server's certificate is for another name; correct `endpoint`, or the certificate", False),
     (r"invalid peer certificate|CertificateExpired|CertNotValidYet",
      "the server's certificate is not good (expired, or not yet valid?)", False),
-    (r"InvalidAccessKeyId", "the server doesn't know the access key; correct the credentials", False),
+    (r"InvalidAccessKeyId|XAdminUserNotFound",
+     "the server doesn't know the access key; correct the credentials", False),
     (r"SignatureDoesNotMatch", "the secret key is wrong (or the clocks differ); correct the credentials", False),
     (r"RequestTimeTooSkewed", "this machine's clock and the server's differ too much", False),
     (r"ExpiredToken|TokenRefreshRequired", "the credentials have expired", True),
@@ -59,7 +60,7 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
     (r"50[024] |InternalError", "the server fails", True),
     (r"Connection refused|os error 111\b|tcp connect error", "nothing listens there, or it can't be reached", True),
     (r"timed out|deadline has elapsed|TimedOut", "it did not answer in time", True),
-    (r"error sending request|connection closed|Connection reset|IncompleteMessage|HTTP error|BodyDecode|body",
+    (r"error sending request|connection closed|Connection reset|IncompleteMessage|HTTP error",
      "the connection broke", True),
     (r"NoSuchUpload", "the upload was given up by the server", True),
 )  # fmt: skip
@@ -72,14 +73,17 @@ def explain(error: Exception, seconds: float) -> Told:
         seconds: how long the store tried, which is told where trying again is up to the caller.
     """
     text = str(error)
+    told = re.search(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?", text)
+    if isinstance(error, FileNotFoundError) and (told is None or told[1] == "NoSuchKey"):
+        return Told("it isn't there", missing=True)
     for pattern, words, transient in _KNOWN:
         if re.search(pattern, text):
             tried = f" (tried for {seconds:.0f} s)" if transient and seconds >= 1 else ""
             return Told(f"{words}{tried}", transient)
-    if isinstance(error, FileNotFoundError):
-        return Told("it isn't there", missing=True)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Told("access denied; correct the credentials or their rights")
+    if told is not None:
+        return Told(f"the server says {told[1]}" + (f": {told[2]}" if told[2] else ""))
     # The rest of obstore's texts are the same once more, as Rust prints a value.
     first = text.partition("\n")[0].strip() or type(error).__name__
     return Told(first[:300], transient=isinstance(error, exceptions.GenericError | TimeoutError | ConnectionError))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,8 +23,10 @@ import obstore
 from medianest_operator.backups.failures import NotThereError, RepositoryError, explain
 
 if TYPE_CHECKING:
-    from obstore import WritableFile
+    from obstore import ObjectMeta, WritableFile
     from obstore.store import ObjectStore
+
+    from medianest_operator.backups.locations import Patience
 
 __all__ = [
     "CHUNK",
@@ -68,7 +70,6 @@ class StoredObject:
 
 
 _Objects: TypeAlias = list[StoredObject]
-_Places: TypeAlias = list[str]
 
 
 class Repository:
@@ -93,14 +94,17 @@ class Repository:
         self._connect = connect
         self._folder = folder
         self._prefix = prefix
+        # The url tells it already.
+        self._told_prefix = prefix
         self._connected: ObjectStore | None = None
 
     def __repr__(self) -> str:
-        return f"<Repository {self.name} {self.url}{self._prefix and '/' + self._prefix}>"
+        return f"<Repository {self.name} {self.url}/{self._prefix.removeprefix(self._told_prefix)}>"
 
     def below(self, prefix: str) -> Repository:
         """A view of what lies under a prefix: its paths start there."""
         view = Repository(self.name, self.url, self._store, self._folder, f"{self._key(prefix)}/")
+        view._told_prefix = self._told_prefix
         view._connected = self._connected
         return view
 
@@ -180,9 +184,7 @@ class Repository:
         if self._folder is not None and not self._folder.is_dir():
             return []
         with self._told("list", prefix):
-            found = [
-                item for place in self._places(key) for batch in obstore.list(self._store(), place) for item in batch
-            ]
+            found = list(self._listed(key))
         cut = len(self._prefix)
         return sorted(StoredObject(item["path"][cut:], item["size"], item["last_modified"]) for item in found)
 
@@ -221,11 +223,16 @@ class Repository:
         with self._told("delete", unfinished.path):
             (self._folder / f"{self._prefix}{unfinished.path}").unlink(missing_ok=True)
 
-    def _places(self, key: str) -> _Places:
-        """What to list: in a volume's root not the file system's own folder, which nobody may look into."""
-        if key or self._folder is None:
-            return [key]
-        return [place for place in obstore.list_with_delimiter(self._store())["common_prefixes"] if place != _FOREIGN]
+    def _listed(self, key: str) -> Iterator[ObjectMeta]:
+        places = [key]
+        if not key and self._folder is not None:
+            # Not a volume's own folder in its root, which nobody may look into.
+            root = obstore.list_with_delimiter(self._store())
+            yield from root["objects"]
+            places = [place for place in root["common_prefixes"] if place != _FOREIGN]
+        for place in places:
+            for batch in obstore.list(self._store(), place):
+                yield from batch
 
     def _store(self) -> ObjectStore:
         if self._connected is None:
@@ -249,7 +256,7 @@ class Repository:
             raise kind(self._at(path, verb, told.text), told.transient) from error
 
     def _at(self, path: str, verb: str, text: str) -> str:
-        what = f"{self._prefix}{path}".rstrip("/")
+        what = f"{self._prefix}{path}".removeprefix(self._told_prefix).rstrip("/")
         return f"repository {self.name} ({self.url}): can't {verb} {what or 'it'}: {text}"
 
 
@@ -260,8 +267,11 @@ def open_folder(path: Path, name: str | None = None) -> Repository:
     return Repository(name or str(path), f"file://{path.absolute()}", lambda: folder_store(path), path)
 
 
-def open_repository(text: str) -> Repository:
+def open_repository(text: str, patience: Patience | None = None) -> Repository:
     """The repository of a command line: `NAME=URL` or `URL`, see `locations.parse`.
+
+    Args:
+        patience: how long a bucket's server may take; `None` is right but for tests.
 
     Raises:
         RepositoryError: the text is no such location, or a file that it names can't be read.
@@ -269,6 +279,8 @@ def open_repository(text: str) -> Repository:
     from medianest_operator.backups.locations import parse, s3_store
 
     location = parse(text)
+    if patience is not None:
+        location = replace(location, patience=patience)
     if location.folder is not None:
         return open_folder(location.folder, location.name)
     prefix = f"{location.prefix}/" if location.prefix else ""

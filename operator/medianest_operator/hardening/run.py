@@ -16,6 +16,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from medianest_operator.api.hardening import Hardening
+from medianest_operator.errors import Interrupted
 from medianest_operator.hardening.naming import Option
 from medianest_operator.hardening.objects import allowed_values, check_name, qualified
 from medianest_operator.hardening.plan import (
@@ -32,7 +33,7 @@ from medianest_operator.hardening.plan import (
 from medianest_operator.hardening.result import HardeningResult, OptionResult, OptionState, Reason, reason_of
 from medianest_operator.hardening.state import read_state
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.execute import Interrupted, ServerError
+from medianest_operator.migrations.execute import ServerError
 from medianest_operator.migrations.reasons import Outcome
 
 LOCK_POLL = 0.25

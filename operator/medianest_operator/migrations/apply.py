@@ -18,9 +18,10 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
+from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations import session
-from medianest_operator.migrations.execute import Interrupted, ScriptOutcome, ServerError, run_script
+from medianest_operator.migrations.execute import ScriptOutcome, ServerError, run_script
 from medianest_operator.migrations.explain import describe_failure, prisma_logs, reason_for
 from medianest_operator.migrations.options import RunOptions
 from medianest_operator.migrations.parts import Part, Planned

@@ -6,8 +6,7 @@ held off a digest of every table's content, cover the data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -19,6 +18,7 @@ from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.migrations.reasons import first_three
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
+from medianest_operator.postgres.contents import read_sequences
 
 # Tables that hold rows of their own, in the application's schemas; the history is the run's own book-keeping.
 _TABLES: LiteralString = """
@@ -34,15 +34,6 @@ SELECT n.nspname, c.relname,
                       AND d.deptype = 'e')
  ORDER BY 1, 2
 """
-
-_SEQUENCES: LiteralString = """
-SELECT n.nspname, c.relname
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind = 'S' AND c.relpersistence <> 't'
-   AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
- ORDER BY 1, 2
-"""
-
 
 _DATABASE_RIGHTS = ("grants", "", "database")
 
@@ -135,32 +126,6 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
             if contents:
                 digests[name] = row[1]
     return Evidence(application_catalog(connection), rows, digests, read_sequences(connection))
-
-
-def read_sequences(connection: Connection[Any]) -> dict[str, tuple[int, bool]]:
-    """Where each sequence stands, by its quoted name with its schema."""
-    found: dict[str, tuple[int, bool]] = {}
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        for schema, name in cursor.execute(_SEQUENCES, (naming.JOURNAL_SCHEMA,)).fetchall():
-            identifier = sql.Identifier(schema, name)
-            query = sql.SQL("SELECT last_value, is_called FROM {}").format(identifier)
-            row = cursor.execute(query).fetchone()
-            assert row is not None
-            found[identifier.as_string(None)] = (row[0], row[1])
-    return found
-
-
-@contextmanager
-def snapshot(connection: Connection[Any]) -> Iterator[str]:
-    """A transaction that sees one moment, and the name under which pg_dump can see the same one."""
-    connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    try:
-        row = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-        assert row is not None
-        yield str(row[0])
-    finally:
-        if not connection.broken and not connection.closed:
-            connection.execute("ROLLBACK")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,14 @@ from psycopg import Connection
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from medianest_operator.errors import Interrupted
+
 # SQLSTATE of a cancelled query, PostgreSQL manual, appendix A.
 QUERY_CANCELED = "57014"
 # How long an interrupted run waits for the server to confirm the cancellation.
 CANCEL_TIMEOUT = 10.0
 # TLS may hold bytes that the socket no longer shows as readable; look for them this often, seconds.
 LOOK_AGAIN = 2.0
-
-
-class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop. psycopg cancels a running query on KeyboardInterrupt, hence the base."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from medianest_operator.migrations import rehearsal
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.checks import check_indexes, named_indexes
 from medianest_operator.migrations.errors import ADVICE, RunError
-from medianest_operator.migrations.evidence import Evidence, read_evidence, snapshot
+from medianest_operator.migrations.evidence import Evidence, read_evidence
 from medianest_operator.migrations.journal import Step
 from medianest_operator.migrations.options import Rehearse
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
 from medianest_operator.migrations.reasons import Outcome, Reason, Rehearsal
 from medianest_operator.migrations.work import Work
+from medianest_operator.postgres.contents import snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."

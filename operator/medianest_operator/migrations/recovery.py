@@ -67,14 +67,14 @@ def way_back(
         psycopg.OperationalError: the connection is lost; likewise.
     """
     started = time.monotonic()
-    connection = work.connection
+    connection, workbench = work.connection, work.workbench
     session.roll_back(connection)
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     fenced = entry.fence is not None
     backup = None
-    if work.workbench.repositories and entry.backup is not None:
-        backup = Backup(work.workbench.repositories, entry.backup, work.workbench.environment)
+    if workbench.repositories and entry.backup is not None:
+        backup = Backup(workbench.repositories, entry.backup, workbench.environment)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]

@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg
 
+from medianest_operator.errors import Interrupted
 from medianest_operator.migrations.apply import Failure
 from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
-from medianest_operator.migrations.execute import Interrupted
 from medianest_operator.migrations.halt import halt
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.parts import Strategy

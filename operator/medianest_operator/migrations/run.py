@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations import session
 from medianest_operator.migrations.admission import refusal
@@ -28,7 +29,6 @@ from medianest_operator.migrations.checks import (
 )
 from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.execute import Interrupted
 from medianest_operator.migrations.fence import Fence, FenceError, lift_fence, observe, obstacle, raise_fence
 from medianest_operator.migrations.journal import Ending, Step
 from medianest_operator.migrations.lint import Severity, lint, read_table_sizes

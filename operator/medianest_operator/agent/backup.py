@@ -1,0 +1,301 @@
+"""The commands around backups: take, list, verify and restore them, and bring in a running server's database."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
+
+if TYPE_CHECKING:
+    from medianest_operator.backups.finding import Wanted
+    from medianest_operator.backups.layout import Format, Tier
+    from medianest_operator.backups.repository import Repository
+    from medianest_operator.backups.result import Result
+
+_SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+RepositoryOption = Annotated[
+    list[str],
+    typer.Option(
+        "--repository",
+        help="Where backups lie, several times for several: NAME=file:///folder, or"
+        " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file.",
+        metavar="NAME=URL",
+    ),
+]
+NamespaceOption = Annotated[str, typer.Option(help="Of the MediaNestDatabase that the backups are of.")]
+NameOption = Annotated[str, typer.Option(help="The MediaNestDatabase's name.")]
+IdentifierOption = Annotated[
+    str, typer.Option(help="PostgreSQL's own of the server, where several had the name.", metavar="NUMBER")
+]
+WorkDirOption = Annotated[Path, typer.Option(help="Room for the dump and, for a verification, for its copy.")]
+IdentityOption = Annotated[
+    Path | None, typer.Option(help="File with age's private key, where backups are encrypted.", metavar="FILE")
+]
+ResultFileOption = Annotated[
+    Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
+]
+ConnectTimeoutOption = Annotated[
+    str, typer.Option(help="How long to wait for the server to let us in.", metavar="DURATION")
+]
+WhichOption = Annotated[str, typer.Option("--backup", help="latest, latest-verified, or an id.")]
+JobsOption = Annotated[int, typer.Option(help="Connections that restore at the same time.", min=1, max=16)]
+
+backups_app = typer.Typer(name="backups", help="What backups there are.", no_args_is_help=True)
+
+
+def backup(
+    repository: RepositoryOption,
+    tier: Annotated[str, typer.Option(help="daily, weekly, monthly or on-demand.")] = "on-demand",
+    namespace: NamespaceOption = "",
+    name: NameOption = "",
+    replica_host: Annotated[
+        str | None, typer.Option(help="Host that leads to replicas: one in sync is dumped.")
+    ] = None,
+    recipient: Annotated[list[str] | None, typer.Option(help="Encrypt for this public key of age, age1....")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="custom, plain or schema, several times for several.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="How long a tier's backups stay: daily=7d.", metavar="TIER=SPAN")
+    ] = None,
+    keep_until: Annotated[
+        str | None, typer.Option(help="How long this one stays, 2026-12-24T18:00:00Z.", metavar="TIME")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Restore it once, and compare.")] = False,
+    work_dir: Annotated[Path | None, typer.Option(help="Room for the verification.")] = None,
+    identity_file: IdentityOption = None,
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: ResultFileOption = None,
+) -> None:
+    """Back the database up into all repositories, then remove what is too old. Connects as `migrate` does."""
+    from medianest_operator.backups.run import BackupOptions, BackupRun
+    from medianest_operator.backups.verifying import verify_taken
+
+    if verify and work_dir is None:
+        raise typer.BadParameter("--verify needs --work-dir")
+    if (namespace == "") != (name == ""):
+        raise typer.BadParameter("give --namespace and --name together")
+    options = BackupOptions(
+        tier=_tier(tier),
+        database=(namespace, name) if namespace else None,
+        formats=_formats(format),
+        recipients=_recipients(recipient or []),
+        keep=dict(_keep(text) for text in keep or []),
+        keep_until=_moment(keep_until) if keep_until else None,
+        replica_host=replica_host,
+        conninfo=_conninfo(),
+        wait=duration(connect_timeout) / 1000,
+    )
+    opened = open_repositories(repository)
+    identities = _identities(identity_file)
+    stop_on_sigterm()
+    run = BackupRun(opened, options, _say)
+    result = run.run()
+    if verify and work_dir is not None and run.origin is not None:
+        verify_taken(run.origin, opened, result, work_dir, identities, _say)
+    run.clean_up(result)
+    _finish(result, result_file)
+
+
+@backups_app.command("list")
+def list_backups(
+    repository: RepositoryOption,
+    namespace: NamespaceOption = "",
+    name: NameOption = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
+) -> None:
+    """List the backups of repositories, also those that are damaged or incomplete."""
+    from medianest_operator.agent.backup_list import as_json, as_table
+    from medianest_operator.backups.finding import Wanted, look
+
+    if output not in ("table", "json"):
+        raise typer.BadParameter("--output is table or json")
+    problems: list[str] = []
+    found = look(open_repositories(repository), Wanted(namespace, name), problems.append)
+    if output == "json":
+        _say(as_json(found))
+    else:
+        as_table(found, sys.stdout)
+    for line in problems:
+        typer.echo(line, err=True)
+    if found.failures:
+        raise typer.Exit(TEMPORARY if found.transient else 1)
+
+
+def verify(
+    repository: RepositoryOption,
+    work_dir: WorkDirOption,
+    namespace: NamespaceOption = "",
+    name: NameOption = "",
+    system_identifier: IdentifierOption = "",
+    which: WhichOption = "latest",
+    identity_file: IdentityOption = None,
+    result_file: ResultFileOption = None,
+) -> None:
+    """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
+    from medianest_operator.backups.verify import VerifyOptions, VerifyRun
+
+    options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, _identities(identity_file))
+    opened = open_repositories(repository)
+    stop_on_sigterm()
+    _finish(VerifyRun(opened, options, _say).run(), result_file)
+
+
+def restore(
+    repository: RepositoryOption,
+    work_dir: WorkDirOption,
+    namespace: NamespaceOption = "",
+    name: NameOption = "",
+    system_identifier: IdentifierOption = "",
+    which: WhichOption = "latest",
+    identity_file: IdentityOption = None,
+    jobs: JobsOption = 2,
+    create: Annotated[bool, typer.Option("--create", help="Make the database first; refused where it exists.")] = False,
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: ResultFileOption = None,
+) -> None:
+    """Restore a backup into an empty database, and compare it with the manifest. PGDATABASE names the database."""
+    from medianest_operator.backups.restore import RestoreOptions, RestoreRun
+
+    options = RestoreOptions(
+        wanted=_wanted(namespace, name, system_identifier),
+        which=which,
+        work=work_dir,
+        identities=_identities(identity_file),
+        jobs=jobs,
+        create=create,
+        conninfo=_conninfo(),
+        wait=duration(connect_timeout) / 1000,
+    )
+    opened = open_repositories(repository)
+    stop_on_sigterm()
+    _finish(RestoreRun(opened, options, _say).run(), result_file)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (backup, verify, restore):
+        app.command()(command)
+    app.add_typer(backups_app)
+
+
+def open_repositories(texts: Sequence[str]) -> list[Repository]:
+    """The repositories of a command line.
+
+    Raises:
+        typer.BadParameter: a text is none, or two have the same name.
+    """
+    from medianest_operator.backups.repository import RepositoryError, open_repository
+
+    try:
+        opened = [open_repository(text) for text in texts]
+    except RepositoryError as error:
+        raise typer.BadParameter(str(error)) from error
+    if len({item.name for item in opened}) != len(opened):
+        raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
+    return opened
+
+
+def span(text: str) -> timedelta:
+    """`7d`, `12h`, `1d12h`.
+
+    Raises:
+        typer.BadParameter: it isn't one.
+    """
+    parts = re.findall(r"(\d+)(s|m|h|d|w)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"{text!r} is not a span of time; write 7d or 12h")
+    return timedelta(seconds=sum(int(number) * _SPAN[unit] for number, unit in parts))
+
+
+def _keep(text: str) -> tuple[Tier, timedelta]:
+    tier, separator, kept = text.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"{text!r} is not TIER=SPAN, such as daily=7d")
+    return _tier(tier), span(kept)
+
+
+def _tier(text: str) -> Tier:
+    from medianest_operator.backups.layout import Tier
+
+    try:
+        return Tier(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no tier; known: {', '.join(Tier)}") from None
+
+
+def _formats(texts: list[str] | None) -> tuple[Format, ...]:
+    from medianest_operator.backups.layout import Format
+
+    known = (Format.CUSTOM, Format.PLAIN, Format.SCHEMA)
+    chosen = tuple(dict.fromkeys(texts or [Format.CUSTOM]))
+    for text in chosen:
+        if text not in known:
+            raise typer.BadParameter(f"{text!r} is no format; known: {', '.join(known)}")
+    return tuple(Format(text) for text in chosen)
+
+
+def _recipients(texts: list[str]) -> list[str]:
+    if not texts:
+        return []
+    from medianest_operator.backups.encryption import EncryptionError, check_recipient
+
+    try:
+        return [check_recipient(text) for text in texts]
+    except EncryptionError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _identities(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [path.read_text(encoding="utf-8")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--identity-file {path}: {error}") from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 2026-12-24T18:00:00Z") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no time zone; write 2026-12-24T18:00:00Z")
+    return moment
+
+
+def _wanted(namespace: str, name: str, system_identifier: str) -> Wanted:
+    from medianest_operator.backups.finding import Wanted
+
+    return Wanted(namespace, name, system_identifier)
+
+
+def _conninfo() -> str:
+    from medianest_operator.agent.connect import conninfo_from
+
+    try:
+        return conninfo_from()
+    except ValueError as error:
+        raise typer.BadParameter(f"DATABASE_URL: {error}") from error
+
+
+def _finish(result: Result, result_file: Path | None) -> NoReturn:
+    code = result.outcome.exit_code
+    _say(result.message if code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
+    if result_file is not None:
+        result_file.write_text(result.to_json(), encoding="utf-8")
+    raise typer.Exit({2: TEMPORARY}.get(code, code))
+
+
+def _say(line: Any) -> None:
+    print(line if isinstance(line, str) else json.dumps(line), flush=True)

@@ -1,0 +1,201 @@
+"""The proof that a backup can be restored: it is, into a throwaway server, and compared and checked there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from medianest_operator.backups import amcheck
+from medianest_operator.backups.archive import Archive, downloaded
+from medianest_operator.backups.catalog import Backup, Catalog, write_verification
+from medianest_operator.backups.filling import fill, inspect, plan
+from medianest_operator.backups.finding import Wanted, choose, look
+from medianest_operator.backups.manifest import Manifest, Verification
+from medianest_operator.backups.proof import compare, read_contents
+from medianest_operator.backups.repository import Repository, RepositoryError
+from medianest_operator.backups.restore import MAINTENANCE, check_version, create_database
+from medianest_operator.backups.result import Reason, Result, RunFailure, cut
+from medianest_operator.errors import Interrupted
+from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
+
+JOBS = 2
+# Beside this process and pg_restore in the same container, whose memory is small.
+_SETTINGS = {
+    "shared_buffers": "16MB",
+    "maintenance_work_mem": "16MB",
+    "max_wal_size": "256MB",
+    "max_connections": "12",
+}
+# What speaks of the backup itself; everything else, of the place where it was tried.
+_OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
+_WORDS = {
+    "rolsuper": ("SUPERUSER", ""),
+    "rolinherit": ("", "NOINHERIT"),
+    "rolcreaterole": ("CREATEROLE", ""),
+    "rolcreatedb": ("CREATEDB", ""),
+    "rolcanlogin": ("LOGIN", ""),
+    "rolbypassrls": ("BYPASSRLS", ""),
+}
+
+
+@dataclass
+class Stages:
+    """How long each part took, seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - began, 2)
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What is asked for.
+
+    Attributes:
+        wanted: whose backup.
+        which: `latest`, `latest-verified` or an id.
+        work: a folder with room for the dump and the restored database.
+        identities: age's private keys.
+        now: the clock.
+    """
+
+    wanted: Wanted
+    which: str
+    work: Path
+    identities: Sequence[str] = ()
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class VerifyRun:
+    """Verifies one backup.
+
+    Args:
+        repositories: where it may be.
+        report: called with a line of text now and then.
+    """
+
+    def __init__(
+        self, repositories: Sequence[Repository], options: VerifyOptions, report: Callable[[str], None] = print
+    ) -> None:
+        self._repositories = repositories
+        self._options = options
+        self._report = report
+        self._more: dict[str, Any] = {}
+
+    def run(self) -> Result:
+        """Verify; nothing is raised but what a bug raises."""
+        stages = Stages()
+        try:
+            result = self._verify(stages)
+        except RunFailure as failure:
+            result = Result.failure(failure)
+        except Interrupted:
+            stopped = RunFailure(Reason.INTERRUPTED, "The verification was asked to stop; it says nothing.", True)
+            result = Result.failure(stopped)
+        result.more = {**self._more, "seconds": stages.seconds, **result.more}
+        return result
+
+    def _verify(self, stages: Stages) -> Result:
+        found = look(self._repositories, self._options.wanted, self._report)
+        for catalog in found.catalogs:
+            self._more.setdefault("catalog", {})[catalog.repository.name] = catalog.summary()
+        repository, backup = _least_verified(choose(found, self._options.which))
+        self._more |= {"backup": backup.id, "repository": repository.name}
+        failure: RunFailure | None = None
+        began = time.monotonic()
+        try:
+            message = self._try(repository, backup, stages)
+        except RunFailure as error:
+            if error.reason not in _OF_BACKUP or error.transient:
+                raise
+            failure, message = error, error.message
+        seconds = time.monotonic() - began
+        verification = Verification.of(failure is None, self._options.now(), seconds, cut(message), stages.seconds)
+        noted = self._note(repository, backup, verification)
+        if failure is not None:
+            return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{backup.id} is not good: {message}{noted}"))
+        return Result.success(f"Verified {backup.id} of {repository.name}: {message}{noted}")
+
+    def _note(self, repository: Repository, backup: Backup, verification: Verification) -> str:
+        try:
+            write_verification(repository, backup, verification)
+            catalog = Catalog.read(repository, backup.place.origin)
+        except RepositoryError as error:
+            return f" That could not be noted: {error}"
+        self._more["catalog"][repository.name] = catalog.summary()
+        return ""
+
+    def _try(self, repository: Repository, backup: Backup, stages: Stages) -> str:
+        manifest = backup.manifest
+        assert manifest is not None
+        check_version(manifest)
+        work = self._options.work
+        with downloaded(repository, backup, work, self._options.identities, self._report) as archive:
+            stages.seconds["download"] = round(archive.seconds, 2)
+            try:
+                with throwaway_server(work, settings=_SETTINGS) as server:
+                    return self._look_at(server, manifest, archive, stages)
+            except ThrowawayError as error:
+                raise RunFailure(Reason.NO_ROOM, f"{work}: {error}") from error
+            except psycopg.Error as error:
+                text = " ".join(str(error).split())
+                raise RunFailure(Reason.INTERNAL_ERROR, f"The throwaway server gave up: {text}", True) from error
+
+    def _look_at(self, server: ThrowawayServer, manifest: Manifest, archive: Archive, stages: Stages) -> str:
+        server.create_roles(_roles(manifest))
+        with server.connect(MAINTENANCE) as connection:
+            create_database(connection, manifest.dbname, manifest, manifest.owner)
+        with server.connect(manifest.dbname) as connection:
+            target = inspect(connection, server.environment(manifest.dbname))
+            made = plan(target, archive)
+            with stages.timed("restore"):
+                try:
+                    fill(target, archive, made, JOBS)
+                except RunFailure as failure:
+                    # Nothing of the server's is lost here but by its own fault.
+                    raise RunFailure(failure.reason, f"it can't be restored: {failure.message}") from failure
+            with stages.timed("compare"):
+                comparison = compare(
+                    manifest, archive.catalog, read_contents(connection),
+                    privileges=made.privileges, left_out=made.left_out,
+                )  # fmt: skip
+            if comparison.differences:
+                raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
+            with stages.timed("amcheck"):
+                checked, problems = amcheck.check(connection)
+            if problems:
+                raise RunFailure(Reason.NOT_EQUAL, f"amcheck found damage: {'; '.join(problems[:3])}")
+        seconds = stages.seconds
+        notes = "".join(f" Note: {note}." for note in [*made.notes, *comparison.notes])
+        return (
+            f"{comparison.tables} tables with {comparison.rows} rows restored in"
+            f" {seconds['download'] + seconds['restore']:.1f} s, {'fingerprint' if comparison.exact else 'catalog'},"
+            f" rows and sequences equal, {checked} tables and indexes checked.{notes}"
+        )
+
+
+def _least_verified(places: Sequence[tuple[Repository, Backup]]) -> tuple[Repository, Backup]:
+    """Of the copies of a backup the one that was not verified, or longest ago: they take turns."""
+    never = datetime.min.replace(tzinfo=UTC)
+    return min(places, key=lambda place: place[1].verification.at if place[1].verification else never)
+
+
+def _roles(manifest: Manifest) -> list[RoleCopy]:
+    roles = []
+    for role in manifest.roles:
+        words = [_WORDS[name][0 if value else 1] for name, value in role.attributes.items() if name in _WORDS]
+        roles.append(RoleCopy(role.name, tuple(word for word in words if word), role.member_of))
+    return roles
