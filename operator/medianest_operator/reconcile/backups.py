@@ -111,10 +111,14 @@ def _ended(run: Run, job: Manifest) -> EndedJob | None:
 # The backups that people ask for.
 
 
-async def reconcile_asked(run: Run, *, serving: bool) -> None:
-    """Take the `MediaNestBackup`s of this database, one Job each, and tell what became of them."""
+async def reconcile_asked(run: Run, obstacle: str | None) -> None:
+    """Take the `MediaNestBackup`s of this database, one Job each, and tell what became of them.
+
+    Args:
+        obstacle: why none can begin now, in words that follow the database's name.
+    """
     for manifest in run.services.cache.of_database(BACKUP, run.key):
-        await _Asked(run.services, manifest).reconcile(run, serving)
+        await _Asked(run.services, manifest).reconcile(run, obstacle)
 
 
 async def reject_asked(services: Services, key: Key) -> None:
@@ -142,7 +146,7 @@ class _Asked:
         if not self._is_over and "job" not in self._known:
             await self._tell(BackupPhase.PENDING, Reason.BACKUP_PENDING, why)
 
-    async def reconcile(self, run: Run, serving: bool) -> None:
+    async def reconcile(self, run: Run, obstacle: str | None) -> None:
         """Start its Job once, then follow it."""
         if self._is_over or "deletionTimestamp" in self._manifest["metadata"]:
             return
@@ -169,11 +173,8 @@ class _Asked:
                 " spec.backup.encryption.identitySecret."
             )
             await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
-        elif run.spec.hibernate or run.spec.paused:
-            what = "hibernates" if run.spec.hibernate else "is paused"
-            await self.wait(f"{naming.KIND} {run.key[1]} {what}.")
-        elif not serving:
-            await self.wait(f"{naming.KIND} {run.key[1]} doesn't serve yet.")
+        elif obstacle is not None:
+            await self.wait(f"{naming.KIND} {run.key[1]} {obstacle}.")
         else:
             await self._start(run, wanted, digest(self._manifest["metadata"]["uid"]))
 
