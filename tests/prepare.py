@@ -54,7 +54,7 @@ def install_packages(programs: dict[str, str]) -> None:
 
 
 def install_for_integration() -> None:
-    """PostgreSQL; and npm, without which the tests that ask Prisma are skipped (in CI they fail).
+    """PostgreSQL; npm and Go, without which the tests that ask Prisma and an S3 server are skipped (in CI they fail).
 
     Raises ClusterError where PostgreSQL isn't there and can't be installed.
     """
@@ -63,6 +63,11 @@ def install_for_integration() -> None:
         install_packages(NODE)
     except ClusterError as error:
         print(f"Prisma's command line can't be asked: {error}", flush=True)
+    try:
+        ensure_go()
+        golang.build(golang.S3)
+    except ClusterError as error:
+        print(f"There will be no S3 server: {error}", flush=True)
 
 
 def ensure_go() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
+from integration.object_store import Bucket, Front, ObjectStore, running_object_store
 from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator.backups.repository import open_folder
 from medianest_operator.migrations.options import RunOptions, Workbench
@@ -67,6 +68,25 @@ def people(medianest: Database) -> Database:
         user="medianest_app",
     )
     return medianest
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server over TLS."""
+    with running_object_store(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore) -> Bucket:
+    return object_store.bucket()
+
+
+@pytest.fixture
+def front(object_store: ObjectStore) -> Iterator[Front]:
+    """What spoils requests on their way to the server."""
+    with Front(object_store) as running:
+        yield running
 
 
 @pytest.fixture

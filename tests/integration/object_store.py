@@ -152,7 +152,7 @@ Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class Front:
-    """Stands before the server and passes requests on, unless its fault steps in."""
+    """Stands before the server, with its certificate, and passes requests on, unless its fault steps in."""
 
     def __init__(self, server: ObjectStore) -> None:
         self._server = server
@@ -161,7 +161,9 @@ class Front:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.endpoint = ""
         self.seen: list[str] = []
-        self._parts: set[asyncio.Future[web.StreamResponse]] = set()
+        """Requests in the order in which they came."""
+        self.done: list[str] = []
+        """Those that were passed on, in the order in which the server answered."""
 
     def spoil(self, fault: Fault | None) -> None:
         """From now on."""
@@ -187,10 +189,14 @@ class Front:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        own.load_cert_chain(
+            self._server.authority.with_name("server.crt"), self._server.authority.with_name("server.key")
+        )
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=own)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.endpoint = f"http://{host}:{port}"
+        self.endpoint = f"https://{host}:{port}"
 
     async def _stop(self) -> None:
         await self._runner.cleanup()
@@ -200,24 +206,19 @@ class Front:
         self.seen.append(f"{request.method} {request.rel_url}")
         if self._fault is not None and (answer := await self._fault(request)) is not None:
             return answer
-        if request.method == "DELETE":
-            # An upload that is given up while a part is on its way may keep that part (Amazon S3 API,
-            # AbortMultipartUpload); what becomes of it is not what is tested here.
-            await asyncio.gather(*self._parts, return_exceptions=True)
-            return await self._pass_on(request)
-        part = asyncio.ensure_future(self._pass_on(request))
-        self._parts.add(part)
-        part.add_done_callback(self._parts.discard)
-        return await asyncio.shield(part)
+        return await self.pass_on(request)
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """The server's own answer."""
         body = await request.read()
         # The signature covers the Host header, so that it has to stay.
         async with self._session.request(
             request.method, f"{self._server.endpoint}{request.raw_path}", headers=request.headers, data=body
         ) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in ("transfer-encoding", "connection")}
-            return web.Response(status=answer.status, headers=kept, body=await answer.read())
+            content = await answer.read()
+        self.done.append(f"{request.method} {request.rel_url}")
+        return web.Response(status=answer.status, headers=kept, body=content)
 
 
 def status(code: int, name: str = "InternalError", method: str = "", query: str = "") -> Fault:

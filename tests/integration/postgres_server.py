@@ -79,8 +79,9 @@ class Database:
 class PostgresServer:
     """A running server; made by `running_server`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
         self.folder = folder
+        self.process = process
 
     @property
     def maintenance(self) -> Database:
@@ -103,11 +104,15 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def running_server(*settings: str) -> Iterator[PostgresServer]:
+def running_server(
+    *settings: str, copy_of: tuple[PostgresServer, str] | None = None, installed: Path | None = None
+) -> Iterator[PostgresServer]:
     """Start a server, stop it and remove its folder at the end. It also ends when this process is killed.
 
     Args:
         settings: `name=value`, over those that make a throwaway server fast.
+        copy_of: makes a replica of that server, with that replication slot.
+        installed: another PostgreSQL than the machine's own: the folder with its `bin`.
     """
     # PostgreSQL refuses to run as root: Debian's package brings the account `postgres`.
     user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -117,14 +122,16 @@ def running_server(*settings: str) -> Iterator[PostgresServer]:
     os.chown(folder, user.pw_uid, user.pw_gid)
     data = folder / "data"
     try:
-        subprocess.run(
-            [binary("initdb"), "-D", data, "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            **as_user,
-        )
-        arguments = [binary("postgres"), "-D", str(data), "-k", str(folder)]
+        programs = shutil.copytree(installed, folder / "installed", symlinks=True) / "bin" if installed else None
+        initdb, postgres = (str(programs / name) if programs else binary(name) for name in ("initdb", "postgres"))
+        if copy_of is None:
+            make = [initdb, "-D", str(data), "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
+        else:
+            primary, slot = copy_of
+            source = ["-h", str(primary.folder), "-p", "5432", "-U", _SUPERUSER, "-C", "-S", slot]
+            make = [binary("pg_basebackup"), *source, "-D", str(data), "-R", "--checkpoint=fast", "--no-sync"]
+        subprocess.run(make, check=True, capture_output=True, cwd=folder, **as_user)
+        arguments = [postgres, "-D", str(data), "-k", str(folder)]
         for setting in ("listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60", *settings):
             arguments += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
@@ -132,9 +139,10 @@ def running_server(*settings: str) -> Iterator[PostgresServer]:
                 arguments, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_parent, **as_user
             )
         try:
-            server = PostgresServer(folder)
+            server = PostgresServer(folder, process)
             _wait_until_ready(server, process)
-            server.maintenance.execute(_ROLES)
+            if copy_of is None:
+                server.maintenance.execute(_ROLES)
             yield server
         finally:
             process.send_signal(signal.SIGQUIT)

@@ -181,10 +181,28 @@ def restore(
     _finish(RestoreRun(opened, options, _say).run(), result_file)
 
 
+def import_database(
+    source_file: Annotated[
+        Path, typer.Option(help="File with the source's URL, which may have Prisma's parameters.", metavar="FILE")
+    ],
+    work_dir: WorkDirOption,
+    jobs: JobsOption = 2,
+    connect_timeout: ConnectTimeoutOption = "60s",
+    result_file: ResultFileOption = None,
+) -> None:
+    """Bring a running server's database (PostgreSQL 12 to 15) into an empty one, and compare; only reads the source."""
+    from medianest_operator.backups.imports import ImportOptions, ImportRun
+
+    options = ImportOptions(source_file, work_dir, jobs, _conninfo(), duration(connect_timeout) / 1000)
+    stop_on_sigterm()
+    _finish(ImportRun(options, _say).run(), result_file)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     for command in (backup, verify, restore):
         app.command()(command)
+    app.command("import")(import_database)
     app.add_typer(backups_app)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,8 +88,6 @@ def told(work: Path, manifest: Manifest) -> Iterator[None]:
     except EncryptionError as error:
         raise RunFailure(Reason.DECRYPTION_FAILED, f"{manifest.id}: {error}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT):
-            raise
         needed = (manifest.bytes + manifest.database_bytes) >> 20
         raise RunFailure(
             Reason.NO_ROOM, f"{work}: {error.strerror}; about {needed} MiB are needed there to restore {manifest.id}"

@@ -80,7 +80,7 @@ def dump(
     if schema is None:
         arguments.append(f"--exclude-schema={naming.JOURNAL_SCHEMA}")
     else:
-        arguments += [f"--schema={schema}", "--no-owner", "--no-privileges"]
+        arguments += [f"--schema={schema}", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions"]
     if snapshot:
         arguments.append(f"--snapshot={snapshot}")
     with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:

@@ -59,9 +59,9 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
     (r"503 Service Unavailable|SlowDown|429 Too Many", "the server is overloaded or down", True),
     (r"50[024] |InternalError", "the server fails", True),
     (r"Connection refused|os error 111\b|tcp connect error", "nothing listens there, or it can't be reached", True),
-    (r"timed out|deadline has elapsed|TimedOut", "it did not answer in time", True),
+    (r"timed out|deadline has elapsed|TimedOut", "no answer came in time", True),
     (r"error sending request|connection closed|Connection reset|IncompleteMessage|HTTP error",
-     "the connection broke", True),
+     "no answer came: the connection broke, or it took too long", True),
     (r"NoSuchUpload", "the upload was given up by the server", True),
 )  # fmt: skip
 

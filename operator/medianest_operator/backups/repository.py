@@ -42,8 +42,7 @@ __all__ = [
 CHUNK = 1 << 20
 """A good size of the pieces that are handed to `Repository.write`, bytes."""
 PART = 6 << 20
-"""What is sent to a bucket in one request, bytes: up to three of them are in memory."""
-UPLOADS = 2
+"""What is sent to a bucket in one request, bytes: one is on its way while the next one is filled."""
 RANGE = 4 << 20
 """What is asked of a repository in one request, bytes."""
 READ_AHEAD = 2
@@ -119,13 +118,13 @@ class Repository:
         with self._told("write", path):
             if self._folder is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-            writer = obstore.open_writer(self._store(), key, buffer_size=PART, max_concurrency=UPLOADS)
+            writer = obstore.open_writer(self._store(), key, buffer_size=PART, max_concurrency=1)
         size = 0
         try:
-            for chunk in chunks:
+            for part in _parts(chunks):
                 with self._told("write", path):
-                    writer.write(chunk)
-                size += len(chunk)
+                    writer.write(part)
+                size += len(part)
         except BaseException:
             _abandon(writer)
             raise
@@ -288,9 +287,29 @@ def open_repository(text: str, patience: Patience | None = None) -> Repository:
 
 
 def _abandon(writer: WritableFile) -> None:
-    # The error that led here is the one to tell.
+    # The error that led here is the one to tell. A part that is still on its way would outlive the upload that it
+    # belongs to (Amazon S3 API, AbortMultipartUpload), so that it is awaited: a write, even of nothing, does that.
+    with suppress(OSError, obstore.exceptions.BaseError):
+        writer.write(b"")
     with suppress(OSError, obstore.exceptions.BaseError):
         writer.__exit__(Exception, None, None)
+
+
+def _parts(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that are sent as they are: each write waits until the one before has arrived."""
+    held: list[memoryview] = []
+    size = 0
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while size + len(rest) >= PART:
+            room = PART - size
+            yield b"".join([*held, rest[:room]])
+            held, size, rest = [], 0, rest[room:]
+        if rest:
+            held.append(rest)
+            size += len(rest)
+    if held:
+        yield b"".join(held)
 
 
 def _put_on_disk(folder: Path, key: str) -> None:

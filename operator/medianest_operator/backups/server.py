@@ -24,6 +24,14 @@ _REPLICA_WAIT = 5.0
 # Final for whoever tries again: the words are the server's (src/backend/utils/init/postinit.c, libpq/auth.c).
 _FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied for database")
 
+# A table that was dropped, or a snapshot that went with its server, is another one the next time.
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidParameterValue,
+)
+
 _STATE: LiteralString = """
 SELECT pg_catalog.pg_is_in_recovery(),
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -106,14 +114,17 @@ def open_replica(primary: Server, conninfo: str, host: str, report: Callable[[st
     return None
 
 
-def check_readable(server: Server) -> list[Table]:
+def check_readable(server: Server, schema: str | None = None) -> list[Table]:
     """The tables, all of whose rows this role can read.
+
+    Args:
+        schema: look at this one alone.
 
     Raises:
         RunFailure: which can't be read, and why.
         psycopg.Error: the connection is lost.
     """
-    tables = read_tables(server.connection)
+    tables = [table for table in read_tables(server.connection) if schema in (None, table.schema)]
     user = server.connection.info.user
     closed = [table.name for table in tables if not table.is_readable]
     if closed:
@@ -159,7 +170,7 @@ def open_connection(environment: Mapping[str, str]) -> Connection[Any]:
     names = {
         "PGHOST": "host", "PGHOSTADDR": "hostaddr", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname",
         "PGPASSWORD": "password", "PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert", "PGSSLCERT": "sslcert",
-        "PGSSLKEY": "sslkey",
+        "PGSSLKEY": "sslkey", "PGOPTIONS": "options",
     }  # fmt: skip
     given: dict[str, Any] = {name: environment[variable] for variable, name in names.items() if variable in environment}
     return psycopg.connect(
@@ -177,7 +188,7 @@ def lost(error: psycopg.Error, reason: Reason = Reason.DUMP_FAILED) -> RunFailur
     text = " ".join(str(error).split())
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return RunFailure(Reason.PERMISSION_DENIED, f"A right is missing: {text}")
-    return RunFailure(reason, f"The server gave up: {text}", transient=True)
+    return RunFailure(reason, f"The server gave up: {text}", transient=isinstance(error, _PASSING))
 
 
 def _look(connection: Connection[Any]) -> Server:

@@ -17,7 +17,7 @@ from typing import Any
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
-from medianest_operator.postgres.catalog_queries import SELECT_CATALOG, SET_SEARCH_PATH
+from medianest_operator.postgres.catalog_queries import SELECT_CATALOG, SET_SEARCH_PATH, catalog_query
 
 # Kinds and attributes that follow from roles and the server's setup rather than from the schema.
 PRIVILEGE_KINDS = frozenset({"grants", "settings"})
@@ -122,7 +122,8 @@ def read_catalog(connection: Connection[Any]) -> Catalog:
     """
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(SET_SEARCH_PATH)
-        return catalog_from_rows(cursor.execute(SELECT_CATALOG).fetchall())
+        query = catalog_query(connection.info.server_version)
+        return catalog_from_rows(cursor.execute(query).fetchall())
 
 
 async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:

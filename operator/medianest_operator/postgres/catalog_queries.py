@@ -277,3 +277,19 @@ SELECT_CATALOG: LiteralString = "\nUNION ALL\n".join(
 
 # Names resolve the same way whoever asks, and pg_get_* spell tables in public without it.
 SET_SEARCH_PATH: LiteralString = "SET LOCAL search_path TO public"
+
+
+def catalog_query(server_version: int) -> LiteralString:
+    """`SELECT_CATALOG` for a server that may be older.
+
+    Args:
+        server_version: as libpq has it, 150004.
+    """
+    query = SELECT_CATALOG
+    if server_version < 140000:
+        # Columns have no compression of their own.
+        query = query.replace("a.attcompression::text", "NULL::text")
+    if server_version < 130000:
+        collation: LiteralString = "(SELECT quote_ident(l.collname) FROM pg_collation l WHERE l.oid = a.attcollation)"
+        query = query.replace("a.attcollation::regcollation::text", collation)
+    return query
