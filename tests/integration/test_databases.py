@@ -159,9 +159,12 @@ async def test_backup_role_reads_every_row_and_writes_none(admin: Connection, li
     assert live.execute("SELECT n FROM writes", user="medianest_backup") == [(1,)]
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         live.execute("CREATE TEMP TABLE x ()", user="medianest_backup")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        with live.connect("medianest_backup", options="-c default_transaction_read_only=off") as connection:
-            connection.execute("DELETE FROM writes")
+    writing = "-c default_transaction_read_only=off"
+    with (
+        live.connect("medianest_backup", options=writing) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("DELETE FROM writes")
 
 
 def _logins(spec: DatabaseSpec) -> list[roles.WantedRole]:

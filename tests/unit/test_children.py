@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -97,6 +99,7 @@ EVERYTHING: dict[str, Any] = {
         "priorityClassName": "databases",
     },
 }
+ASKED_AT = datetime(2026, 1, 30, tzinfo=UTC)
 ASKED = BackupSpec(database="medianest", keep="5d", verify=True)
 RESTORE = RestoreSource.model_validate(
     {
@@ -132,7 +135,7 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         hardening_job.hardening_job(names, spec, IMAGE, "0123456789abcdef", owner),
         *repositories.claims(names, spec, owner),
         *backup_jobs.cron_jobs(names, spec, IMAGE, owner),
-        backup_jobs.on_demand_job(names, spec, ASKED, "89abcdef01234567", IMAGE, owner),
+        backup_jobs.on_demand_job(names, spec, ASKED, ASKED_AT, "89abcdef01234567", IMAGE, owner),
         backup_jobs.restore_job(names, spec, RESTORE, "medianest_new", "0123456789abcdef", IMAGE, owner, "77109"),
         backup_jobs.import_job(names, spec, IMPORT, "medianest_new", "fedcba9876543210", IMAGE, owner),
         secrets.tls_secret(names, names.server_tls_secret, "certificate", "key", "authority", owner),
@@ -218,3 +221,60 @@ def test_passwords_are_only_in_secrets() -> None:
     for manifest in children(EVERYTHING):
         if manifest["kind"] != "Secret":
             assert "word" not in str(manifest).replace("password", "")
+
+
+def arguments_of(name: str) -> list[str]:
+    """What `medianest-dbctl` is told by a Job or CronJob of the fullest spec."""
+    found = next(item for item in children(EVERYTHING) if item["metadata"]["name"] == name and "Job" in item["kind"])
+    (pod,) = pod_specs(found)
+    command: list[str] = pod["containers"][0]["command"]
+    return command[1:]
+
+
+def values_of(arguments: list[str], option: str) -> list[str]:
+    return [value for given, value in itertools.pairwise(arguments) if given == option]
+
+
+def test_backup_is_told_where_to_and_for_how_long() -> None:
+    arguments = arguments_of("medianest-weekly")
+    assert arguments[0] == "backup"
+    assert values_of(arguments, "--tier") == ["weekly"]
+    assert values_of(arguments, "--repository") == [
+        "volume=file:///repositories/volume/data",
+        "file-server=file:///repositories/file-server/data",
+        "offsite=s3://backups/media/nest?region=eu-1&path_style=true&endpoint=https://s3.example:9000"
+        "&credentials=/repositories/offsite/credentials&ca=/repositories/offsite/ca/ca.crt",
+        "cloud=s3://cloud-backups?region=us-east-1&path_style=false",
+    ]
+    assert values_of(arguments, "--keep") == ["daily=14d", "weekly=30d", "monthly=400d"]
+    assert values_of(arguments, "--format") == ["custom", "plain", "schema"]
+    assert values_of(arguments, "--recipient") == [RECIPIENT]
+    assert values_of(arguments, "--replica-host") == ["medianest-ro.media.svc"]
+    assert "--verify" in arguments
+    assert "--verify" not in arguments_of("medianest-daily")
+
+
+def test_private_key_is_only_where_backups_are_read() -> None:
+    readers = {"medianest-weekly", "medianest-verify", "medianest-backup-89abcdef", "medianest-restore-01234567"}
+    mounted = set()
+    for manifest in children(EVERYTHING):
+        for pod in pod_specs(manifest):
+            if any(volume.get("secret", {}).get("secretName") == "age" for volume in pod["volumes"]):
+                mounted.add(manifest["metadata"]["name"])
+    assert mounted == readers
+
+
+def test_backup_on_demand_is_kept_from_when_it_was_asked_for() -> None:
+    assert values_of(arguments_of("medianest-backup-89abcdef"), "--keep-until") == ["2026-02-04T00:00:00Z"]
+
+
+def test_disabled_series_has_no_cron_job() -> None:
+    assert {item["metadata"]["name"] for item in children(EVERYTHING) if item["kind"] == "CronJob"} == {
+        "medianest-daily", "medianest-weekly", "medianest-verify"
+    }  # fmt: skip
+
+
+def test_nothing_verifies_without_the_private_key() -> None:
+    backup = {"encryption": {"recipients": [RECIPIENT]}}
+    names = {item["metadata"]["name"] for item in children({"backup": backup}) if item["kind"] == "CronJob"}
+    assert names == {"medianest-daily", "medianest-weekly", "medianest-monthly"}

@@ -181,7 +181,8 @@ class _Asked:
     async def _start(self, run: Run, wanted: BackupSpec, identity: str) -> None:
         image = run.spec.image or self._services.settings.postgres_image
         owner = owner_reference(self._manifest, BACKUP)
-        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, identity, image, owner)
+        asked_at = datetime.fromisoformat(self._manifest["metadata"]["creationTimestamp"])
+        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, asked_at, identity, image, owner)
         try:
             job = await self._services.applier.apply(JOB, manifest)
         except Permanent as error:
