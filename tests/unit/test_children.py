@@ -255,7 +255,13 @@ def test_backup_is_told_where_to_and_for_how_long() -> None:
 
 
 def test_private_key_is_only_where_backups_are_read() -> None:
-    readers = {"medianest-weekly", "medianest-verify", "medianest-backup-89abcdef", "medianest-restore-01234567"}
+    readers = {
+        "medianest-migrate-01234567",
+        "medianest-weekly",
+        "medianest-verify",
+        "medianest-backup-89abcdef",
+        "medianest-restore-01234567",
+    }
     mounted = set()
     for manifest in children(EVERYTHING):
         for pod in pod_specs(manifest):

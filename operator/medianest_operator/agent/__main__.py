@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from medianest_operator.agent.backup import register as register_backups
+from medianest_operator.agent import backup as backup_commands
 from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
 from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
 
@@ -97,6 +97,12 @@ def migrate(
         str | None, typer.Option(help="The MediaNestDatabase's, under which its backups lie; `local` without it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The MediaNestDatabase's name.")] = None,
+    recipient: Annotated[
+        list[str] | None, typer.Option(help="Encrypt that backup for this public key of age, age1....")
+    ] = None,
+    identity_file: Annotated[
+        Path | None, typer.Option(help="File with age's private key, to read it back.", metavar="FILE")
+    ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
     ] = None,
@@ -126,7 +132,13 @@ def migrate(
     _check_source_options(source, bundled)
     stop_on_sigterm()
     try:
-        result = _migrate(source, options, wait, _workbench(repository or [], backup_dir, work_dir, namespace, name))
+        workbench = _workbench(repository or [], backup_dir, work_dir, namespace, name)
+        workbench = replace(
+            workbench,
+            recipients=tuple(backup_commands.recipients(recipient or [])),
+            identities=tuple(backup_commands.identities(identity_file)),
+        )
+        result = _migrate(source, options, wait, workbench)
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
     _finish(result, result_file)
@@ -231,7 +243,7 @@ def catalog(
     _say(found.fingerprint() if fingerprint else found.to_json())
 
 
-register_backups(app)
+backup_commands.register(app)
 
 
 def main() -> None:
