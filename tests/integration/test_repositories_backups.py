@@ -235,7 +235,7 @@ class TestCatalog:
         assert [backup.place for backup in catalog.backups] == [first, second]
         assert catalog.choose("latest").place == second
         assert catalog.choose(first.id).place == first
-        assert catalog.summary()["tiers"]["daily"]["last"] == first.id
+        assert catalog.summary()["tiers"]["daily"]["backup"] == first.id
         assert len(json.dumps(catalog.summary())) < 600
         assert Catalog.read(repository).origins == (ORIGIN, OTHER)
         with pytest.raises(CatalogError, match="backups of several databases, say which: media/medianest/"):
@@ -253,7 +253,7 @@ class TestCatalog:
         assert catalog.choose("latest-verified").place == first
         assert catalog.choose("latest").place == second
         assert catalog.choose(third.id).verification == Verification.of(False, now, 2.5, "3 rows are missing")
-        assert catalog.summary()["verified"]["backup"] == first.id
+        assert catalog.summary()["lastVerified"]["backup"] == first.id
 
     def test_a_reader_is_seen_and_holds_removal_off(self, repository: Repository) -> None:
         place, _ = back_up([repository])
