@@ -22,6 +22,7 @@ from medianest_operator.backups.proof import compare, read_contents
 from medianest_operator.backups.repository import Repository, RepositoryError
 from medianest_operator.backups.restore import MAINTENANCE, check_version, create_database
 from medianest_operator.backups.result import Reason, Result, RunFailure, cut
+from medianest_operator.backups.store import DamagedError, fetch
 from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
 
@@ -112,7 +113,8 @@ class VerifyRun:
         found = look(self._repositories, self._options.wanted, self._report)
         for catalog in found.catalogs:
             self._more.setdefault("catalog", {})[catalog.repository.name] = catalog.summary()
-        repository, backup = _least_verified(choose(found, self._options.which))
+        places = choose(found, self._options.which)
+        repository, backup = _least_verified(places)
         self._more |= {"backup": backup.id, "repository": repository.name}
         failure: RunFailure | None = None
         began = time.monotonic()
@@ -125,9 +127,38 @@ class VerifyRun:
         seconds = time.monotonic() - began
         verification = Verification.of(failure is None, self._options.now(), seconds, cut(message), stages.seconds)
         noted = self._note(repository, backup, verification)
+        if failure is None:
+            noted += self._read_back(backup, [place for place in places if place[0] is not repository], verification)
         if failure is not None:
             return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{backup.id} is not good: {message}{noted}"))
         return Result.success(f"Verified {backup.id} of {repository.name}: {message}{noted}")
+
+    def _read_back(self, good: Backup, places: Sequence[tuple[Repository, Backup]], verification: Verification) -> str:
+        """Another repository's copy is as good if it has the same bytes: they are read back and summed up again."""
+        noted = ""
+        for repository, copy in places:
+            assert good.manifest is not None
+            assert copy.manifest is not None
+            if copy.manifest.files != good.manifest.files:
+                noted += f" The one in {repository.name} is another: it has to be verified by itself."
+                continue
+            try:
+                for file in copy.manifest.files:
+                    for _ in fetch(repository, copy.place, file):
+                        pass
+            except DamagedError as error:
+                # What is left of it has to be told now, not at the next drill.
+                damaged = Verification.of(False, self._options.now(), 0, cut(str(error)), {})
+                self._note(repository, copy, damaged)
+                raise RunFailure(
+                    Reason.VERIFICATION_FAILED, f"{good.id} is good, but not everywhere: {error}"
+                ) from error
+            except RepositoryError as error:
+                noted += f" The one in {repository.name} could not be read back: {error}"
+                continue
+            self._note(repository, copy, verification)
+            noted += f" The same bytes in {repository.name}."
+        return noted
 
     def _note(self, repository: Repository, backup: Backup, verification: Verification) -> str:
         try:
