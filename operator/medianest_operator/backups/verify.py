@@ -27,6 +27,8 @@ from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
 
 JOBS = 2
+_READ_BACK = "readBack"
+"""The only stage of a copy that has the same bytes as one that was restored."""
 # Beside this process and pg_restore in the same container, whose memory is small.
 _SETTINGS = {
     "shared_buffers": "16MB",
@@ -142,6 +144,7 @@ class VerifyRun:
             if copy.manifest.files != good.manifest.files:
                 noted += f" The one in {repository.name} is another: it has to be verified by itself."
                 continue
+            began = time.monotonic()
             try:
                 for file in copy.manifest.files:
                     for _ in fetch(repository, copy.place, file):
@@ -156,7 +159,9 @@ class VerifyRun:
             except RepositoryError as error:
                 noted += f" The one in {repository.name} could not be read back: {error}"
                 continue
-            self._note(repository, copy, verification)
+            seconds = round(time.monotonic() - began, 2)
+            same = {**dict(verification), "message": f"the same bytes: {verification.message}"}
+            self._note(repository, copy, Verification.model_validate(same | {"stages": {_READ_BACK: seconds}}))
             noted += f" The same bytes in {repository.name}."
         return noted
 
@@ -219,9 +224,15 @@ class VerifyRun:
 
 
 def _least_verified(places: Sequence[tuple[Repository, Backup]]) -> tuple[Repository, Backup]:
-    """Of the copies of a backup the one that was not verified, or longest ago: they take turns."""
-    never = datetime.min.replace(tzinfo=UTC)
-    return min(places, key=lambda place: place[1].verification.at if place[1].verification else never)
+    """Of the copies of a backup the one that was not verified, or only read back, or longest ago: they take turns."""
+
+    def merit(place: tuple[Repository, Backup]) -> tuple[int, datetime]:
+        verification = place[1].verification
+        if verification is None:
+            return 0, datetime.min.replace(tzinfo=UTC)
+        return 1 if _READ_BACK in verification.stages else 2, verification.at
+
+    return min(places, key=merit)
 
 
 def _roles(manifest: Manifest) -> list[RoleCopy]:
