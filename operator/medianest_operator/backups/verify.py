@@ -154,7 +154,7 @@ class VerifyRun:
                 damaged = Verification.of(False, self._options.now(), 0, cut(str(error)), {})
                 self._note(repository, copy, damaged)
                 raise RunFailure(
-                    Reason.VERIFICATION_FAILED, f"{good.id} is good, but not everywhere: {error}"
+                    Reason.VERIFICATION_FAILED, f"{good.id} is good, but not in {repository.name}: {error}"
                 ) from error
             except RepositoryError as error:
                 noted += f" The one in {repository.name} could not be read back: {error}"
