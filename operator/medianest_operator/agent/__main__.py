@@ -90,9 +90,6 @@ def migrate(
         list[str] | None,
         typer.Option(help="Where the pre-migration backup goes: NAME=URL, file:// or s3://. None without it."),
     ] = None,
-    backup_dir: Annotated[
-        Path | None, typer.Option(help="The same for a folder, such as a mounted volume: --repository file://DIR.")
-    ] = None,
     namespace: Annotated[
         str | None, typer.Option(help="The MediaNestDatabase's, under which its backups lie; `local` without it.")
     ] = None,
@@ -132,7 +129,7 @@ def migrate(
     _check_source_options(source, bundled)
     stop_on_sigterm()
     try:
-        workbench = _workbench(repository or [], backup_dir, work_dir, namespace, name)
+        workbench = _workbench(repository or [], work_dir, namespace, name)
         workbench = replace(
             workbench,
             recipients=tuple(backup_commands.recipients(recipient or [])),
@@ -276,10 +273,8 @@ def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: W
         return MigrationRun(connection, migrations, options, _say, workbench).run()
 
 
-def _workbench(
-    repositories: list[str], backup_dir: Path | None, work_dir: Path | None, namespace: str | None, name: str | None
-) -> Workbench:
-    from medianest_operator.backups.repository import RepositoryError, open_folder, open_repository
+def _workbench(repositories: list[str], work_dir: Path | None, namespace: str | None, name: str | None) -> Workbench:
+    from medianest_operator.backups.repository import RepositoryError, open_repository
 
     if (namespace is None) != (name is None):
         raise typer.BadParameter("give --namespace and --name together")
@@ -287,8 +282,6 @@ def _workbench(
         opened = [open_repository(text) for text in repositories]
     except RepositoryError as error:
         raise typer.BadParameter(str(error)) from error
-    if backup_dir is not None:
-        opened.append(open_folder(backup_dir))
     if len({repository.name for repository in opened}) != len(opened):
         raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
     return Workbench(
