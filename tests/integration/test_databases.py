@@ -170,3 +170,25 @@ async def test_backup_role_reads_every_row_and_writes_none(admin: Connection, li
 def _logins(spec: DatabaseSpec) -> list[roles.WantedRole]:
     words = dict.fromkeys(("app", "readonly", "migrator", "monitor", "backup"), "word")
     return [replace(role, acts_as=None) if role.acts_as else role for role in roles.wanted_roles(spec, words)]
+
+
+async def test_settings_of_the_database_come_along(admin: Connection, live: Database) -> None:
+    live.execute(
+        f'ALTER DATABASE {live.name} SET search_path = "$user", public, "odd name";'
+        f" ALTER DATABASE {live.name} SET work_mem = '9MB';"
+        f" ALTER ROLE medianest_app IN DATABASE {live.name} SET medianest.note = 'it''s'"
+    )
+    candidate = await candidate_for(admin, live)
+    await databases.swap_in(admin, candidate.name, live.name, LIVE, (f"{live.name}_old", KEPT))
+    await admin.execute(f"GRANT CONNECT ON DATABASE {live.name} TO medianest_app".encode())
+    [(path,)] = live.execute("SHOW search_path")
+    assert path == '"$user", public, "odd name"'
+    assert live.execute("SHOW work_mem") == [("9MB",)]
+    assert live.execute("SHOW medianest.note", user="medianest_app") == [("it's",)]
+
+
+async def test_readers_of_a_replica_are_shown_out(admin: Connection, live: Database) -> None:
+    with live.connect("medianest_app") as connection:
+        await databases.end_sessions(admin, live.name)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
