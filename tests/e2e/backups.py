@@ -24,7 +24,7 @@ SELECT 'e' || n || '-' || k, md5(n::text), 'u' || n, 'E_TIMEOUT', 'Overseerr did
        '/api/media/request', 'POST'
   FROM generate_series({first}, {last}) n, generate_series(1, 4) k;
 """
-_USERS_A_MEGABYTE = 100
+_USERS_A_MEGABYTE = 130
 # Every row of every table of a database as text, in order, through the client's own eyes.
 _ACCOUNT = r"""
 for table in $(psql -XAtqd {database} -c "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)
