@@ -102,7 +102,7 @@ class Bench:
         self.rows: list[tuple[str, str, str]] = []
         # Made as the tests make them: a throwaway server runs there as another user.
         workbench(server.maintenance, folder)
-        self._dbctl = [f"--backup-dir={folder / 'backups'}", f"--work-dir={folder / 'work'}", *dbctl]
+        self._dbctl = [f"--repository=file://{folder / 'backups'}", f"--work-dir={folder / 'work'}", *dbctl]
         self._result = folder / "result.json"
 
     def row(self, what: str, seconds: float, baseline: float) -> None:

@@ -25,6 +25,7 @@ from render import install_manifests  # noqa: E402
 
 from cluster import Cluster, build_image  # noqa: E402
 from cluster.images import docker_runs  # noqa: E402
+from medianest_operator.naming import BACKUP_PLURAL, GROUP, PLURAL  # noqa: E402
 
 OPERATOR_IMAGE = os.environ.get("OPERATOR_IMAGE", "localhost/medianest-operator:dev")
 POSTGRES_IMAGE = os.environ.get("POSTGRES_IMAGE", "localhost/medianest-postgres:dev")
@@ -68,8 +69,12 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
-def prepare(name: str, nodes: int) -> Environment:
-    """A Kubernetes that runs. Raises cluster.errors.ClusterError where this machine can't have one."""
+def prepare(name: str, nodes: int, *, s3: bool = False) -> Environment:
+    """A Kubernetes that runs. Raises cluster.errors.ClusterError where this machine can't have one.
+
+    Args:
+        s3: with an S3 server beside it, where it is the local cluster.
+    """
     given = os.environ.get("KUBECONFIG")
     if given:
         return Environment(Path(given))
@@ -79,7 +84,7 @@ def prepare(name: str, nodes: int) -> Environment:
         kind = KindCluster(name, kind_path=_program("kind"), kubectl_path=_program("kubectl"))
         kind.create()
         return Environment(Path(kind.kubeconfig_path), kind=name)
-    local = Cluster(name, nodes)
+    local = Cluster(name, nodes, s3=s3)
     local.up()
     return Environment(local.kubeconfig, local=local)
 
@@ -111,7 +116,8 @@ def apply_operator(environment: Environment, digest: str, values: Mapping[str, A
     }
     text = "---\n".join(yaml.safe_dump(manifest, sort_keys=False) for manifest in install_manifests(merged))
     environment.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
-    environment.kubectl("wait", "--for=condition=Established", "crd/medianestdatabases.medianest.io", "--timeout=60s")
+    kinds = [f"crd/{plural}.{GROUP}" for plural in (PLURAL, BACKUP_PLURAL)]
+    environment.kubectl("wait", "--for=condition=Established", *kinds, "--timeout=60s")
     environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=180s")
 
 

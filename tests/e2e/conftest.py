@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def environment() -> Iterator[Environment]:
     """A Kubernetes with the operator of this tree. `MEDIANEST_KEEP=1` leaves it running for a look."""
     try:
-        running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3)
+        running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3, s3=True)
     except ClusterError as error:
         if os.environ.get("CI"):
             raise

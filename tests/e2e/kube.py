@@ -20,11 +20,22 @@ Manifest = dict[str, Any]
 
 API_VERSION = "medianest.io/v1alpha1"
 KIND = "MediaNestDatabase"
+BACKUP = "MediaNestBackup"
 SMALL: Manifest = {
     "storage": {"size": "1Gi", "onDelete": "Delete"},
     "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 """A spec that lets many databases fit on a small machine."""
+
+
+_VERSIONS = {
+    KIND: API_VERSION,
+    BACKUP: API_VERSION,
+    "StatefulSet": "apps/v1",
+    "Deployment": "apps/v1",
+    "Job": "batch/v1",
+    "CronJob": "batch/v1",
+}
 
 
 class Kube:
@@ -37,8 +48,7 @@ class Kube:
         self._dynamic = kubernetes.dynamic.DynamicClient(client)  # type: ignore[no-untyped-call]
 
     def _resource(self, kind: str) -> Any:
-        versions = {KIND: API_VERSION, "StatefulSet": "apps/v1", "Job": "batch/v1", "Deployment": "apps/v1"}
-        return self._dynamic.resources.get(api_version=versions.get(kind, "v1"), kind=kind)
+        return self._dynamic.resources.get(api_version=_VERSIONS.get(kind, "v1"), kind=kind)
 
     def kubectl(self, *arguments: str, check: bool = True, text: str | None = None) -> str:
         return self.environment.kubectl("-n", self.namespace, *arguments, check=check, text=text)

@@ -26,7 +26,7 @@ def test_empty_spec_becomes_a_migrated_database(kube: Kube) -> None:
     assert kube.client_sql("medianest-0", uri, "SHOW shared_buffers") == "256MB"
     assert int(kube.client_sql("medianest-0", uri, "SHOW max_connections")) >= 50
     header, row = kube.kubectl("get", "mndb", "medianest").splitlines()
-    assert header.split() == ["NAME", "READY", "STATUS", "PRIMARY", "INSTANCES", "SCHEMA", "AGE"]
+    assert header.split() == ["NAME", "READY", "STATUS", "PRIMARY", "INSTANCES", "SCHEMA", "LAST-BACKUP", "AGE"]
     assert row.split()[:5] == ["medianest", "True", "Ready", "medianest-0", "1/1"]
 
 
@@ -173,7 +173,7 @@ def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment)
     after = [entry for entry in _writes(environment)[len(before) :] if entry[1] == kube.namespace]
     assert {(resource, name) for _, _, resource, name in after} <= {
         ("medianestdatabases", "db"),
-        *(("secrets", f"db-{role}") for role in ("app", "readonly", "migrator", "monitor")),
+        *(("secrets", f"db-{role}") for role in ("app", "readonly", "migrator", "monitor", "backup")),
     }
     assert pods == kube.kubectl("get", "pods", "-l", "medianest.io/role", "-o", "jsonpath={.items[*].metadata.uid}")
 

@@ -64,11 +64,11 @@ def test_failure_is_undone_proved_told_and_tried_again_by_id(kube: Kube) -> None
     assert ready["message"].startswith(f"Serving schema {LAST} as before. Migration {NEXT} failed and was undone")
     run = last_run(kube)
     assert (run["rollback"]["strategy"], run["rollback"]["proved"]) == ("Transaction", True)
-    assert run["backup"].startswith("pre-migration/")
+    assert "/pre-migration/" in run["backup"]
     query = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
     assert kube.sql("db-0", query) == before
     assert "MigrationUndone" in {reason for reason, _ in kube.events("db")}
-    assert kube.get("PersistentVolumeClaim", "db-migration-backups") is not None
+    assert kube.get("PersistentVolumeClaim", "db-backup-volume") is not None
 
     # The Job is gone, and still the source isn't tried again by itself.
     kube.kubectl("delete", "job", run["job"])

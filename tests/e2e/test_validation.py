@@ -47,7 +47,35 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"migrations": {"lockTimeout": "0s"}}, "migrations.lockTimeout must be more than 0s"),
     ({"migrations": {"rehearsalLimit": "1Ti"}}, "migrations.rehearsalLimit must be at most 16Gi"),
     ({"migrations": {"retry": "-"}}, "migrations.retry"),
-    ({"migrations": {"backupStorage": {"size": "1Mi"}}}, "migrations.backupStorage.size must be at least 128Mi"),
+    (
+        {"backup": {"repositories": [{"name": "a", "volume": {"size": "1Mi"}}]}},
+        "backup.repositories[].volume.size must be at least 128Mi",
+    ),
+    (
+        {"backup": {"repositories": [{"name": "a"}]}},
+        "backup.repositories[] must name exactly one of volume and s3",
+    ),
+    (
+        {"backup": {"repositories": [{"name": "a", "volume": {}}, {"name": "a", "volume": {}}]}},
+        "backup.repositories must have different names",
+    ),
+    (
+        {"backup": {"repositories": [{"name": "a", "volume": {"claimName": "x", "size": "1Gi"}}]}},
+        "backup.repositories[].volume must have either claimName or size and storageClassName",
+    ),
+    ({"backup": {"logical": {"daily": {"schedule": "sometimes", "keep": "7d"}}}}, "spec.backup.logical.daily.schedule"),
+    ({"backup": {"logical": {"daily": {"schedule": "@daily", "keep": "7"}}}}, "spec.backup.logical.daily.keep"),
+    ({"backup": {"deadline": "5s"}}, "backup.deadline must be at least 1m"),
+    ({"backup": {"encryption": {"recipients": ["not a key"]}}}, "spec.backup.encryption.recipients[0]"),
+    ({"bootstrap": {}}, "bootstrap must name exactly one of restore and import"),
+    (
+        {"bootstrap": {"restore": {"repository": {"name": "a", "volume": {}}}}},
+        "bootstrap.restore.repository.volume must name the volume's claim (claimName)",
+    ),
+    (
+        {"restore": {"requestId": "1", "repository": "nowhere"}},
+        "restore.repository must be the name of one of backup.repositories",
+    ),
     ({"migrations": {"source": {"configMap": {}}}}, "spec.migrations.source.configMap.name"),
     ({"migrations": {"target": "../etc"}}, "spec.migrations.target"),
     (

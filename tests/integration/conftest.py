@@ -12,7 +12,7 @@ import pytest
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.object_store import Bucket, Front, ObjectStore, running_object_store
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.backups.repository import open_folder
+from medianest_operator.backups.repository import Repository, open_folder
 from medianest_operator.migrations.options import RunOptions, Workbench
 from medianest_operator.migrations.reasons import MigrationResult
 from medianest_operator.migrations.run import MigrationRun
@@ -87,6 +87,15 @@ def front(object_store: ObjectStore) -> Iterator[Front]:
     """What spoils requests on their way to the server."""
     with Front(object_store) as running:
         yield running
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
+    """What is tested with it holds for a folder and for a bucket."""
+    if request.param == "folder":
+        return open_folder(tmp_path / "backups", "folder")
+    made: Bucket = request.getfixturevalue("bucket")
+    return made.open()
 
 
 @pytest.fixture

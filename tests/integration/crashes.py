@@ -113,7 +113,7 @@ class Job:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "medianest_operator.agent", "migrate", *where, "--once"),
-                *("--backup-dir", str(room / "backups"), "--work-dir", str(room / "work")),
+                *("--repository", f"file://{room}/backups", "--work-dir", str(room / "work")),
                 *("--result-file", str(self.result_file), *arguments),
             ],
             env={**os.environ, **database.environment(), "PYTHONPATH": str(OPERATOR)},

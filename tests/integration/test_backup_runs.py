@@ -183,6 +183,20 @@ def test_a_verification_is_noted_and_takes_turns_among_the_repositories(bench: B
     assert list(bench.work.iterdir()) == []
 
 
+def test_a_copy_with_other_bytes_is_told_although_another_is_good(bench: Bench) -> None:
+    assert bench.backup().code == 0
+    [dump] = (bench.folder / "far").rglob("data.dump")
+    stored = bytearray(dump.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    dump.write_bytes(stored)
+    answer = bench.verify()
+    assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
+    assert "far" in answer.result["message"]
+    assert {item["repository"]: item["verification"]["ok"] for item in bench.listed()} == {"main": True, "far": False}
+    # The good one is what is restored from.
+    assert bench.backup("--verify", "--work-dir", str(bench.work)).code == 0
+
+
 def test_a_backup_that_is_not_what_its_manifest_says_is_marked(bench: Bench) -> None:
     """As if rows had been lost on the way: files and sums fit, what is in them doesn't."""
     bench.repositories = bench.repositories[:1]

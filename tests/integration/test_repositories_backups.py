@@ -1,93 +1,41 @@
-"""Backups in repositories: stored in several at once, listed, damaged, left over, removed; in bounded memory."""
+"""Backups in several repositories at once: whole or not there, with a real dump, and in bounded memory."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyrage
 import pytest
 from aiohttp import web
 
+from integration.backup_samples import (
+    ENVIRONMENT,
+    MEBIBYTE,
+    ORIGIN,
+    back_up,
+    manifest_of,
+    noise,
+    one,
+    paths,
+)
 from integration.object_store import IMPATIENT, Bucket, Front, ObjectStore, silence, status
 from integration.postgres_server import Database
 from medianest_operator.backups import facts, layout, premigration
-from medianest_operator.backups.catalog import Backup, Catalog, CatalogError, State, reading, remove, write_verification
+from medianest_operator.backups.catalog import Catalog, State
 from medianest_operator.backups.dump import dump
 from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Manifest, Verification
+from medianest_operator.backups.manifest import File, Manifest
 from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
-from medianest_operator.backups.store import Content, DamagedError, Result, cleanup, fetch, store
+from medianest_operator.backups.store import Content, fetch, store
 from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.schema import bundled_migrations
-
-ORIGIN = Origin("media", "medianest", "7300000000000000001")
-OTHER = Origin("media", "medianest", "7300000000000000002")
-MEBIBYTE = 1 << 20
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "operator")}
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
-    if request.param == "folder":
-        return open_folder(tmp_path / "backups", "folder")
-    made: Bucket = request.getfixturevalue("bucket")
-    return made.open()
-
-
-def noise(mebibytes: int) -> Iterator[bytes]:
-    for _ in range(mebibytes):
-        yield os.urandom(MEBIBYTE)
-
-
-def described(place: Place, files: tuple[File, ...]) -> Manifest:
-    now = datetime.now(UTC)
-    return Manifest(
-        id=place.id,
-        tier=place.tier,
-        origin=place.origin,
-        dbname="medianest",
-        owner="medianest",
-        taken_at=now,
-        finished_at=now,
-        postgres_version="15.4",
-        pg_dump_version="15.4",
-        encoding="UTF8",
-        collate="C.UTF-8",
-        ctype="C.UTF-8",
-        fingerprint="0" * 64,
-        rows={"users": 3},
-        sequences={},
-        files=files,
-    )
-
-
-def back_up(
-    repositories: Sequence[Repository],
-    chunks: Iterable[bytes] | None = None,
-    origin: Origin = ORIGIN,
-    tier: Tier = Tier.DAILY,
-) -> tuple[Place, dict[str, Result]]:
-    known = [id_ for repository in repositories for id_ in Catalog.read(repository, origin).ids]
-    place = Place(origin, tier, layout.new_id(tier, datetime.now(UTC), known))
-    contents = [Content(Format.CUSTOM, noise(2) if chunks is None else chunks), Content(Format.SCHEMA, [b"schema"])]
-    return place, store(repositories, place, contents, lambda files: described(place, files))
-
-
-def one(repository: Repository, place: Place) -> Backup:
-    [found] = [backup for backup in Catalog.read(repository).backups if backup.place == place]
-    return found
-
-
-def paths(repository: Repository) -> list[str]:
-    return [item.path for item in repository.list()]
 
 
 class TestStoring:
@@ -185,7 +133,7 @@ class TestStoring:
         outer, _ = back_up([repository], while_another_runs())
         assert [one(repository, place).state for place in (outer, *inner)] == [State.COMPLETE] * 2
         for place in (outer, *inner):
-            for file in _manifest(repository, place).files:
+            for file in manifest_of(repository, place).files:
                 assert b"".join(fetch(repository, place, file))
 
     def test_a_signal_is_heard_while_a_repository_hangs(self, bucket: Bucket, front: Front) -> None:
@@ -222,182 +170,6 @@ class TestStoring:
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors.strip()) == (1, "stopped")
         assert bucket.files == []
-
-
-class TestCatalog:
-    def test_tells_what_there_is_and_ignores_what_is_not_ours(self, repository: Repository) -> None:
-        first, _ = back_up([repository])
-        second, _ = back_up([repository], tier=Tier.WEEKLY)
-        strange, _ = back_up([repository], origin=OTHER)
-        repository.write("README.md", [b"hands off"])
-        repository.write(f"{first.folder}/notes.txt", [b"mine"])
-        catalog = Catalog.read(repository, ORIGIN)
-        assert [backup.place for backup in catalog.backups] == [first, second]
-        assert catalog.choose("latest").place == second
-        assert catalog.choose(first.id).place == first
-        assert catalog.summary()["tiers"]["daily"]["backup"] == first.id
-        assert len(json.dumps(catalog.summary())) < 600
-        assert Catalog.read(repository).origins == (ORIGIN, OTHER)
-        with pytest.raises(CatalogError, match="backups of several databases, say which: media/medianest/"):
-            Catalog.read(repository).choose("latest")
-        assert Catalog.read(repository).of(OTHER).choose("latest").place == strange
-
-    def test_what_a_verification_showed_decides_what_is_latest(self, repository: Repository) -> None:
-        first, second, third = (back_up([repository])[0] for _ in range(3))
-        with pytest.raises(CatalogError, match="has no verified backup that could be restored; it has 3, the newest"):
-            Catalog.read(repository, ORIGIN).choose("latest-verified")
-        now = datetime.now(UTC)
-        write_verification(repository, first, Verification.of(True, now, 2.5))
-        write_verification(repository, third, Verification.of(False, now, 2.5, "3 rows are missing"))
-        catalog = Catalog.read(repository, ORIGIN)
-        assert catalog.choose("latest-verified").place == first
-        assert catalog.choose("latest").place == second
-        assert catalog.choose(third.id).verification == Verification.of(False, now, 2.5, "3 rows are missing")
-        assert catalog.summary()["lastVerified"]["backup"] == first.id
-
-    def test_a_reader_is_seen_and_holds_removal_off(self, repository: Repository) -> None:
-        place, _ = back_up([repository])
-        with reading(repository, place) as held:
-            assert held
-            assert one(repository, place).read
-            assert remove(repository, place) == []
-        assert not one(repository, place).read
-        removed = remove(repository, place)
-        assert removed[0].endswith("/manifest.json")
-        assert paths(repository) == []
-        with pytest.raises(RepositoryError, match="is not there any more"), reading(repository, place):
-            pass
-        assert paths(repository) == []
-
-    def test_what_is_only_readable_can_be_read(self, bucket: Bucket, front: Front) -> None:
-        place, _ = back_up([bucket.open()])
-        front.spoil(status(403, "AccessDenied", "PUT"))
-        with reading(bucket.open(IMPATIENT, endpoint=front.endpoint), place) as held:
-            assert not held
-
-    def test_a_repository_that_fails_is_no_damage(self, bucket: Bucket, front: Front) -> None:
-        back_up([bucket.open()])
-
-        async def fault(request: web.Request) -> web.StreamResponse | None:
-            return await status(503, "SlowDown")(request) if "manifest" in request.path else None
-
-        front.spoil(fault)
-        with pytest.raises(RepositoryError, match="the server is overloaded or down"):
-            Catalog.read(bucket.open(IMPATIENT, endpoint=front.endpoint), ORIGIN)
-
-
-class TestDamage:
-    @pytest.mark.parametrize(
-        ("damage", "state", "words"),
-        [
-            ("no manifest", State.INCOMPLETE, "it has no manifest"),
-            ("empty manifest", State.DAMAGED, "the manifest can't be read"),
-            ("cut manifest", State.DAMAGED, "the manifest can't be read"),
-            ("another's manifest", State.DAMAGED, "the manifest is that of another backup"),
-            ("newer manifest", State.DAMAGED, "of a newer version of the operator"),
-            ("no data", State.DAMAGED, "data.dump is missing"),
-            ("cut data", State.DAMAGED, "bytes, and had"),
-            ("longer data", State.DAMAGED, "bytes, and had"),
-        ],
-    )
-    def test_is_seen_without_reading_the_data(
-        self, repository: Repository, damage: str, state: State, words: str
-    ) -> None:
-        good, _ = back_up([repository])
-        place, _ = back_up([repository])
-        manifest, data = place.file("manifest.json"), place.file("data.dump")
-        text, content = (b"".join(repository.read(path)) for path in (manifest, data))
-        match damage:
-            case "no manifest":
-                repository.delete(manifest)
-            case "empty manifest":
-                repository.write(manifest, [])
-            case "cut manifest":
-                repository.write(manifest, [text[: len(text) // 2]])
-            case "another's manifest":
-                repository.write(manifest, repository.read(good.file("manifest.json")))
-            case "newer manifest":
-                repository.write(manifest, [text.replace(b'"format_version": 1', b'"format_version": 9')])
-            case "no data":
-                repository.delete(data)
-            case "cut data":
-                repository.write(data, [content[:-1]])
-            case "longer data":
-                repository.write(data, [content, b"x"])
-        backup = one(repository, place)
-        assert (backup.state, words in backup.reason) == (state, True), backup.reason
-        catalog = Catalog.read(repository, ORIGIN)
-        assert catalog.choose("latest").place == good
-        with pytest.raises(CatalogError, match="is no backup" if state is State.INCOMPLETE else "is damaged"):
-            catalog.choose(place.id)
-
-    @pytest.mark.parametrize("tenth", range(10))
-    def test_a_changed_byte_is_found_by_reading(self, repository: Repository, tenth: int) -> None:
-        place, _ = back_up([repository])
-        data = place.file("data.dump")
-        content = bytearray(b"".join(repository.read(data)))
-        content[len(content) * tenth // 10] ^= 1
-        repository.write(data, [bytes(content)])
-        with pytest.raises(DamagedError, match=r"data.dump is damaged: its SHA-256 is not the manifest's"):
-            for _ in fetch(repository, place, _manifest(repository, place).files[0]):
-                pass
-
-
-class TestCleanup:
-    def test_what_was_left_an_hour_ago_goes_and_nothing_else(self, tmp_path: Path) -> None:
-        repository = open_folder(tmp_path)
-        whole, _ = back_up([repository])
-        abandoned, fresh, strange = (
-            Place(origin, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC)))
-            for origin in (ORIGIN, ORIGIN, OTHER)
-        )
-        left = [abandoned.file("data.dump"), abandoned.file("data.sql.gz#1"), whole.file("writing-abcdefgh.json")]
-        kept = [
-            f"{abandoned.folder}/notes.txt",
-            strange.file("data.dump"),
-            strange.file("data.dump#1"),
-            whole.file("reading-abcdefgh.json"),
-        ]
-        young = [fresh.file("data.dump"), fresh.file("data.sql.gz#1")]
-        for path in [*left, *kept, *young]:
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_bytes(b"1")
-        _age(tmp_path, [*left, *kept, *(item.path for item in repository.list(whole.folder))], timedelta(hours=2))
-        assert sorted(cleanup(repository, ORIGIN)) == sorted(left)
-        for path in [*kept, *young]:
-            assert (tmp_path / path).exists()
-        assert one(repository, whole).state is State.COMPLETE
-
-    def test_a_writer_that_says_that_it_is_at_work_is_left_alone(self, tmp_path: Path) -> None:
-        repository = open_folder(tmp_path)
-        place = Place(ORIGIN, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC)))
-        repository.write(place.file("data.dump"), [b"1"])
-        repository.write(place.file("writing-abcdefgh.json"), [b"{}"])
-        _age(tmp_path, [place.file("data.dump")], timedelta(hours=5))
-        assert cleanup(repository, ORIGIN) == []
-        assert one(repository, place).reason == "being written"
-
-    def test_a_reader_that_was_killed_holds_nothing_off_for_longer_than_a_day(self, tmp_path: Path) -> None:
-        repository = open_folder(tmp_path)
-        place, _ = back_up([repository])
-        marker = place.file("reading-abcdefgh.json")
-        repository.write(marker, [b"{}"])
-        assert one(repository, place).read
-        _age(tmp_path, [marker], timedelta(hours=25))
-        assert not one(repository, place).read
-        assert cleanup(repository, ORIGIN) == [marker]
-
-    def test_an_upload_that_was_killed_is_no_backup(self, repository: Repository) -> None:
-        """Killed without a chance to say anything, in the middle of the second file."""
-        place = Place(ORIGIN, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC)))
-        reached = [place.file("data.dump"), place.file("writing-abcdefgh.json")]
-        for path in reached:
-            repository.write(path, [b"1"])
-        assert one(repository, place).state is State.INCOMPLETE
-        assert Catalog.read(repository).summary() == {"count": 0, "bytes": 0, "tiers": {}, "incomplete": 1}
-        with pytest.raises(CatalogError, match="it has no complete backup of this database"):
-            Catalog.read(repository).choose("latest")
-        assert cleanup(repository, ORIGIN) == []
 
 
 class TestDatabase:
@@ -479,7 +251,7 @@ from medianest_operator.backups.layout import *
 from medianest_operator.backups.manifest import Manifest
 from medianest_operator.backups.repository import open_repository
 from medianest_operator.backups.store import Content, fetch, store
-from integration.test_repositories_backups import described
+from integration.backup_samples import described
 
 # Not ru_maxrss, which a child has from its parent.
 def peak():
@@ -531,15 +303,3 @@ def test_memory_is_bounded(bucket: Bucket, object_store: ObjectStore, tmp_path: 
     print(f"{before} MiB before, at most {after} MiB")
     # Three repositories with up to 18 MiB of parts each, and the stream's own pieces.
     assert after - before < 100
-
-
-def _manifest(repository: Repository, place: Place) -> Manifest:
-    manifest = one(repository, place).manifest
-    assert manifest is not None
-    return manifest
-
-
-def _age(folder: Path, names: Iterable[str], age: timedelta) -> None:
-    moment = (datetime.now(UTC) - age).timestamp()
-    for name in names:
-        os.utime(folder / name, (moment, moment))

@@ -21,7 +21,8 @@ def assert_valid(manifest: Manifest) -> None:
 
 def pod_specs(manifest: Manifest) -> Iterator[Manifest]:
     """The pods that a manifest makes."""
-    template = manifest.get("spec", {}).get("template")
+    spec = manifest.get("spec", {})
+    template = spec.get("jobTemplate", {"spec": spec})["spec"].get("template")
     if template:
         yield template["spec"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,8 @@ PASSING = {
     "Ready", "Creating", "Scaling", "FailingOver", "Restarting", "Updating", "Configuring", "GrowingVolumes",
     "WaitingForReplicas", "Deleting", "Hibernated", "Hibernating", "Paused", "PrimaryServing", "UpToDate", "Migrating",
     "Unknown", "IndexesHealthy", "HardeningApplied", "HardeningApplying", "HardeningWaiting",
+    "BackupsHealthy", "NoBackupYet", "BackupsSuspended", "Restoring", "Importing", "BackupPending", "BackupRunning",
+    "BackupSucceeded",
 }  # fmt: skip
 """Reasons that pass by themselves, or that the spec asks for."""
 
@@ -78,3 +83,11 @@ def test_every_reason_that_needs_a_person_has_a_runbook() -> None:
     index = (render.ROOT / "docs" / "runbooks" / "README.md").read_text()
     for page in pages:
         assert f"({page}.md)" in index
+
+
+def test_controller_needs_nothing_of_the_database_image() -> None:
+    """Its image has neither PostgreSQL's parser nor the client of the repositories."""
+    code = "import sys, medianest_operator.controller.handlers; print(*{name.split('.')[0] for name in sys.modules})"
+    environment = {**os.environ, "PYTHONPATH": str(render.ROOT / "operator")}
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert not {"obstore", "pyrage", "pglast", "patroni"} & set(loaded.stdout.split())

@@ -15,7 +15,9 @@ from medianest_operator.api.conditions import Reason
 ROOT = Path(__file__).resolve().parents[2]
 GITOPS = ROOT / "docs" / "gitops"
 STATUSES = Path(__file__).parent / "statuses"
-CUSTOMIZATION = "resource.customizations.health.medianest.io_MediaNestDatabase"
+CUSTOMIZATIONS = [
+    f"resource.customizations.health.medianest.io_{kind}" for kind in ("MediaNestDatabase", "MediaNestBackup")
+]
 
 # Stage: Argo CD's word, kstatus' word.
 EXPECTED = {
@@ -117,4 +119,5 @@ def test_script_knows_only_reasons_that_there_are() -> None:
 
 def test_config_map_holds_the_script() -> None:
     config_map = yaml.safe_load((GITOPS / "argocd-cm.yaml").read_text())
-    assert config_map["data"][CUSTOMIZATION] == (GITOPS / "health.lua").read_text()
+    script = (GITOPS / "health.lua").read_text()
+    assert config_map["data"] == dict.fromkeys(CUSTOMIZATIONS, script)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from medianest_operator.agent.backup import register as register_backups
+from medianest_operator.agent import backup as backup_commands
 from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
 from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
 
@@ -90,13 +90,16 @@ def migrate(
         list[str] | None,
         typer.Option(help="Where the pre-migration backup goes: NAME=URL, file:// or s3://. None without it."),
     ] = None,
-    backup_dir: Annotated[
-        Path | None, typer.Option(help="The same for a folder, such as a mounted volume: --repository file://DIR.")
-    ] = None,
     namespace: Annotated[
         str | None, typer.Option(help="The MediaNestDatabase's, under which its backups lie; `local` without it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The MediaNestDatabase's name.")] = None,
+    recipient: Annotated[
+        list[str] | None, typer.Option(help="Encrypt that backup for this public key of age, age1....")
+    ] = None,
+    identity_file: Annotated[
+        Path | None, typer.Option(help="File with age's private key, to read it back.", metavar="FILE")
+    ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
     ] = None,
@@ -126,7 +129,13 @@ def migrate(
     _check_source_options(source, bundled)
     stop_on_sigterm()
     try:
-        result = _migrate(source, options, wait, _workbench(repository or [], backup_dir, work_dir, namespace, name))
+        workbench = _workbench(repository or [], work_dir, namespace, name)
+        workbench = replace(
+            workbench,
+            recipients=tuple(backup_commands.recipients(recipient or [])),
+            identities=tuple(backup_commands.identities(identity_file)),
+        )
+        result = _migrate(source, options, wait, workbench)
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
     _finish(result, result_file)
@@ -231,7 +240,7 @@ def catalog(
     _say(found.fingerprint() if fingerprint else found.to_json())
 
 
-register_backups(app)
+backup_commands.register(app)
 
 
 def main() -> None:
@@ -264,10 +273,8 @@ def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: W
         return MigrationRun(connection, migrations, options, _say, workbench).run()
 
 
-def _workbench(
-    repositories: list[str], backup_dir: Path | None, work_dir: Path | None, namespace: str | None, name: str | None
-) -> Workbench:
-    from medianest_operator.backups.repository import RepositoryError, open_folder, open_repository
+def _workbench(repositories: list[str], work_dir: Path | None, namespace: str | None, name: str | None) -> Workbench:
+    from medianest_operator.backups.repository import RepositoryError, open_repository
 
     if (namespace is None) != (name is None):
         raise typer.BadParameter("give --namespace and --name together")
@@ -275,8 +282,6 @@ def _workbench(
         opened = [open_repository(text) for text in repositories]
     except RepositoryError as error:
         raise typer.BadParameter(str(error)) from error
-    if backup_dir is not None:
-        opened.append(open_folder(backup_dir))
     if len({repository.name for repository in opened}) != len(opened):
         raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
     return Workbench(

@@ -88,7 +88,7 @@ def backup(
         tier=_tier(tier),
         database=(namespace, name) if namespace else None,
         formats=_formats(format),
-        recipients=_recipients(recipient or []),
+        recipients=recipients(recipient or []),
         keep=dict(_keep(text) for text in keep or []),
         keep_until=_moment(keep_until) if keep_until else None,
         replica_host=replica_host,
@@ -96,12 +96,12 @@ def backup(
         wait=duration(connect_timeout) / 1000,
     )
     opened = open_repositories(repository)
-    identities = _identities(identity_file)
+    keys = identities(identity_file)
     stop_on_sigterm()
     run = BackupRun(opened, options, _say)
     result = run.run()
     if verify and work_dir is not None and run.origin is not None:
-        verify_taken(run.origin, opened, result, work_dir, identities, _say)
+        verify_taken(run.origin, opened, result, work_dir, keys, _say)
     run.clean_up(result)
     _finish(result, result_file)
 
@@ -144,7 +144,7 @@ def verify(
     """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
     from medianest_operator.backups.verify import VerifyOptions, VerifyRun
 
-    options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, _identities(identity_file))
+    options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, identities(identity_file))
     opened = open_repositories(repository)
     stop_on_sigterm()
     _finish(VerifyRun(opened, options, _say).run(), result_file)
@@ -170,7 +170,7 @@ def restore(
         wanted=_wanted(namespace, name, system_identifier),
         which=which,
         work=work_dir,
-        identities=_identities(identity_file),
+        identities=identities(identity_file),
         jobs=jobs,
         create=create,
         conninfo=_conninfo(),
@@ -262,7 +262,8 @@ def _formats(texts: list[str] | None) -> tuple[Format, ...]:
     return tuple(Format(text) for text in chosen)
 
 
-def _recipients(texts: list[str]) -> list[str]:
+def recipients(texts: list[str]) -> list[str]:
+    """age's public keys, checked. Raises typer.BadParameter for what is none."""
     if not texts:
         return []
     from medianest_operator.backups.encryption import EncryptionError, check_recipient
@@ -273,7 +274,8 @@ def _recipients(texts: list[str]) -> list[str]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _identities(path: Path | None) -> list[str]:
+def identities(path: Path | None) -> list[str]:
+    """What a file with age's private keys holds. Raises typer.BadParameter where it can't be read."""
     if path is None:
         return []
     try:

@@ -114,14 +114,29 @@ class Tier(ApiModel):
     """How long each is kept. The last that was verified and the last of the tier stay longer, where they have to."""
 
 
+class DailyTier(Tier):
+    schedule: CronSchedule = "0 2 * * *"
+    keep: Days = "7d"
+
+
+class WeeklyTier(Tier):
+    schedule: CronSchedule = "0 3 * * 0"
+    keep: Days = "30d"
+
+
+class MonthlyTier(Tier):
+    schedule: CronSchedule = "0 4 1 * *"
+    keep: Days = "90d"
+
+
 class Logical(ApiModel):
     """The three series that the readiness reports ask for."""
 
-    daily: Tier = Tier(schedule="0 2 * * *", keep="7d")
+    daily: DailyTier = DailyTier()
     """Every day, kept a week."""
-    weekly: Tier = Tier(schedule="0 3 * * 0", keep="30d")
+    weekly: WeeklyTier = WeeklyTier()
     """Every Sunday, kept a month, and restored once to prove it."""
-    monthly: Tier = Tier(schedule="0 4 1 * *", keep="90d")
+    monthly: MonthlyTier = MonthlyTier()
     """Every first of the month, kept a quarter, and restored once to prove it."""
     formats: Annotated[
         list[DumpFormat],

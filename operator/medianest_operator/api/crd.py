@@ -111,7 +111,7 @@ def _present(value: Any) -> Any:
     """A default without its nulls: absent is how Kubernetes writes them."""
     if isinstance(value, dict):
         return {key: _present(item) for key, item in value.items() if item is not None}
-    return value
+    return [_present(item) for item in value] if isinstance(value, list) else value
 
 
 def _bounded(schema: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from medianest_operator.api.model import (
     same_storage_class,
     with_rules,
 )
+from medianest_operator.api.notifications import Notification
 
 RESERVED_PARAMETERS = (
     "allow_system_table_mods", "archive_cleanup_command", "archive_command", "archive_library", "archive_mode",
@@ -301,6 +302,8 @@ class DatabaseSpec(ApiModel):
     """What a new database begins with, instead of nothing: a backup, or a copy of a running database."""
     restore: Restore | None = None
     """Asks for a restore in place."""
+    notifications: Annotated[list[Notification], Field(max_length=16)] = []
+    """Webhooks that are told of Warnings."""
     tls: Tls = Tls()
     """Certificates."""
     scheduling: Scheduling = Scheduling()

@@ -264,7 +264,7 @@ class ImportRun:
                 Reason.NOT_EQUAL, f"What was imported is not what the source holds: {'; '.join(unlike[:3])}."
             )
         report = [*notes, *versions, *differences_from_bundled(actual, seen.version, self._options.work, self._report)]
-        told = f" {len(report)} remarks: {'; '.join(report[:3])}." if report else ""
+        told = f" To know: {'; '.join(report[:3])}." if report else ""
         message = (
             f"Imported {self._more['tables']} tables with {self._more['rows']} rows; row counts, sequences and catalog"
             f" equal the source's (owners and rights are the target's own).{told}"

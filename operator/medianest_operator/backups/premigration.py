@@ -1,6 +1,7 @@
 """The backup that a migration takes of what it is about to change: the tier `pre-migration` of the common layout.
 
-It is never encrypted, because the way back has to be open without anybody's private key.
+It is encrypted where all others are. The way back then needs the private key: without it no run is begun that only this
+backup could undo.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from functools import partial
 
 from medianest_operator.backups import layout, retention
 from medianest_operator.backups.catalog import Catalog, remove
+from medianest_operator.backups.encryption import EncryptionError, decrypt, encrypt
 from medianest_operator.backups.facts import DatabaseFacts, catalog_content, pg_dump_version
 from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Manifest, ManifestError, operator_version
+from medianest_operator.backups.manifest import File, Manifest, ManifestError, file_name, operator_version
 from medianest_operator.backups.repository import NotThereError, Repository, RepositoryError
 from medianest_operator.backups.store import Content, cleanup, fetch, store
 from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
@@ -49,10 +51,14 @@ def take(
     chunks: Iterable[bytes],
     observed: Observed,
     report: Callable[[str], None] = lambda line: None,
+    recipients: Sequence[str] = (),
 ) -> str:
     """Store a dump; returns the path of its data, the same in every repository.
 
     One repository that has it is enough to go back; the others' failures are reported.
+
+    Args:
+        recipients: age's public keys; none: not encrypted.
 
     Raises:
         RepositoryError: no repository has it; nothing of it is left.
@@ -61,7 +67,10 @@ def take(
     began = datetime.now(UTC)
     known = [id_ for repository in repositories for id_ in _ids(repository, origin)]
     place = Place(origin, Tier.PRE_MIGRATION, layout.new_id(Tier.PRE_MIGRATION, began, known))
-    contents = [Content(Format.CUSTOM, chunks), catalog_content(observed.catalog)]
+    dump = Content(Format.CUSTOM, chunks)
+    if recipients:
+        dump = Content(Format.CUSTOM, encrypt(chunks, recipients), encrypted=True)
+    contents = [dump, catalog_content(observed.catalog)]
     results = store(repositories, place, contents, partial(_manifest, place, began, observed))
     failures = [result for result in results.values() if not result.ok]
     if len(failures) == len(results):
@@ -69,20 +78,30 @@ def take(
         raise RepositoryError(text, any(failure.transient for failure in failures))
     for failure in failures:
         report(f"warning: not backed up there: {failure.message}")
-    return place.file(DATA)
+    return place.file(file_name(Format.CUSTOM, dump.encrypted))
 
 
-def read(repositories: Sequence[Repository], path: str) -> Iterator[bytes]:
+def read(repositories: Sequence[Repository], path: str, identities: Sequence[str] = ()) -> Iterator[bytes]:
     """A backup's dump, from the first repository that has it.
 
+    Args:
+        identities: age's private keys, where it is encrypted.
+
     Raises:
-        RepositoryError: it isn't there, or it is not what the manifest says.
+        RepositoryError: it isn't there, it is not what the manifest says, or none of the keys is its own.
     """
     repository, manifest = _find(repositories, path)
     file = manifest.file(Format.CUSTOM)
     if file is None:
         raise RepositoryError(f"{path} is damaged: its manifest doesn't know it")
-    yield from fetch(repository, manifest.place, file)
+    chunks = fetch(repository, manifest.place, file)
+    if not file.encrypted:
+        yield from chunks
+        return
+    try:
+        yield from decrypt(chunks, identities)
+    except EncryptionError as error:
+        raise RepositoryError(f"{path} can't be decrypted: {error}") from error
 
 
 def prune(repository: Repository, origin: Origin, keep: int = KEEP, but: str | None = None) -> list[str]:

@@ -22,10 +22,13 @@ from medianest_operator.backups.proof import compare, read_contents
 from medianest_operator.backups.repository import Repository, RepositoryError
 from medianest_operator.backups.restore import MAINTENANCE, check_version, create_database
 from medianest_operator.backups.result import Reason, Result, RunFailure, cut
+from medianest_operator.backups.store import DamagedError, fetch
 from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
 
 JOBS = 2
+_READ_BACK = "readBack"
+"""The only stage of a copy that has the same bytes as one that was restored."""
 # Beside this process and pg_restore in the same container, whose memory is small.
 _SETTINGS = {
     "shared_buffers": "8MB",
@@ -114,7 +117,8 @@ class VerifyRun:
         found = look(self._repositories, self._options.wanted, self._report)
         for catalog in found.catalogs:
             self._more.setdefault("catalog", {})[catalog.repository.name] = catalog.summary()
-        repository, backup = _least_verified(choose(found, self._options.which))
+        places = choose(found, self._options.which)
+        repository, backup = _least_verified(places)
         self._more |= {"backup": backup.id, "repository": repository.name}
         failure: RunFailure | None = None
         began = time.monotonic()
@@ -127,9 +131,41 @@ class VerifyRun:
         seconds = time.monotonic() - began
         verification = Verification.of(failure is None, self._options.now(), seconds, cut(message), stages.seconds)
         noted = self._note(repository, backup, verification)
+        if failure is None:
+            noted += self._read_back(backup, [place for place in places if place[0] is not repository], verification)
         if failure is not None:
             return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{backup.id} is not good: {message}{noted}"))
         return Result.success(f"Verified {backup.id} of {repository.name}: {message}{noted}")
+
+    def _read_back(self, good: Backup, places: Sequence[tuple[Repository, Backup]], verification: Verification) -> str:
+        """Another repository's copy is as good if it has the same bytes: they are read back and summed up again."""
+        noted = ""
+        for repository, copy in places:
+            assert good.manifest is not None
+            assert copy.manifest is not None
+            if copy.manifest.files != good.manifest.files:
+                noted += f" The one in {repository.name} is another: it has to be verified by itself."
+                continue
+            began = time.monotonic()
+            try:
+                for file in copy.manifest.files:
+                    for _ in fetch(repository, copy.place, file):
+                        pass
+            except DamagedError as error:
+                # What is left of it has to be told now, not at the next drill.
+                damaged = Verification.of(False, self._options.now(), 0, cut(str(error)), {})
+                self._note(repository, copy, damaged)
+                raise RunFailure(
+                    Reason.VERIFICATION_FAILED, f"{good.id} is good, but not in {repository.name}: {error}"
+                ) from error
+            except RepositoryError as error:
+                noted += f" The one in {repository.name} could not be read back: {error}"
+                continue
+            seconds = round(time.monotonic() - began, 2)
+            same = {**dict(verification), "message": f"the same bytes: {verification.message}"}
+            self._note(repository, copy, Verification.model_validate(same | {"stages": {_READ_BACK: seconds}}))
+            noted += f" The same bytes in {repository.name}."
+        return noted
 
     def _note(self, repository: Repository, backup: Backup, verification: Verification) -> str:
         try:
@@ -193,9 +229,15 @@ class VerifyRun:
 
 
 def _least_verified(places: Sequence[tuple[Repository, Backup]]) -> tuple[Repository, Backup]:
-    """Of the copies of a backup the one that was not verified, or longest ago: they take turns."""
-    never = datetime.min.replace(tzinfo=UTC)
-    return min(places, key=lambda place: place[1].verification.at if place[1].verification else never)
+    """Of the copies of a backup the one that was not verified, or only read back, or longest ago: they take turns."""
+
+    def merit(place: tuple[Repository, Backup]) -> tuple[int, datetime]:
+        verification = place[1].verification
+        if verification is None:
+            return 0, datetime.min.replace(tzinfo=UTC)
+        return 1 if _READ_BACK in verification.stages else 2, verification.at
+
+    return min(places, key=merit)
 
 
 def _roles(manifest: Manifest) -> list[RoleCopy]:

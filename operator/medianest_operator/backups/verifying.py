@@ -20,7 +20,7 @@ def verify_taken(
     identities: Sequence[str],
     report: Callable[[str], None],
 ) -> None:
-    """Verify the backup that a run has just taken, from the first repository that has it, and tell it in the result.
+    """Verify the backup that a run has just taken, in all repositories that have it, and tell it in the result.
 
     A backup that could not be verified stays, and counts as unverified.
     """
@@ -30,7 +30,7 @@ def verify_taken(
         return
     wanted = Wanted(origin.namespace, origin.name, origin.system_identifier)
     options = VerifyOptions(wanted, str(result.more["backup"]), work, identities)
-    verified = VerifyRun(holding[:1], options, report).run()
+    verified = VerifyRun(holding, options, report).run()
     ok = verified.outcome is Outcome.SUCCEEDED
     seconds = round(sum(verified.more.get("seconds", {}).values()), 1)
     result.more["verification"] = {"ok": ok, "seconds": seconds, "message": cut(verified.message, 500)}

@@ -25,6 +25,7 @@ from medianest_operator.reconcile.context import Services
 from medianest_operator.reconcile.database import DatabaseReconciler
 from medianest_operator.reconcile.events import Recorder
 from medianest_operator.reconcile.memory import Memory
+from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,14 +44,17 @@ class Loop:
         self._cache = Cache()
         self._queue = WorkQueue()
         self._sessions = Sessions()
+        recorder = Recorder(client, settings.identity)
+        self._notifier = Notifier(client, recorder)
         services = Services(
             settings=settings,
             client=client,
             cache=self._cache,
             applier=Applier(client, self._cache),
-            recorder=Recorder(client, settings.identity),
+            recorder=recorder,
             sessions=self._sessions,
             memory=Memory(),
+            notifier=self._notifier,
         )
         self._reconciler = DatabaseReconciler(services)
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,6 +73,7 @@ class Loop:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._notifier.close()
         await self._sessions.close()
 
     def seen(self, kind: Kind, event: str | None, manifest: dict[str, Any]) -> None:

@@ -129,7 +129,8 @@ class Preparation:
         observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
         try:
             chunks = dump(self._workbench.environment, exported)
-            path = premigration.take(self._repositories, origin, chunks, observed, self._report)
+            recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
+            path = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
         except (RepositoryError, DumpError, ThrowawayError) as error:
             raise RunError(
                 Reason.BACKUP_FAILED, f"The pre-migration backup failed: {error}. Nothing was changed; trying again."
@@ -163,7 +164,9 @@ class Preparation:
         scratch = self._workbench.scratch
         if scratch is None or self._backup is None:
             raise rehearsal.CopyError("there is no room for a copy")
-        chunks = premigration.read(self._repositories, self._backup)
+        if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
+            raise rehearsal.CopyError(problem)
+        chunks = premigration.read(self._repositories, self._backup, self._workbench.identities)
         info = self._connection.info
         return rehearsal.make_copy(
             scratch,

@@ -73,8 +73,8 @@ def way_back(
     names = list(entry.plan["names"])
     fenced = entry.fence is not None
     backup = None
-    if workbench.repositories and entry.backup is not None:
-        backup = Backup(workbench.repositories, entry.backup, workbench.environment)
+    if workbench.no_way_back is None and entry.backup is not None:
+        backup = Backup(workbench.repositories, entry.backup, workbench.environment, workbench.identities)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]

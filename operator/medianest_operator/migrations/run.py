@@ -217,8 +217,8 @@ class MigrationRun:
         work = self._work
         if undo.fenced and work.tables:
             problem = obstacle(work.connection)
-            if problem is None and undo.strategy is Strategy.RESTORE and not work.workbench.repositories:
-                problem = "no place for a backup was given"
+            if problem is None and undo.strategy is Strategy.RESTORE:
+                problem = work.workbench.no_way_back
             if problem:
                 raise RunError(
                     Reason.ROLLBACK_IMPOSSIBLE,

@@ -46,9 +46,10 @@ class Backup:
     repositories: Sequence[Repository]
     path: str
     environment: Mapping[str, str]
+    identities: Sequence[str] = ()
 
     def read(self) -> Iterator[bytes]:
-        return premigration.read(self.repositories, self.path)
+        return premigration.read(self.repositories, self.path, self.identities)
 
 
 class Undo:

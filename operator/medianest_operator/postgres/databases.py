@@ -62,12 +62,11 @@ class LiveDatabase:
     name: str
     connects: bool
     """Whether it takes connections at all (`datallowconn`)."""
-    size: int
     mark: Mark | None
 
 
 _DATABASES: LiteralString = """
-SELECT d.datname::text, d.datallowconn, pg_database_size(d.oid), shobj_description(d.oid, 'pg_database')
+SELECT d.datname::text, d.datallowconn, shobj_description(d.oid, 'pg_database')
   FROM pg_database d WHERE NOT d.datistemplate AND d.datname <> 'postgres'
 """
 
@@ -75,7 +74,13 @@ SELECT d.datname::text, d.datallowconn, pg_database_size(d.oid), shobj_descripti
 async def read_databases(connection: Connection) -> dict[str, LiveDatabase]:
     """All databases but PostgreSQL's own, by name."""
     cursor = await connection.execute(_DATABASES)
-    return {row[0]: LiveDatabase(row[0], row[1], row[2], _mark(row[3])) for row in await cursor.fetchall()}
+    return {row[0]: LiveDatabase(row[0], row[1], _mark(row[2])) for row in await cursor.fetchall()}
+
+
+async def read_sizes(connection: Connection) -> dict[str, int]:
+    """Bytes of each database. It looks at every file, so it is asked for only where that is needed."""
+    cursor = await connection.execute("SELECT datname::text, pg_database_size(oid) FROM pg_database")
+    return {row[0]: row[1] for row in await cursor.fetchall()}
 
 
 def _mark(comment: str | None) -> Mark | None:
@@ -152,6 +157,7 @@ async def swap_in(
         await _end_sessions(connection, [candidate, live])
         async with connection.transaction():
             if kept is not None:
+                await _copy_settings(connection, live, candidate)
                 await connection.execute(_rename(live, kept[0]))
                 await connection.execute(_comment(*kept))
             await connection.execute(_rename(candidate, live))
@@ -160,6 +166,33 @@ async def swap_in(
 
 def _rename(name: str, to: str) -> sql.Composed:
     return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(to))
+
+
+_SETTINGS: LiteralString = """
+SELECT CASE s.setrole WHEN 0 THEN NULL ELSE pg_get_userbyid(s.setrole)::text END,
+       split_part(item, '=', 1), substr(item, strpos(item, '=') + 1)
+  FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) item
+ WHERE d.datname = %s
+"""
+
+
+# Lists that the server keeps quoted, element by element (variable_is_guc_list_quote in pg_dump's source).
+_LISTS = frozenset({"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"})
+
+
+async def _copy_settings(connection: Connection, source: str, target: str) -> None:
+    """What was set for a database alone (ALTER DATABASE ... SET) is in no dump of it."""
+    cursor = await connection.execute(_SETTINGS, [source])
+    database = sql.SQL("DATABASE {}").format(sql.Identifier(target))
+    for role, name, value in await cursor.fetchall():
+        whom = sql.SQL("ROLE {} IN {}").format(sql.Identifier(role), database) if role else database
+        given = sql.SQL(value) if name in _LISTS else sql.Literal(value)
+        await connection.execute(sql.SQL("ALTER {} SET {} = {}").format(whom, sql.Identifier(*name.split(".")), given))
+
+
+async def end_sessions(connection: Connection, name: str) -> None:
+    """End whoever is connected to a database. A replica's sessions stay in a database that was renamed."""
+    await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
 
 
 _SESSIONS: LiteralString = "SELECT pid FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()"

@@ -13,10 +13,11 @@ from medianest_operator.api import status as api
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.controller.client import ApiError
-from medianest_operator.controller.kinds import BACKUP, CLAIM, CRON_JOB, JOB, SECRET
+from medianest_operator.controller.kinds import BACKUP, CLAIM, CRON_JOB, DATABASE, JOB, SECRET
 from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent
 from medianest_operator.observability import metrics
+from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue, stamp
 from medianest_operator.reconcile.context import Pod, Run, Services
@@ -110,10 +111,14 @@ def _ended(run: Run, job: Manifest) -> EndedJob | None:
 # The backups that people ask for.
 
 
-async def reconcile_asked(run: Run, *, serving: bool) -> None:
-    """Take the `MediaNestBackup`s of this database, one Job each, and tell what became of them."""
+async def reconcile_asked(run: Run, obstacle: str | None) -> None:
+    """Take the `MediaNestBackup`s of this database, one Job each, and tell what became of them.
+
+    Args:
+        obstacle: why none can begin now, in words that follow the database's name.
+    """
     for manifest in run.services.cache.of_database(BACKUP, run.key):
-        await _Asked(run.services, manifest).reconcile(run, serving)
+        await _Asked(run.services, manifest).reconcile(run, obstacle)
 
 
 async def reject_asked(services: Services, key: Key) -> None:
@@ -141,7 +146,7 @@ class _Asked:
         if not self._is_over and "job" not in self._known:
             await self._tell(BackupPhase.PENDING, Reason.BACKUP_PENDING, why)
 
-    async def reconcile(self, run: Run, serving: bool) -> None:
+    async def reconcile(self, run: Run, obstacle: str | None) -> None:
         """Start its Job once, then follow it."""
         if self._is_over or "deletionTimestamp" in self._manifest["metadata"]:
             return
@@ -168,18 +173,16 @@ class _Asked:
                 " spec.backup.encryption.identitySecret."
             )
             await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
-        elif run.spec.hibernate or run.spec.paused:
-            what = "hibernates" if run.spec.hibernate else "is paused"
-            await self.wait(f"{naming.KIND} {run.key[1]} {what}.")
-        elif not serving:
-            await self.wait(f"{naming.KIND} {run.key[1]} doesn't serve yet.")
+        elif obstacle is not None:
+            await self.wait(f"{naming.KIND} {run.key[1]} {obstacle}.")
         else:
             await self._start(run, wanted, digest(self._manifest["metadata"]["uid"]))
 
     async def _start(self, run: Run, wanted: BackupSpec, identity: str) -> None:
         image = run.spec.image or self._services.settings.postgres_image
-        owner = owner_reference(self._manifest)
-        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, identity, image, owner)
+        owner = owner_reference(self._manifest, BACKUP)
+        asked_at = datetime.fromisoformat(self._manifest["metadata"]["creationTimestamp"])
+        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, asked_at, identity, image, owner)
         try:
             job = await self._services.applier.apply(JOB, manifest)
         except Permanent as error:
@@ -246,6 +249,15 @@ class _Asked:
             whom = self._manifest | {"kind": naming.BACKUP_KIND}
             kind: Literal["Normal", "Warning"] = "Warning" if phase is BackupPhase.FAILED else "Normal"
             await self._services.recorder.record(whom, kind, reason, message)
+            if kind == "Warning":
+                self._warn(reason, message)
+
+    def _warn(self, reason: Reason, message: str) -> None:
+        metadata = self._manifest["metadata"]
+        database = self._services.cache.get(DATABASE, metadata["namespace"], self._manifest["spec"]["database"])
+        if database is not None:
+            told = Message(metadata["namespace"], metadata["name"], naming.BACKUP_KIND, reason, message)
+            self._services.notifier.warn(database, told)
 
 
 def _conditions(

@@ -17,6 +17,7 @@ from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
 from medianest_operator.reconcile.apply import Applier
 from medianest_operator.reconcile.events import Recorder
 from medianest_operator.reconcile.memory import Memory
+from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.resources.meta import Manifest, owner_reference
 from medianest_operator.settings import Settings
 
@@ -32,6 +33,7 @@ class Services:
     recorder: Recorder
     sessions: Sessions
     memory: Memory
+    notifier: Notifier
 
 
 @dataclass(frozen=True)

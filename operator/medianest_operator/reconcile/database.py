@@ -17,6 +17,7 @@ from medianest_operator.controller.kinds import DATABASE
 from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent, ReconcileError, Transient
 from medianest_operator.observability import metrics
+from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres import parameters
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.reconcile import (
@@ -76,7 +77,7 @@ class DatabaseReconciler:
             if not spec.paused:
                 await self._shape(run, found)
             await self._serve(run, found)
-            await backups.reconcile_asked(run, serving=found.serving and run.has_database)
+            await backups.reconcile_asked(run, _not_to_be_dumped(run, found))
         except ReconcileError as error:
             if error.reason == Reason.DELETING:
                 return self._services.settings.probe_interval
@@ -205,6 +206,9 @@ class DatabaseReconciler:
         self._services.cache.put(DATABASE, live)
         for transition in transitions(previous, built):
             await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
+            if transition.kind == "Warning":
+                told = Message(*key, naming.KIND, transition.reason, transition.message)
+                self._services.notifier.warn(database, told)
 
     def _next_look(self, run: Run, found: Findings) -> float:
         interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
@@ -222,6 +226,20 @@ class DatabaseReconciler:
             metrics.forget_pod(*key, pod)
         self._services.memory.forget(key)
         metrics.forget(*key)
+
+
+def _not_to_be_dumped(run: Run, found: Findings) -> str | None:
+    """Why nobody should begin a backup that was asked for, in words."""
+    if run.spec.hibernate or run.spec.paused:
+        return "hibernates" if run.spec.hibernate else "is paused"
+    if not found.serving or not run.has_database:
+        return "doesn't serve yet"
+    if found.restore and found.restore.active:
+        return "is being restored"
+    if found.migration and found.migration.is_running:
+        # A dump's locks and a migration's would wait for each other.
+        return "is being migrated"
+    return None
 
 
 def _parse(database: Manifest) -> DatabaseSpec:

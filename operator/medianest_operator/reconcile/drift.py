@@ -7,7 +7,6 @@ from typing import LiteralString
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE, History
 from medianest_operator.migrations.journal import read_version
-from medianest_operator.migrations.versions import schema_of
 from medianest_operator.postgres.catalog import difference, read_catalog_async
 from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile.context import Run
@@ -59,7 +58,8 @@ async def look(run: Run, connection: Connection, history: History) -> tuple[str,
     expected = await read_version(connection, history.version)
     if expected is None:
         return None
-    live = schema_of(without_hardening((await read_catalog_async(connection)).without_table(TABLE)))
+    # As `migrations.versions.schema_of`, whose module needs what only a run has.
+    live = without_hardening((await read_catalog_async(connection)).without_table(TABLE)).without_privileges()
     lines = tuple(_in_words(line) for line in difference(expected, live))
     if len(lines) > _LONGEST:
         lines = (*lines[: _LONGEST - 1], f"and {len(lines) - _LONGEST + 1} more")

@@ -7,6 +7,7 @@ with what the server holds (`postgres.databases`), so that an operator that was 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from medianest_operator.errors import Permanent, Transient
 from medianest_operator.postgres import databases, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
 from medianest_operator.postgres.quantity import to_bytes
-from medianest_operator.postgres.sessions import Connection
+from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.backup_status import stamp
 from medianest_operator.reconcile.context import Pod, Run
@@ -224,7 +225,7 @@ class _Arrival:
 
     async def _start(self, request: Request, live: LiveDatabase | None, number: int) -> State:
         """An empty candidate, and a Job to fill it."""
-        if (problem := self._no_room(live)) is not None:
+        if (problem := await self._no_room(live)) is not None:
             return self._told(request, live, FAILED, problem)
         run, candidate = self._run, self._candidate(request)
         await databases.drop(self._connection, candidate)
@@ -252,13 +253,14 @@ class _Arrival:
             return self._told(request, live, FAILED, error.message)
         return self._told(request, live, RESTORING, self._doing(request, job), job=job)
 
-    def _no_room(self, live: LiveDatabase | None) -> str | None:
+    async def _no_room(self, live: LiveDatabase | None) -> str | None:
         """A volume that runs full takes the server down: better refuse what can't fit beside what is there."""
         if live is None:
             return None
         size = to_bytes(self._run.spec.storage.size)
-        used = sum(item.size for item in self._found.values())
-        if used + live.size <= size * 0.9:
+        sizes = await databases.read_sizes(self._connection)
+        used = sum(sizes.values())
+        if used + sizes[live.name] <= size * 0.9:
             return None
         return (
             f"There is no room for a second copy: the databases take {used >> 20} MiB of storage.size"
@@ -287,7 +289,7 @@ class _Arrival:
         await databases.swap_in(self._connection, candidate, self._name, mark, kept)
         for topic in ("schema", "grants", "hardening"):
             run.services.memory.drop(run.key, topic)
-        self._found[self._name] = LiveDatabase(self._name, True, 0, mark)
+        self._found[self._name] = LiveDatabase(self._name, True, mark)
         state = self._told(
             request, self._found[self._name], DONE, str(result.get("message", "")), job=job, result=result,
             kept=kept[0] if kept else None, finished=now,
@@ -339,14 +341,31 @@ class _Arrival:
         last: Mapping[str, Any] = self._run.database.get("status", {}).get("backup", {}).get("last", {})
         for item in list(self._found.values()):
             mark = item.mark
-            if mark is None or item.name in {candidate, self._name}:
+            ours = item.name.startswith((f"{self._name}_new_", f"{self._name}_old_"))
+            if mark is None or mark.role is Role.LIVE or not ours or item.name == candidate:
                 continue
             outlived = "startedAt" in last and datetime.fromisoformat(last["startedAt"]) > mark.moment
-            if mark.role is Role.CANDIDATE or (mark.role is Role.KEPT and outlived):
+            if mark.role is Role.KEPT and not outlived:
+                await self._end_readers(item.name)
+            else:
                 await databases.drop(self._connection, item.name)
                 del self._found[item.name]
                 if self._known and self._known.kept_database == item.name:
                     self._known = self._known.model_copy(update={"kept_database": None})
+        await self._forget_jobs(request)
+
+    async def _end_readers(self, kept: str) -> None:
+        """On the replicas people may still read the database that was replaced, under its new name."""
+        run = self._run
+        for pod in run.pods:
+            if pod.name == self._primary.name or not pod.streaming or not pod.address:
+                continue
+            with contextlib.suppress(Unreachable):
+                instance = run.instance(pod, _MAINTENANCE_DATABASE)
+                async with run.services.sessions.use(instance, run.credentials) as connection:
+                    await databases.end_sessions(connection, kept)
+
+    async def _forget_jobs(self, request: Request | None) -> None:
         for job in self._run.restore_jobs:
             over = request is None and jobs.ended(job) is not None
             foreign = request is not None and _request_of(job) != request.digest[:16]

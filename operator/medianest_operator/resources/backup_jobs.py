@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from medianest_operator import naming
@@ -54,6 +55,11 @@ def can_verify(spec: DatabaseSpec) -> bool:
     return encryption is None or encryption.identity_secret is not None
 
 
+def to_days(days: str) -> timedelta:
+    """A number of days, such as `7d`."""
+    return timedelta(days=int(days.removesuffix("d")))
+
+
 def is_suspended(spec: DatabaseSpec) -> bool:
     """Whether no Job starts by itself."""
     return spec.backup.suspend or spec.hibernate
@@ -90,16 +96,24 @@ def _cron_job(
 
 
 def on_demand_job(
-    names: Names, spec: DatabaseSpec, wanted: BackupSpec, digest: str, image: str, owner: Mapping[str, Any]
+    names: Names,
+    spec: DatabaseSpec,
+    wanted: BackupSpec,
+    asked_at: datetime,
+    digest: str,
+    image: str,
+    owner: Mapping[str, Any],
 ) -> Manifest:
     """The Job of a `MediaNestBackup`.
 
     Args:
+        asked_at: when the object was made: what it is to be kept for counts from then.
         digest: of the object's identity.
         owner: the object.
     """
+    until = (asked_at + to_days(wanted.keep)).strftime("%Y-%m-%dT%H:%M:%SZ")
     chosen = [item for item in spec.backup.repositories if not wanted.repositories or item.name in wanted.repositories]
-    job = _backup(names, spec, image, ON_DEMAND, chosen, verify=wanted.verify, keep=wanted.keep)
+    job = _backup(names, spec, image, ON_DEMAND, chosen, verify=wanted.verify, until=until)
     made = manifest(JOB, names, names.on_demand_backup_job(digest), owner, component=naming.COMPONENT_BACKUP, spec=job)
     made["metadata"]["labels"][naming.LABEL_TIER] = ON_DEMAND
     return made
@@ -113,19 +127,20 @@ def _backup(
     chosen: Sequence[Repository],
     *,
     verify: bool,
-    keep: str | None = None,
+    until: str | None = None,
 ) -> Manifest:
     arguments = ["backup", "--tier", tier]
     for item in TIERS:
         arguments += ["--keep", f"{item}={tier_of(spec, item).keep}"]
-    if keep:
-        arguments += ["--keep", f"{tier}={keep}"]
+    if until:
+        arguments += ["--keep-until", until]
     if spec.instances > 1:
         arguments += ["--replica-host", names.service_fqdn(names.read_only_service)]
     for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
         arguments += ["--recipient", recipient]
-    for kind in spec.backup.logical.formats:
-        arguments += ["--format", kind.lower()]
+    if spec.backup.logical.formats:
+        for kind in ("custom", *spec.backup.logical.formats):
+            arguments += ["--format", kind.lower()]
     if verify and can_verify(spec):
         arguments.append("--verify")
     identity = spec.backup.encryption.identity_secret if spec.backup.encryption and verify else None

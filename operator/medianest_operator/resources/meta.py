@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from medianest_operator import naming
-from medianest_operator.controller.kinds import Kind
+from medianest_operator.controller.kinds import DATABASE, Kind
 from medianest_operator.naming import Names
 
 Manifest = dict[str, Any]
@@ -18,13 +17,13 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def owner_reference(database: Mapping[str, Any]) -> dict[str, Any]:
-    """The child goes when the database goes; it never blocks that (no foreground deletion waits for it)."""
+def owner_reference(owner: Mapping[str, Any], kind: Kind = DATABASE) -> dict[str, Any]:
+    """The child goes when its owner goes; it never blocks that (no foreground deletion waits for it)."""
     return {
-        "apiVersion": naming.API_VERSION,
-        "kind": naming.KIND,
-        "name": database["metadata"]["name"],
-        "uid": database["metadata"]["uid"],
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
         "controller": True,
     }
 

@@ -1,0 +1,86 @@
+"""Backups to put into repositories, and what is to be seen of them there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from medianest_operator.backups import layout
+from medianest_operator.backups.catalog import Backup, Catalog
+from medianest_operator.backups.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.manifest import File, Manifest
+from medianest_operator.backups.repository import Repository
+from medianest_operator.backups.store import Content, Result, store
+
+ORIGIN = Origin("media", "medianest", "7300000000000000001")
+OTHER = Origin("media", "medianest", "7300000000000000002")
+MEBIBYTE = 1 << 20
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "operator")}
+
+
+def noise(mebibytes: int) -> Iterator[bytes]:
+    for _ in range(mebibytes):
+        yield os.urandom(MEBIBYTE)
+
+
+def described(place: Place, files: tuple[File, ...]) -> Manifest:
+    now = datetime.now(UTC)
+    return Manifest(
+        id=place.id,
+        tier=place.tier,
+        origin=place.origin,
+        dbname="medianest",
+        owner="medianest",
+        taken_at=now,
+        finished_at=now,
+        postgres_version="15.4",
+        pg_dump_version="15.4",
+        encoding="UTF8",
+        collate="C.UTF-8",
+        ctype="C.UTF-8",
+        fingerprint="0" * 64,
+        rows={"users": 3},
+        sequences={},
+        files=files,
+    )
+
+
+def back_up(
+    repositories: Sequence[Repository],
+    chunks: Iterable[bytes] | None = None,
+    origin: Origin = ORIGIN,
+    tier: Tier = Tier.DAILY,
+) -> tuple[Place, dict[str, Result]]:
+    known = [id_ for repository in repositories for id_ in Catalog.read(repository, origin).ids]
+    place = Place(origin, tier, layout.new_id(tier, datetime.now(UTC), known))
+    contents = [Content(Format.CUSTOM, noise(2) if chunks is None else chunks), Content(Format.SCHEMA, [b"schema"])]
+    return place, store(repositories, place, contents, lambda files: described(place, files))
+
+
+def one(repository: Repository, place: Place) -> Backup:
+    [found] = [backup for backup in Catalog.read(repository).backups if backup.place == place]
+    return found
+
+
+def paths(repository: Repository, prefix: str = "") -> list[str]:
+    return [item.path for item in repository.list(prefix)]
+
+
+def chunks(size: int, piece: int = 1 << 20) -> Iterator[bytes]:
+    block = os.urandom(piece)
+    for start in range(0, size, piece):
+        yield block[: min(piece, size - start)]
+
+
+def manifest_of(repository: Repository, place: Place) -> Manifest:
+    manifest = one(repository, place).manifest
+    assert manifest is not None
+    return manifest
+
+
+def age_files(folder: Path, names: Iterable[str], age: timedelta) -> None:
+    moment = (datetime.now(UTC) - age).timestamp()
+    for name in names:
+        os.utime(folder / name, (moment, moment))

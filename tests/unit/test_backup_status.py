@@ -1,0 +1,178 @@
+"""What the backup Jobs' results make of the status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from medianest_operator.api import status as api
+from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.reconcile.backup_status import EndedJob, State, collect, next_run, overdue, verdict
+
+NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+TWO_PLACES: dict[str, Any] = {
+    "backup": {"repositories": [{"name": "volume", "volume": {}}, {"name": "offsite", "s3": {"bucket": "backups"}}]}
+}
+
+
+def spec(raw: dict[str, Any] | None = None) -> DatabaseSpec:
+    return DatabaseSpec.model_validate(raw or TWO_PLACES)
+
+
+def taken(finished: str, *, tier: str = "daily", **result: Any) -> EndedJob:
+    """A Job that took a backup in both places."""
+    told = {
+        "outcome": "Succeeded",
+        "backup": f"{finished.replace('-', '').replace(':', '')}-{tier}",
+        "startedAt": finished,
+        "finishedAt": finished,
+        "bytes": 1000,
+        "seconds": 2.5,
+        "source": "replica medianest-1",
+        "repositories": {"volume": {"ok": True}, "offsite": {"ok": True}},
+        "catalog": {"volume": {"count": 3}, "offsite": {"count": 4}},
+    }
+    return EndedJob(f"medianest-{tier}-1", tier, finished, True, told | result)
+
+
+def failed(finished: str, message: str = "offsite: the bucket is gone", **result: Any) -> EndedJob:
+    told = {"message": message, "repositories": {"volume": {"ok": True}, "offsite": {"ok": False, "message": message}}}
+    return EndedJob("medianest-daily-2", "daily", finished, False, told | result)
+
+
+def told(wanted: DatabaseSpec, backups: api.Backups, **state: Any) -> tuple[str, Reason, str]:
+    return verdict(wanted, State(backups, **state))
+
+
+def test_before_the_first_it_says_when_that_is() -> None:
+    backups = collect(spec(), None, [], NOW)
+    truth, reason, message = told(spec(), backups)
+    assert (truth, reason) == ("Unknown", Reason.NO_BACKUP_YET)
+    assert "2026-03-05T02:00:00Z" in message
+    assert {tier.name: tier.next for tier in backups.tiers} == {
+        "daily": "2026-03-05T02:00:00Z",
+        "weekly": "2026-03-08T03:00:00Z",
+        "monthly": "2026-04-01T04:00:00Z",
+    }
+    assert backups.next_verification == "2026-03-15T05:00:00Z"
+
+
+def test_success_is_told_by_series_and_place() -> None:
+    backups = collect(spec(), None, [taken("2026-03-04T02:00:09Z")], NOW)
+    assert backups.last == api.LastBackup(
+        id="20260304T020009Z-daily", tier="daily", at="2026-03-04T02:00:09Z", started_at="2026-03-04T02:00:09Z",
+        bytes=1000, seconds=2.5, source="replica medianest-1",
+    )  # fmt: skip
+    assert [(item.name, item.count, item.last_success) for item in backups.repositories] == [
+        ("volume", 3, "2026-03-04T02:00:09Z"),
+        ("offsite", 4, "2026-03-04T02:00:09Z"),
+    ]
+    assert told(spec(), backups)[:2] == ("True", Reason.BACKUPS_HEALTHY)
+
+
+def test_one_place_that_fails_is_named_and_the_last_good_one_stays() -> None:
+    good = taken("2026-03-03T02:00:00Z")
+    backups = collect(spec(), None, [failed("2026-03-04T02:00:00Z"), good], NOW)
+    assert backups.last is not None
+    assert backups.last.at == "2026-03-03T02:00:00Z"
+    volume, offsite = backups.repositories
+    assert (volume.message, volume.last_success) == (None, "2026-03-04T02:00:00Z")
+    assert (offsite.message, offsite.last_success) == ("offsite: the bucket is gone", "2026-03-03T02:00:00Z")
+    truth, reason, message = told(spec(), backups)
+    assert (truth, reason) == ("False", Reason.BACKUP_FAILED)
+    assert "offsite: the bucket is gone. See Job medianest-daily-2." in message
+    assert "Last backup 20260303T020000Z-daily" in message
+
+
+def test_jobs_that_are_gone_are_remembered() -> None:
+    before = collect(spec(), None, [taken("2026-03-03T02:00:00Z"), failed("2026-03-04T02:00:00Z")], NOW)
+    assert collect(spec(), before, [], NOW) == before
+
+
+def test_older_jobs_change_nothing() -> None:
+    before = collect(spec(), None, [taken("2026-03-04T02:00:00Z")], NOW)
+    assert collect(spec(), before, [failed("2026-03-02T02:00:00Z")], NOW).repositories == before.repositories
+
+
+def test_success_ends_a_failure() -> None:
+    before = collect(spec(), None, [failed("2026-03-03T02:00:00Z")], NOW)
+    assert before.failed is not None
+    after = collect(spec(), before, [taken("2026-03-04T02:00:00Z")], NOW)
+    assert after.failed is None
+    assert [item.message for item in after.repositories] == [None, None]
+
+
+def test_verification_that_failed_comes_before_all_else() -> None:
+    bad = failed("2026-03-01T03:00:00Z", verification={"ok": False, "message": "table users holds 3 rows, expected 4"})
+    backups = collect(spec(), None, [bad, taken("2026-03-04T02:00:00Z")], NOW)
+    assert backups.failed is None
+    truth, reason, message = told(spec(), backups)
+    assert (truth, reason) == ("False", Reason.VERIFICATION_FAILED)
+    assert "table users holds 3 rows, expected 4." in message
+
+
+def test_verified_is_the_newest_of_all_places() -> None:
+    summary = {
+        "volume": {"lastVerified": {"backup": "a", "at": "2026-03-01T03:00:00Z", "seconds": 5.0}},
+        "offsite": {"lastVerified": {"backup": "b", "at": "2026-03-02T03:00:00Z", "seconds": 7.0}},
+    }
+    backups = collect(spec(), None, [taken("2026-03-04T02:00:00Z", catalog=summary)], NOW)
+    assert backups.verified == api.Verified(backup="b", repository="offsite", at="2026-03-02T03:00:00Z", seconds=7.0)
+    assert told(spec(), backups)[2].endswith("last one restored and proved b.")
+
+
+def test_series_tell_what_the_repositories_hold() -> None:
+    """A status that was lost is whole again after one Job."""
+    found = {"volume": {"tiers": {"monthly": {"count": 1, "last": "2026-03-01T04:00:00Z"}}}}
+    backups = collect(spec(), None, [taken("2026-03-04T02:00:00Z", catalog=found)], NOW)
+    assert {tier.name: tier.last_success for tier in backups.tiers}["monthly"] == "2026-03-01T04:00:00Z"
+
+
+def test_what_does_not_come_is_overdue() -> None:
+    backups = collect(spec(), None, [taken("2026-03-04T02:00:00Z")], NOW)
+    since = {"daily": NOW - timedelta(days=30)}
+    assert overdue(spec(), backups, since, NOW) == ()
+    later = NOW + timedelta(days=1)
+    assert overdue(spec(), backups, since, later) == ("daily",)
+    assert told(spec(), backups, overdue=("daily",))[:2] == ("False", Reason.BACKUP_OVERDUE)
+    # Nothing is late for what was due before its CronJob was there, or while nothing runs by itself.
+    assert overdue(spec(), backups, {"daily": later}, later) == ()
+    for raw in ({"backup": {"suspend": True}}, {"hibernate": True}):
+        assert overdue(spec(raw), backups, since, later) == ()
+
+
+def test_suspended_series_have_no_next_run() -> None:
+    wanted = spec({"backup": {"suspend": True}})
+    backups = collect(wanted, None, [taken("2026-03-04T02:00:00Z")], NOW)
+    assert [tier.next for tier in backups.tiers] == [None]
+    assert backups.next_verification is None
+    assert told(wanted, backups)[:2] == ("False", Reason.BACKUPS_SUSPENDED)
+
+
+def test_problem_is_told_first() -> None:
+    backups = collect(spec(), None, [taken("2026-03-04T02:00:00Z")], NOW)
+    truth, reason, message = told(spec(), backups, problem="there is no Secret keys in this namespace")
+    assert (truth, reason) == ("False", Reason.BACKUP_MISCONFIGURED)
+    assert message == "No backup can be taken: there is no Secret keys in this namespace."
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "expected"),
+    [
+        ("0 2 * * *", "Etc/UTC", "2026-03-05T02:00:00+00:00"),
+        ("0 2 * * *", "Europe/Berlin", "2026-03-05T01:00:00+00:00"),
+        ("@weekly", "Etc/UTC", "2026-03-08T00:00:00+00:00"),
+        ("*/20 * * * *", "Asia/Kolkata", "2026-03-04T12:10:00+00:00"),
+    ],
+)
+def test_next_run_is_in_the_time_zone(schedule: str, zone: str, expected: str) -> None:
+    assert next_run(schedule, zone, NOW).isoformat() == expected
+
+
+@pytest.mark.parametrize(("schedule", "zone"), [("0 25 * * *", "Etc/UTC"), ("0 2 * * *", "Mars/Olympus")])
+def test_what_is_no_schedule_is_said_so(schedule: str, zone: str) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        next_run(schedule, zone, NOW)
