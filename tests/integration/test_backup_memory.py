@@ -20,7 +20,7 @@ INSERT INTO error_logs (id, correlation_id, user_id, error_code, error_message, 
                         request_method)
 SELECT 'big' || n, md5(n::text), 'u1', 'E', 'failed',
        (SELECT string_agg(md5(n || ' ' || l), '') FROM generate_series(1, 60) l), '/', 'GET'
-  FROM generate_series(1, 130000) n
+  FROM generate_series(1, 150000) n
 """
 
 
@@ -29,7 +29,7 @@ def large(server: PostgresServer, template: Database) -> Iterator[Database]:
     add_backup_role(server)
     made = server.create_database(template.name)
     made.execute(_MUCH)
-    assert made.execute("SELECT pg_database_size(current_database()) > 300000000") == [(True,)]
+    assert made.execute("SELECT pg_database_size(current_database()) > 290000000") == [(True,)]
     yield made
     server.drop_database(made)
 
