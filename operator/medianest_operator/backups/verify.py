@@ -39,7 +39,10 @@ _SETTINGS = {
 }
 # What speaks of the backup itself; everything else, of the place where it was tried.
 _OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
-_NO_ROOM = ("No space left on device", "Disk quota exceeded", "out of memory", "Cannot allocate memory")
+_NO_ROOM = (
+    "No space left on device", "could not extend file", "could not write", "Disk quota exceeded", "out of memory",
+    "Cannot allocate memory",
+)  # fmt: skip
 _WORDS = {
     "rolsuper": ("SUPERUSER", ""),
     "rolinherit": ("", "NOINHERIT"),
