@@ -108,7 +108,8 @@ def test_backup_is_taken_once_told_and_never_again(kube: Kube) -> None:
     assert status["verified"] is True
     assert "db-0" in status["source"] or status["source"] == "primary"
     healthy(kube, "True", "BackupsHealthy")
-    assert {"BackupTaken", "BackupVerified", "BackupsHealthy"} <= kube.reasons("db")
+    for reason in ("BackupTaken", "BackupVerified", "BackupsHealthy"):
+        kube.wait_event("db", reason)
     found = kube.kubectl("describe", "mnbk", "first")
     print(found)
     assert "BackupSucceeded" in found
@@ -347,7 +348,7 @@ def test_server_that_is_dumped_goes_away(kube: Kube) -> None:
         assert hold("BEGIN; LOCK TABLE users; SELECT 'held'") == "held"
         ask(kube, "first", verify=True)
         waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'"
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'"
         )
         kube.kubectl(
             "exec", "db-0", "-c", "postgres", "--", "sh", "-c",
