@@ -299,6 +299,15 @@ def _work_full(arena: Arena) -> None:
     assert answer.code == 1
 
 
+def _no_room_to_restore(arena: Arena) -> None:
+    """There is room for a server and for the dump, but not for the tables: that says nothing of the backup."""
+    with _mounted(arena.bench.folder / "small", "-o", "size=110m") as folder:
+        folder.chmod(0o777)
+        answer = arena.start("--verify", "--work-dir", str(folder)).end()
+    _failed(answer, "VerificationFailed", "No space left", "is stored, but not verified")
+    assert all(item["verification"] is None for item in arena.bench.listed())
+
+
 def _killed(number: int) -> Spoil:
     def spoil(arena: Arena) -> None:
         run = arena.start()
@@ -444,6 +453,7 @@ IN_THE_MIDDLE = [
     Making("pg_dump asked to end", _pg_dump_asked_to_end),
     Making("pg_dump's session terminated", _session_terminated),
     Making("the other sessions terminated", _counting_terminated, backups=0),
+    Making("no room to restore what is verified", _no_room_to_restore, backups=2),
     Making("table dropped during the dump", _table_dropped, backups=2),
     Making("volume full in the middle of the dump", _volume_full_in_the_middle, backups=2),
 ]

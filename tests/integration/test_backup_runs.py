@@ -30,6 +30,7 @@ from medianest_operator.backups.catalog import Catalog
 from medianest_operator.backups.layout import Tier
 from medianest_operator.backups.repository import open_folder
 from medianest_operator.backups.run import BackupOptions, BackupRun
+from medianest_operator.schema import bundled_migrations
 
 
 @pytest.fixture
@@ -359,3 +360,23 @@ def test_the_manifest_tells_no_secret(bench: Bench) -> None:
         assert b"hunter2" not in path.read_bytes()
         assert b"SCRAM" not in path.read_bytes()
     assert len(Catalog.read(open_folder(bench.folder / "main")).backups) == 1
+
+
+def test_a_backup_of_a_migration_comes_back_like_any_other(bench: Bench, target: Database) -> None:
+    """It was taken for the way back, but it is there for all who need it."""
+    (bench.folder / "source" / "20260101000000_next").mkdir(parents=True)
+    (bench.folder / "source" / "20260101000000_next" / "migration.sql").write_text("ALTER TABLE users ADD note text;")
+    for migration in bundled_migrations():
+        folder = bench.folder / "source" / migration.name
+        folder.mkdir()
+        (folder / "migration.sql").write_text(migration.sql)
+    before = contents(bench.source)
+    source = ("--source", str(bench.folder / "source"), "--rehearse", "Never")
+    run = bench.start("migrate", *source, *bench.places, *WHOSE, user="medianest_migrator")
+    migrated = run.end()
+    assert migrated.code == 0, migrated.text
+    assert [item["tier"] for item in bench.listed()] == ["pre-migration", "pre-migration"]
+    answer = bench.restore(target)
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert contents(target) == before
+    assert bench.verify().told == (0, "Succeeded", "Succeeded")

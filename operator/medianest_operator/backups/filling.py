@@ -33,9 +33,10 @@ SELECT n.nspname || '.' || c.relname
 """
 _DEFAULT_RIGHTS: LiteralString = "SELECT DISTINCT pg_get_userbyid(defaclrole)::text FROM pg_catalog.pg_default_acl"
 _ROLES: LiteralString = "SELECT r FROM unnest(%s::text[]) r WHERE r NOT IN (SELECT rolname FROM pg_catalog.pg_roles)"
+# The restore acts as the database's owner.
 _NO_MEMBER: LiteralString = """
 SELECT rolname FROM pg_catalog.pg_roles
- WHERE rolname = ANY(%s) AND NOT pg_catalog.pg_has_role(session_user, oid, 'MEMBER')
+ WHERE rolname = ANY(%s) AND NOT pg_catalog.pg_has_role(%s::name, oid, 'MEMBER')
 """
 _EXTENSIONS: LiteralString = """
 SELECT x, e.extname IS NOT NULL, a.name IS NOT NULL,
@@ -43,6 +44,7 @@ SELECT x, e.extname IS NOT NULL, a.name IS NOT NULL,
   FROM unnest(%s::text[]) x LEFT JOIN pg_catalog.pg_extension e ON e.extname = x
   LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = x
 """
+_DEFAULTS_FOR = re.compile(r"defaults for (.+?)(?: in .+)? \w$")
 _ENTRY = re.compile(r"\d+; \d+ \d+ (?P<what>.+)")
 
 
@@ -169,7 +171,8 @@ def missing_roles(target: Target, archive: Archive) -> list[str]:
     missing = [row[0] for row in cursor.execute(_ROLES, (needed,)).fetchall()]
     if target.is_superuser:
         return missing
-    return missing + [row[0] for row in cursor.execute(_NO_MEMBER, (_owners(archive.catalog),)).fetchall()]
+    acted_for = (_owners(archive.catalog), target.owner)
+    return missing + [row[0] for row in cursor.execute(_NO_MEMBER, acted_for).fetchall()]
 
 
 def _check_default_rights(target: Target) -> None:
@@ -186,8 +189,12 @@ def _check_default_rights(target: Target) -> None:
 def _owners(catalog: Catalog | None) -> list[str]:
     if catalog is None:
         return []
-    # The schema public belongs to pg_database_owner, which is whoever owns the database.
     owners = {str(item.attributes["owner"]) for item in catalog.objects.values() if "owner" in item.attributes}
+    for item in catalog.of_kind("grants"):
+        # Whose objects get default privileges: only that role itself may say so.
+        if (found := _DEFAULTS_FOR.match(item.name)) is not None:
+            owners.add(found[1])
+    # The schema public belongs to pg_database_owner, which is whoever owns the database.
     return sorted(owners - {"pg_database_owner"})
 
 

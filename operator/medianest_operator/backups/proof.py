@@ -67,8 +67,7 @@ class Comparison:
 
 def dumped_catalog(connection: Connection[Any]) -> Catalog:
     """The catalog of what pg_dump writes of a database: all but what belongs to its surroundings."""
-    found = read_catalog(connection)
-    return Catalog({key: item for key, item in found.objects.items() if key != _OUTSIDE and key[0] != "settings"})
+    return _dumped(read_catalog(connection))
 
 
 def read_contents(connection: Connection[Any], report: Callable[[str], None] = lambda line: None) -> Contents:
@@ -148,6 +147,7 @@ def compare(
         else:
             result.notes.append("the definitions were not compared: the backup has no catalog, only a fingerprint")
         return result
+    expected = _dumped(expected)
     if not privileges:
         expected, catalog = expected.without_privileges(), catalog.without_privileges()
         result.notes.append("owners and rights were not restored and not compared")
@@ -191,6 +191,11 @@ def sequence_differences(expected: Mapping[str, tuple[int, bool]], found: Mappin
         for name, value in sorted(expected.items())
         if name in found and tuple(found[name]) != tuple(value)
     ]
+
+
+def _dumped(catalog: Catalog) -> Catalog:
+    kept = {key: item for key, item in catalog.objects.items() if key != _OUTSIDE and key[0] != "settings"}
+    return Catalog(kept)
 
 
 def _rows_of(manifest: Manifest, found: Contents) -> Mapping[str, int]:

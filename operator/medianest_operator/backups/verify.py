@@ -31,13 +31,15 @@ _READ_BACK = "readBack"
 """The only stage of a copy that has the same bytes as one that was restored."""
 # Beside this process and pg_restore in the same container, whose memory is small.
 _SETTINGS = {
-    "shared_buffers": "16MB",
-    "maintenance_work_mem": "16MB",
+    "shared_buffers": "8MB",
+    "maintenance_work_mem": "8MB",
+    "wal_buffers": "1MB",
     "max_wal_size": "256MB",
-    "max_connections": "12",
+    "max_connections": "8",
 }
 # What speaks of the backup itself; everything else, of the place where it was tried.
 _OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "out of memory", "Cannot allocate memory")
 _WORDS = {
     "rolsuper": ("SUPERUSER", ""),
     "rolinherit": ("", "NOINHERIT"),
@@ -201,8 +203,11 @@ class VerifyRun:
                 try:
                     fill(target, archive, made, JOBS)
                 except RunFailure as failure:
-                    # Nothing of the server's is lost here but by its own fault.
-                    raise RunFailure(failure.reason, f"it can't be restored: {failure.message}") from failure
+                    # Where there was no room for it, nothing is said of the backup.
+                    here = any(words in failure.message for words in _NO_ROOM)
+                    reason = Reason.NO_ROOM if here else failure.reason
+                    text = f"it can't be restored: {failure.message}"
+                    raise RunFailure(reason, text, failure.transient) from failure
             with stages.timed("compare"):
                 comparison = compare(
                     manifest, archive.catalog, read_contents(connection),
