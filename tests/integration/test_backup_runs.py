@@ -295,6 +295,13 @@ def test_sigterm_leaves_nothing(bench: Bench) -> None:
     assert after == [path for path in before if not path.name.startswith("result-")]
 
 
+def test_time_limits_are_for_the_application(bench: Bench) -> None:
+    for limit in ("statement_timeout = '1ms'", "idle_in_transaction_session_timeout = '20ms'"):
+        bench.source.execute(f'ALTER ROLE medianest_backup IN DATABASE "{bench.source.name}" SET {limit}')
+    answer = bench.backup("--format", "custom", "--format", "plain")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+
+
 def test_a_table_that_may_not_be_read_is_named(bench: Bench) -> None:
     bench.source.execute("CREATE SCHEMA closed; CREATE TABLE closed.secret (t text)")
     answer = bench.backup(user="medianest_readonly")

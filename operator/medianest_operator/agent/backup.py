@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
+from medianest_operator.errors import Interrupted
 
 if TYPE_CHECKING:
     from medianest_operator.backups.finding import Wanted
@@ -102,7 +103,10 @@ def backup(
     result = run.run()
     if verify and work_dir is not None and run.origin is not None:
         verify_taken(run.origin, opened, result, work_dir, keys, _say)
-    run.clean_up(result)
+    try:
+        run.clean_up(result)
+    except Interrupted:
+        _say("asked to stop: older backups are looked after by the next run")
     _finish(result, result_file)
 
 

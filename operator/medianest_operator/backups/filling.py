@@ -142,8 +142,11 @@ def plan(target: Target, archive: Archive) -> Plan:
     return made
 
 
-def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
-    """Restore; at the end the server knows the tables' statistics.
+def fill(target: Target, archive: Archive, made: Plan, jobs: int, *, analyze: bool = True) -> None:
+    """Restore; at the end the connection acts as the database's owner.
+
+    Args:
+        analyze: let the server learn the tables' statistics, so that the first queries have them.
 
     Raises:
         RunFailure: an error: what is there then is no copy.
@@ -154,7 +157,8 @@ def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
     except DumpError as error:
         raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
     act_as_owner(target)
-    target.connection.execute("ANALYZE")
+    if analyze:
+        target.connection.execute("ANALYZE")
 
 
 def act_as_owner(target: Target) -> None:

@@ -90,6 +90,7 @@ def open_server(conninfo: str, wait: float, report: Callable[[str], None], host:
         text = f"No connection within {wait:g} s: {error}"
         raise RunFailure(Reason.CONNECT_FAILED, text, not is_final(error)) from error
     try:
+        without_limits(connection)
         return _look(connection)
     except psycopg.Error as error:
         connection.close()
@@ -173,9 +174,20 @@ def open_connection(environment: Mapping[str, str]) -> Connection[Any]:
         "PGSSLKEY": "sslkey", "PGOPTIONS": "options",
     }  # fmt: skip
     given: dict[str, Any] = {name: environment[variable] for variable, name in names.items() if variable in environment}
-    return psycopg.connect(
+    connection = psycopg.connect(
         autocommit=True, connect_timeout=10, keepalives_idle=10, keepalives_interval=5, keepalives_count=3, **given
     )
+    without_limits(connection)
+    return connection
+
+
+def without_limits(connection: Connection[Any]) -> None:
+    """Take as long as a dump takes, as pg_dump itself does: time limits are for the application's sessions."""
+    limits = ["statement_timeout", "idle_in_transaction_session_timeout"]
+    if connection.info.server_version >= 140000:
+        limits.append("idle_session_timeout")
+    for limit in limits:
+        connection.execute(psycopg.sql.SQL("SET {} = 0").format(psycopg.sql.Identifier(limit)))
 
 
 def is_final(error: ConnectError) -> bool:

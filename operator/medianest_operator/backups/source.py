@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from medianest_operator.agent.connect import ConnectError, libpq_uri
 from medianest_operator.backups.facts import pg_dump_version
 from medianest_operator.backups.result import Reason, RunFailure
-from medianest_operator.backups.server import Server, is_final
+from medianest_operator.backups.server import Server, is_final, without_limits
 
 OLDEST = 12
 """PostgreSQL's major version; nothing older is tried out here."""
@@ -43,7 +43,8 @@ def open_source(file: Path, report: Callable[[str], None]) -> Server:
     connection = _connect(parameters, report)
     try:
         check_version(connection)
-    except RunFailure:
+        without_limits(connection)
+    except (RunFailure, psycopg.Error):
         connection.close()
         raise
     environment = {_VARIABLES[name]: value for name, value in parameters.items() if name in _VARIABLES}
