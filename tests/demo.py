@@ -116,9 +116,11 @@ def _watch(kubernetes: Environment, name: str) -> bool:
             told = ready["reason"], ready["message"]
             colour = _COLOURS[ready["status"]]
             out.print(f"  {elapsed:5.1f} s  [{colour}]{ready['reason']:<22}[/] {escape(ready['message'])}")
-        if ready.get("status") == "True" and ready["observedGeneration"] == database["metadata"]["generation"]:
+        # What it says of an earlier spec, as where somebody had played with it, decides nothing.
+        current = ready.get("observedGeneration") == database["metadata"]["generation"]
+        if current and ready["status"] == "True":
             return True
-        if _condition(database, "Stalled") or elapsed > SECONDS:
+        if (current and _condition(database, "Stalled")) or elapsed > SECONDS:
             return False
     return False
 

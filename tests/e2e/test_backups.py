@@ -108,7 +108,8 @@ def test_backup_is_taken_once_told_and_never_again(kube: Kube) -> None:
     assert status["verified"] is True
     assert "db-0" in status["source"] or status["source"] == "primary"
     healthy(kube, "True", "BackupsHealthy")
-    assert {"BackupTaken", "BackupVerified", "BackupsHealthy"} <= kube.reasons("db")
+    for reason in ("BackupTaken", "BackupVerified", "BackupsHealthy"):
+        kube.wait_event("db", reason)
     found = kube.kubectl("describe", "mnbk", "first")
     print(found)
     assert "BackupSucceeded" in found
@@ -346,9 +347,7 @@ def test_server_that_is_dumped_goes_away(kube: Kube) -> None:
     with kube.session("db-0", kube.secret("db-migrator")["uri"]) as hold:
         assert hold("BEGIN; LOCK TABLE users; SELECT 'held'") == "held"
         ask(kube, "first", verify=True)
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'"
-        )
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'"
         kube.kubectl(
             "exec", "db-0", "-c", "postgres", "--", "sh", "-c",
             f'until [ "$(psql -XAtqd medianest -c "{waiting}")" = 1 ]; do sleep 0.1; done',
@@ -356,5 +355,6 @@ def test_server_that_is_dumped_goes_away(kube: Kube) -> None:
         kube.kubectl("delete", "pod", "db-0", "--grace-period=0", "--force")
     status = wait_over(kube, "first", seconds=300)
     assert status["verified"] is True
+    healthy(kube, "True", "BackupsHealthy")
     assert backup_status(kube)["repositories"][0]["count"] == 1
     assert account(kube, "db-0") == before

@@ -95,7 +95,7 @@ FROM pg_authid r WHERE r.rolname = ANY(%s)
 
 
 async def reconcile_roles(connection: Connection, wanted: list[WantedRole]) -> list[str]:
-    """Make the roles what they should be. Returns the names of those that changed."""
+    """Make the roles what they should be. Returns the names of those that there were, and that changed."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_LIVE_ROLES, [[role.name for role in wanted]])
         live = {
@@ -109,15 +109,9 @@ async def reconcile_roles(connection: Connection, wanted: list[WantedRole]) -> l
         statements = role_statements(role, live.get(role.name))
         for statement in statements:
             await connection.execute(statement)
-        if statements:
+        if statements and role.name in live:
             changed.append(role.name)
     return changed
-
-
-async def are_fresh(connection: Connection, spec: DatabaseSpec) -> bool:
-    """Whether the roles are to be made for the first time."""
-    cursor = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [spec.database.owner])
-    return await cursor.fetchone() is None
 
 
 _CONNECTS: LiteralString = """

@@ -108,10 +108,9 @@ async def _reconcile_roles(run: Run, primary: Pod) -> None:
     wanted = roles.wanted_roles(run.spec, passwords)
     sessions, credentials = run.services.sessions, run.credentials
     async with sessions.use(run.instance(primary, _MAINTENANCE_DATABASE), credentials) as connection:
-        fresh = await roles.are_fresh(connection, run.spec)
         changed = await roles.reconcile_roles(connection, wanted)
     memory.keep(run.key, "roles", token, True)
-    if changed and not fresh:
+    if changed:
         names = ", ".join(changed)
         await run.services.recorder.record(
             run.database, "Normal", "PasswordRotated", f"Roles follow their Secrets: {names}."
