@@ -1,9 +1,8 @@
-"""Ways to spoil a backup, or the making of one: the rows of the damage table."""
+"""The damage table's rows for the making of backups."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -11,208 +10,18 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.backup_runs import NAME, NAMESPACE, WHOSE, Answer, Bench, Run, candidate, contents, until
-from integration.object_store import IMPATIENT, Bucket, Front, cut, silence, status
-from integration.postgres_server import Database
-from medianest_operator.backups.finding import Wanted
+from integration.backup_arena import Arena, Making, Spoil, failed
+from integration.object_store import IMPATIENT, Front, cut, silence, status
 from medianest_operator.backups.layout import Tier
 from medianest_operator.backups.repository import Repository, open_folder
-from medianest_operator.backups.restore import RestoreOptions, RestoreRun
-from medianest_operator.backups.result import Result
-from medianest_operator.backups.run import BackupOptions, BackupRun
 
-FLIPS = 20
 _SEED = 20261122
-
-
-@dataclass
-class Arena:
-    """A database, its last good backup, and the place where the next one is spoiled.
-
-    Attributes:
-        bench: with one repository, a folder.
-        good: the id of the last good backup.
-        truth: what the database held then, told by other means than ours.
-        spoiled: a later backup in the same place, for damage to what is stored.
-    """
-
-    bench: Bench
-    good: str
-    truth: dict[str, str]
-    spoiled: str = ""
-    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    store: Bucket | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Of the repository."""
-        return self.bench.folder / "main"
-
-    @property
-    def bucket(self) -> Bucket:
-        """A bucket of its own."""
-        assert self.store is not None
-        return self.store
-
-    def file(self, name: str, backup: str | None = None) -> Path:
-        """One of the spoiled backup's files."""
-        return next(self.folder.rglob(f"{backup or self.spoiled}/{name}"))
-
-    def conninfo(self, user: str, database: Database | None = None) -> str:
-        source = database or self.bench.source
-        return f"host={source.server.folder} port=5432 user={user} dbname={source.name}"
-
-    def backup(self, *repositories: Repository, **options: Any) -> Result:
-        """Take one in this process, as impatient as a test has to be."""
-        made = BackupOptions(
-            **{"tier": Tier.DAILY, "database": (NAMESPACE, NAME), "conninfo": self.conninfo("medianest_backup"),
-               "wait": 1.0, **options}
-        )  # fmt: skip
-        run = BackupRun(repositories or [self.bench.open()], made)
-        result = run.run()
-        run.clean_up(result)
-        assert len(result.to_json().encode()) <= 4096
-        return result
-
-    def restore(self, which: str, *identities: str) -> tuple[Result, dict[str, str]]:
-        """Restore into a new database; returns what that holds then."""
-        target = candidate(self.bench.source.server)
-        try:
-            options = RestoreOptions(
-                Wanted(NAMESPACE, NAME),
-                which,
-                self.bench.work,
-                identities,
-                conninfo=self.conninfo("medianest_migrator", target),
-            )
-            return RestoreRun([self.bench.open()], options).run(), contents(target)
-        finally:
-            self.bench.source.server.drop_database(target)
-
-    def start(self, *arguments: str) -> Run:
-        return self.bench.start("backup", *self.bench.places, *WHOSE, "--tier", "daily", *arguments)
-
-    def start_and_wait(self, *arguments: str) -> Run:
-        """A backup that is in the middle of its dump."""
-        run = self.start(*arguments)
-        until(lambda: any(path.stat().st_size > 1 << 20 for path in self.folder.rglob("data.dump#*")))
-        return run
-
-
-Spoil = Callable[[Arena], None]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Damage to a backup that is stored.
-
-    Attributes:
-        words: what the restore of it has to say.
-        reason: its reason.
-    """
-
-    name: str
-    spoil: Spoil
-    words: str
-    reason: str = "NoSuchBackup"
-
-
-@dataclass(frozen=True)
-class Making:
-    """Damage while a backup is made.
-
-    Attributes:
-        spoil: makes one, and checks what the run says.
-        backups: so many complete ones there are afterwards.
-    """
-
-    name: str
-    spoil: Spoil
-    backups: int = 1
-
-
-def _cut(tenths: int) -> Spoil:
-    def spoil(arena: Arena) -> None:
-        path = arena.file("data.dump")
-        os.truncate(path, path.stat().st_size * tenths // 10)
-
-    return spoil
-
-
-def _flip(number: int) -> Spoil:
-    def spoil(arena: Arena) -> None:
-        path = arena.file("data.dump")
-        data = bytearray(path.read_bytes())
-        place = random.Random(_SEED + number).randrange(len(data))
-        data[place] ^= 1 << random.Random(number).randrange(8)
-        path.write_bytes(data)
-
-    return spoil
-
-
-def _edit(change: Callable[[dict[str, Any]], None]) -> Spoil:
-    def spoil(arena: Arena) -> None:
-        path = arena.file("manifest.json")
-        document = json.loads(path.read_text())
-        change(document)
-        path.write_text(json.dumps(document))
-
-    return spoil
-
-
-def _copy_manifest(arena: Arena) -> None:
-    shutil.copy(arena.file("manifest.json", arena.good), arena.file("manifest.json"))
-
-
-def _copy_data(arena: Arena) -> None:
-    """Another backup's dump, and of the right length, as far as the manifest knows."""
-    other, own = arena.file("data.dump", arena.good), arena.file("data.dump")
-    own.write_bytes(other.read_bytes().ljust(own.stat().st_size, b"\0")[: own.stat().st_size])
-
-
-def _flip_catalog(arena: Arena) -> None:
-    path = arena.file("catalog.json.gz")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-STORED = [
-    *(Stored(f"cut at {tenths} tenths", _cut(tenths), "is damaged: data.dump has") for tenths in range(10)),
-    *(Stored(f"flipped byte {n}", _flip(n), "SHA-256 is not the manifest's", "BackupDamaged") for n in range(FLIPS)),
-    Stored("manifest missing", lambda arena: arena.file("manifest.json").unlink(), "it has no manifest"),
-    Stored("manifest of another backup", _copy_manifest, "that of another backup"),
-    Stored("manifest cut", lambda arena: os.truncate(arena.file("manifest.json"), 100), "the manifest can't be read"),
-    Stored("manifest empty", lambda arena: os.truncate(arena.file("manifest.json"), 0), "the manifest can't be read"),
-    Stored("manifest of a newer version", _edit(lambda d: d.update(format_version=99)), "newer version"),
-    Stored("manifest with another sum", _edit(lambda d: d["files"][0].update(sha256="0" * 64)), "SHA-256",
-           "BackupDamaged"),
-    Stored("manifest with other rows", _edit(lambda d: d["rows"].update(users=7)), "expected 7", "NotEqual"),
-    Stored("manifest of PostgreSQL 16", _edit(lambda d: d.update(postgres_version="16.1", pg_dump_version="16.1")),
-           "pg_dump 16.1", "UnsupportedVersion"),
-    Stored("data missing", lambda arena: arena.file("data.dump").unlink(), "data.dump is missing"),
-    Stored("data of another backup", _copy_data, "SHA-256 is not the manifest's", "BackupDamaged"),
-    Stored("catalog missing", lambda arena: arena.file("catalog.json.gz").unlink(), "catalog.json.gz is missing"),
-    Stored("flipped byte in the catalog", _flip_catalog, "SHA-256 is not the manifest's", "BackupDamaged"),
-]  # fmt: skip
-
-
-# While a backup is made.
-
-
-def _failed(result: Result | Answer, reason: str, *words: str, outcome: str = "") -> None:
-    told = result.result if isinstance(result, Answer) else json.loads(result.to_json())
-    assert told["outcome"] in ((outcome,) if outcome else ("Failed", "Transient")), told
-    assert told["reason"] == reason, told
-    for word in words:
-        assert word in told["message"], told
 
 
 def _wrong_password(arena: Arena) -> None:
@@ -226,12 +35,12 @@ def _wrong_password(arena: Arena) -> None:
     finally:
         hba.write_text(before)
         server.maintenance.execute("SELECT pg_reload_conf()")
-    _failed(result, "ConnectFailed", "password authentication failed", outcome="Failed")
+    failed(result, "ConnectFailed", "password authentication failed", outcome="Failed")
 
 
 def _no_database(arena: Arena) -> None:
     result = arena.backup(conninfo=arena.conninfo("medianest_backup").replace("dbname=", "dbname=not_"))
-    _failed(result, "ConnectFailed", "does not exist", outcome="Failed")
+    failed(result, "ConnectFailed", "does not exist", outcome="Failed")
 
 
 def _bucket(arena: Arena, fault: Any) -> tuple[Front, Repository]:
@@ -244,7 +53,7 @@ def _bucket(arena: Arena, fault: Any) -> tuple[Front, Repository]:
 def _store_fails(fault: Callable[[], Any], *words: str) -> Spoil:
     def spoil(arena: Arena) -> None:
         front, repository = _bucket(arena, fault())
-        _failed(arena.backup(repository), "RepositoryFailed", *words)
+        failed(arena.backup(repository), "RepositoryFailed", *words)
         front.spoil(None)
         assert [item.path for item in repository.list() if "writing-" not in item.path] == []
         assert arena.backup(repository).outcome == "Succeeded"
@@ -255,19 +64,19 @@ def _store_fails(fault: Callable[[], Any], *words: str) -> Spoil:
 def _bucket_gone(arena: Arena) -> None:
     repository = arena.bucket.open(IMPATIENT)
     shutil.rmtree(arena.bucket.server.data / arena.bucket.name)
-    _failed(arena.backup(repository), "RepositoryFailed", "no such bucket", outcome="Failed")
+    failed(arena.backup(repository), "RepositoryFailed", "no such bucket", outcome="Failed")
 
 
 def _one_of_two(arena: Arena) -> None:
     """The other repository keeps its backup, and the run fails all the same."""
     _, repository = _bucket(arena, status(500, method="PUT"))
     result = arena.backup(arena.bench.open(), repository)
-    _failed(result, "RepositoryFailed", "the server fails", "It is in main", outcome="Transient")
+    failed(result, "RepositoryFailed", "the server fails", "It is in main", outcome="Transient")
     assert {name: item["ok"] for name, item in result.more["repositories"].items()} == {"main": True, "bucket": False}
 
 
 @contextlib.contextmanager
-def _mounted(folder: Path, *options: str) -> Iterator[Path]:
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder, *options], check=False).returncode:
         pytest.skip("file systems can't be mounted here")
@@ -278,33 +87,33 @@ def _mounted(folder: Path, *options: str) -> Iterator[Path]:
 
 
 def _volume_full(arena: Arena) -> None:
-    with _mounted(arena.bench.folder / "small", "-o", "size=48k") as folder:
+    with mounted(arena.bench.folder / "small", "-o", "size=48k") as folder:
         result = arena.backup(open_folder(folder, "small"))
-        _failed(result, "RepositoryFailed", "no space is left", outcome="Failed")
+        failed(result, "RepositoryFailed", "no space is left", outcome="Failed")
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def _read_only(arena: Arena) -> None:
-    with _mounted(arena.bench.folder / "ro", "-o", "ro") as folder:
-        _failed(arena.backup(open_folder(folder, "ro")), "RepositoryFailed", "read-only", outcome="Failed")
+    with mounted(arena.bench.folder / "ro", "-o", "ro") as folder:
+        failed(arena.backup(open_folder(folder, "ro")), "RepositoryFailed", "read-only", outcome="Failed")
 
 
 def _work_full(arena: Arena) -> None:
     """No room to verify in: the backup stays, unverified, and the run fails."""
-    with _mounted(arena.bench.folder / "small", "-o", "size=1m") as folder:
+    with mounted(arena.bench.folder / "small", "-o", "size=1m") as folder:
         folder.chmod(0o777)
         answer = arena.start("--verify", "--work-dir", str(folder)).end()
-    _failed(answer, "VerificationFailed", "No space left")
+    failed(answer, "VerificationFailed", "No space left")
     assert answer.result["verification"]["ok"] is False
     assert answer.code == 1
 
 
 def _no_room_to_restore(arena: Arena) -> None:
     """There is room for a server and for the dump, but not for the tables: that says nothing of the backup."""
-    with _mounted(arena.bench.folder / "small", "-o", "size=88m") as folder:
+    with mounted(arena.bench.folder / "small", "-o", "size=88m") as folder:
         folder.chmod(0o777)
         answer = arena.start("--verify", "--work-dir", str(folder)).end()
-    _failed(answer, "VerificationFailed", "could not extend file", "is stored, but not verified")
+    failed(answer, "VerificationFailed", "could not extend file", "is stored, but not verified")
     assert all(item["verification"] is None for item in arena.bench.listed())
 
 
@@ -329,7 +138,7 @@ def _killed_in_the_middle(arena: Arena) -> None:
 def _stopped_in_the_middle(arena: Arena) -> None:
     run = arena.start_and_wait()
     run.send(signal.SIGTERM)
-    _failed(run.end(), "Interrupted", outcome="Transient")
+    failed(run.end(), "Interrupted", outcome="Transient")
     assert list(arena.folder.rglob("data.dump#*")) == []
 
 
@@ -337,14 +146,14 @@ def _pg_dump_killed(arena: Arena) -> None:
     run = arena.start_and_wait()
     for pid in run.children("pg_dump"):
         os.kill(pid, signal.SIGKILL)
-    _failed(run.end(), "DumpFailed", "SIGKILL", outcome="Transient")
+    failed(run.end(), "DumpFailed", "SIGKILL", outcome="Transient")
 
 
 def _pg_dump_asked_to_end(arena: Arena) -> None:
     run = arena.start_and_wait()
     for pid in run.children("pg_dump"):
         os.kill(pid, signal.SIGTERM)
-    _failed(run.end(), "DumpFailed")
+    failed(run.end(), "DumpFailed")
 
 
 def _session_terminated(arena: Arena) -> None:
@@ -352,7 +161,7 @@ def _session_terminated(arena: Arena) -> None:
     arena.bench.source.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pg_dump'"
     )
-    _failed(run.end(), "DumpFailed", outcome="Transient")
+    failed(run.end(), "DumpFailed", outcome="Transient")
 
 
 def _counting_terminated(arena: Arena) -> None:
@@ -367,13 +176,13 @@ def _counting_terminated(arena: Arena) -> None:
 
 
 def _volume_full_in_the_middle(arena: Arena) -> None:
-    with _mounted(arena.bench.folder / "small", "-o", "size=3m") as folder:
+    with mounted(arena.bench.folder / "small", "-o", "size=3m") as folder:
         arena.bench.repositories.append(f"small=file://{folder}")
         try:
             answer = arena.start().end()
         finally:
             arena.bench.repositories.pop()
-        _failed(answer, "RepositoryFailed", "no space is left", "It is in main", outcome="Failed")
+        failed(answer, "RepositoryFailed", "no space is left", "It is in main", outcome="Failed")
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
@@ -419,10 +228,10 @@ def _clock_ahead(arena: Arena) -> None:
     assert arena.good in arena.bench.complete()
 
 
-def _server_stops(arena: Arena) -> None:
+def server_stops(arena: Arena) -> None:
     run = arena.start_and_wait()
     arena.bench.source.server.process.kill()
-    _failed(run.end(), "DumpFailed", outcome="Transient")
+    failed(run.end(), "DumpFailed", outcome="Transient")
 
 
 MAKING = [

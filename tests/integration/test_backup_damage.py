@@ -10,7 +10,9 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from integration.backup_damage import IN_THE_MIDDLE, MAKING, STORED, Arena, Making, Stored, _failed, _server_stops
+from integration.backup_arena import Arena, Making, Stored, failed
+from integration.backup_damage import IN_THE_MIDDLE, MAKING, server_stops
+from integration.backup_damage_stored import STORED
 from integration.backup_runs import SAMPLE, Bench, add_backup_role, contents
 from integration.conftest import migrate
 from integration.object_store import Bucket
@@ -96,7 +98,7 @@ def test_a_backup_that_was_damaged(damage: Stored, two: Arena, tmp_path: Path) -
     spoiled = copied(two, tmp_path)
     damage.spoil(spoiled)
     result, found = spoiled.restore(spoiled.spoiled)
-    _failed(result, damage.reason, damage.words, outcome="Failed")
+    failed(result, damage.reason, damage.words, outcome="Failed")
     assert found == {} or damage.reason == "NotEqual"
     assert spoiled.good in spoiled.bench.complete()
     if damage.reason in ("BackupDamaged", "NotEqual"):
@@ -115,14 +117,14 @@ def test_a_wrong_key(two: Arena, tmp_path: Path) -> None:
     right, wrong = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
     encrypted = str(spoiled.backup(recipients=[str(right.to_public())]).more["backup"])
     result, found = spoiled.restore(encrypted, str(wrong))
-    _failed(result, "DecryptionFailed", "another key", outcome="Failed")
+    failed(result, "DecryptionFailed", "another key", outcome="Failed")
     assert found == {}
     spoiled.spoiled = encrypted
     data = bytearray(spoiled.file("data.dump.age").read_bytes())
     data[len(data) // 2] ^= 1
     spoiled.file("data.dump.age").write_bytes(data)
     result, found = spoiled.restore(encrypted, str(right))
-    _failed(result, "BackupDamaged", "SHA-256", outcome="Failed")
+    failed(result, "BackupDamaged", "SHA-256", outcome="Failed")
     assert found == {}
     check_good(spoiled)
 
@@ -174,7 +176,7 @@ class TestServersOfTheirOwn:
 
     def test_the_primary_stops_during_the_dump(self, primary: Database, server: PostgresServer, tmp_path: Path) -> None:
         spoiled = arena(primary, opened(tmp_path))
-        _server_stops(spoiled)
+        server_stops(spoiled)
         spoiled.bench.source = Database(server, "postgres")
         assert spoiled.bench.complete() == [spoiled.good]
         check_good(spoiled)

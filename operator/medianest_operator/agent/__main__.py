@@ -3,9 +3,10 @@
 Exit codes, which the Jobs' `podFailurePolicy` relies on:
 
 - 0: done (for `migrate`: everything up to the target is applied; for `harden`: what the schema doesn't have yet is
-  waited for);
+  waited for; for `backup`: it is in all repositories; for `verify`, `restore` and `import`: it is proved);
 - 1: failed, and would fail again unchanged: the source, the target or the database needs a person (Stalled);
-- 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal): try again.
+- 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal, a repository
+  that doesn't answer): try again.
 
 A wrong command line exits 1 as well, where click by itself would exit 2: no retry helps it.
 """
