@@ -280,6 +280,15 @@ def test_disabled_series_has_no_cron_job() -> None:
     }  # fmt: skip
 
 
+def test_cron_jobs_and_their_jobs_say_which_series_they_are() -> None:
+    """By it the operator knows since when a series is on, and what a Job was for."""
+    crons = [item for item in children({}) if item["kind"] == "CronJob"]
+    tiers = [item["metadata"]["labels"].get(naming.LABEL_TIER) for item in crons]
+    assert tiers == ["daily", "weekly", "monthly", None]
+    for item, tier in zip(crons, tiers, strict=True):
+        assert item["spec"]["jobTemplate"]["metadata"]["labels"].get(naming.LABEL_TIER) == tier
+
+
 def test_nothing_verifies_without_the_private_key() -> None:
     backup = {"encryption": {"recipients": [RECIPIENT]}}
     names = {item["metadata"]["name"] for item in children({"backup": backup}) if item["kind"] == "CronJob"}

@@ -76,7 +76,7 @@ def _cron_job(
         verify = spec.backup.verification.enabled and tier in VERIFIED_TIERS
         job = _backup(names, spec, image, tier, spec.backup.repositories, verify=verify)
     labels = names.labels(component) | ({naming.LABEL_TIER: tier} if tier else {})
-    return manifest(
+    made = manifest(
         CRON_JOB,
         names,
         name,
@@ -93,6 +93,8 @@ def _cron_job(
             "jobTemplate": {"metadata": {"labels": labels}, "spec": job},
         },
     )
+    made["metadata"]["labels"] = labels
+    return made
 
 
 def on_demand_job(
