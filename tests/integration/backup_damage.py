@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from integration.backup_arena import Arena, Making, Spoil, failed
 from integration.object_store import IMPATIENT, Front, cut, silence, status
@@ -59,6 +61,18 @@ def _store_fails(fault: Callable[[], Any], *words: str) -> Spoil:
         assert arena.backup(repository).outcome == "Succeeded"
 
     return spoil
+
+
+def _bucket_slow(arena: Arena) -> None:
+    """Each request waits: that takes its time, and is a good backup."""
+
+    async def wait(request: web.Request) -> None:
+        await asyncio.sleep(0.3)
+
+    _, repository = _bucket(arena, wait)
+    result = arena.backup(repository)
+    assert result.outcome == "Succeeded", result
+    assert [item["count"] for item in result.more["catalog"].values()] == [1]
 
 
 def _bucket_gone(arena: Arena) -> None:
@@ -238,6 +252,7 @@ MAKING = [
     Making("wrong password", _wrong_password),
     Making("database missing", _no_database),
     Making("bucket gone", _bucket_gone),
+    Making("bucket slow", _bucket_slow),
     Making("bucket full", _store_fails(lambda: status(507, "QuotaExceeded", "PUT"), "bucket is full")),
     Making("bucket may not be written", _store_fails(lambda: status(403, "AccessDenied", "PUT"), "access denied")),
     Making("bucket fails with 500", _store_fails(lambda: status(500, method="PUT"), "the server fails")),
