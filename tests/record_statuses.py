@@ -1,4 +1,4 @@
-"""Record what a MediaNestDatabase looks like at each stage, from a real cluster, for tests/unit/test_gitops.py.
+"""Record what a database or a backup looks like at each stage, from a real cluster, for tests/unit/test_gitops.py.
 
 python tests/record_statuses.py [STAGE...]   against KUBECONFIG, where the operator is installed
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.kube import KIND, Kube, condition_of
+from e2e.kube import API_VERSION, BACKUP, KIND, Kube, condition_of
 from environment import NAMESPACE, Environment
 
 FOLDER = Path(__file__).resolve().parent / "unit" / "statuses"
@@ -49,9 +49,9 @@ class Recorder:
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
 
-    def keep(self, stage: str, until: Until, seconds: float = 120) -> None:
+    def keep(self, stage: str, until: Until, seconds: float = 120, kind: str = KIND) -> None:
         """Write down the object as it is once it is as wanted."""
-        seen = self.kube.wait(KIND, NAME, until, stage, seconds)
+        seen = self.kube.wait(kind, NAME, until, stage, seconds)
         self._write(stage, seen)
 
     @staticmethod
@@ -169,9 +169,32 @@ def quota(recorder: Recorder) -> None:
         recorder.kube.kubectl("delete", "quota", "none")
 
 
+def restore(recorder: Recorder) -> None:
+    recorder.fresh()
+    recorder.keep("ready", ready)
+    recorder.kube.patch(NAME, {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily-aaaa"}})
+    recorder.keep("restoring", because("Restoring"))
+    recorder.keep("restore-failed", because("RestoreFailed", "Stalled"))
+
+
+def backup(recorder: Recorder) -> None:
+    """A `MediaNestBackup` of the same name, before its database is there and after; and one that can't be."""
+    recorder.kube.kubectl("delete", "mndb,mnbk", NAME, "--ignore-not-found")
+    recorder.kube.wait_gone("Pod", f"{NAME}-0")
+    make = {"apiVersion": API_VERSION, "kind": BACKUP, "metadata": {"name": NAME}}
+    recorder.kube.apply(make | {"spec": {"database": NAME, "verify": True}})
+    recorder.keep("backup-pending", because("BackupPending"), kind=BACKUP)
+    recorder.kube.database(NAME)
+    recorder.keep("backup-running", because("BackupRunning"), kind=BACKUP)
+    recorder.keep("backup-succeeded", because("BackupSucceeded"), kind=BACKUP)
+    recorder.kube.kubectl("delete", "mnbk", NAME)
+    recorder.kube.apply(make | {"spec": {"database": NAME, "repositories": ["attic"]}})
+    recorder.keep("backup-failed", because("InvalidSpec", "Stalled"), kind=BACKUP)
+
+
 STAGES = (
     creation, failover, pause, hibernation, bad_migration, missing_source, bad_parameter, no_image, unschedulable,
-    quota, unseen,
+    quota, unseen, restore, backup,
 )  # fmt: skip
 
 

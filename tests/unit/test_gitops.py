@@ -1,4 +1,4 @@
-"""What Argo CD and Flux make of a database, over objects recorded from a real cluster (tests/record_statuses.py)."""
+"""What Argo CD and Flux make of a database or a backup, over recordings of a real cluster (record_statuses.py)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ EXPECTED = {
     "image-unavailable": ("Degraded", "InProgress"),
     "unschedulable": ("Degraded", "InProgress"),
     "quota-exceeded": ("Degraded", "InProgress"),
+    "restoring": ("Progressing", "InProgress"),
+    "restore-failed": ("Degraded", "Failed"),
+    "backup-pending": ("Progressing", "InProgress"),
+    "backup-running": ("Progressing", "InProgress"),
+    "backup-succeeded": ("Healthy", "Current"),
+    "backup-failed": ("Degraded", "Failed"),
 }
 
 
@@ -103,7 +109,7 @@ def test_ready_is_true_only_for_the_generation_that_was_acted_on(stage: str) -> 
     for condition in database["status"].get("conditions", []):
         if condition["type"] == "Ready" and condition["status"] == "True":
             seen = condition["observedGeneration"] == database["metadata"]["generation"]
-            assert seen == (stage == "ready")
+            assert seen == (stage in {"ready", "backup-succeeded"})
 
 
 def test_every_recording_is_tested() -> None:
