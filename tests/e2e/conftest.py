@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from filelock import FileLock
 
 import environment as environments
 from cluster.errors import ClusterError
@@ -21,17 +22,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def environment() -> Iterator[Environment]:
-    """A Kubernetes with the operator of this tree. `MEDIANEST_KEEP=1` leaves it running for a look."""
-    try:
-        running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3, s3=True)
-    except ClusterError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Kubernetes can run here: {error}")
-    environments.install(running)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    """A Kubernetes with the operator of this tree. `MEDIANEST_KEEP=1` leaves it running for a look.
+
+    Of several processes (pytest -n) the first makes it ready, and none removes it: the tests that have to be alone come
+    after them.
+    """
+    beside = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if beside else tmp_path_factory.getbasetemp()
+    installed = shared / "operator-installed"
+    with FileLock(shared / "environment.lock"):
+        try:
+            running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3, s3=True)
+        except ClusterError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no Kubernetes can run here: {error}")
+        if not installed.exists():
+            environments.install(running)
+            installed.touch()
     yield running
-    if running.local and not os.environ.get("MEDIANEST_KEEP"):
+    if running.local and not beside and not os.environ.get("MEDIANEST_KEEP"):
         running.local.down()
 
 

@@ -40,7 +40,7 @@ def restored(request: str, phase: str) -> Callable[[Manifest | None], bool]:
     return there
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1800)
 def test_large_database_goes_into_both_places_and_comes_back(kube: Kube) -> None:
     """Backed up, verified, begun anew in another namespace from the bucket, and put back in place from the volume."""
     bucket = make_bucket(kube)

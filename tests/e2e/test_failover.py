@@ -91,6 +91,7 @@ def test_status_members_follow_patroni(kube: Kube) -> None:
     }
 
 
+@pytest.mark.alone
 def test_lost_node_loses_nothing(kube: Kube, environment: Environment) -> None:
     if environment.local is None:
         pytest.skip("cuts the power of a node, which only the local cluster can")

@@ -155,6 +155,7 @@ def test_namespace_deletion_never_hangs(kube: Kube, environment: Environment) ->
     environment.kubectl("create", "namespace", kube.namespace)
 
 
+@pytest.mark.alone
 def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment) -> None:
     if environment.local is None:
         pytest.skip("counts requests in the API server's audit log, which only the local cluster opens")

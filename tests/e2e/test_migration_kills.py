@@ -15,6 +15,8 @@ from e2e.test_migrations import bundled, people
 from e2e.workload import Writer
 from environment import Environment
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = int(os.environ.get("MEDIANEST_KILLS", "9"))
 SECONDS_A_ROUND = 25
 VICTIMS = ("job", "operator", "primary")

@@ -16,6 +16,8 @@ import environment as environments
 from e2e.kube import KIND, Kube
 from environment import NAMESPACE, POSTGRES_IMAGE, ROOT, Environment
 
+pytestmark = pytest.mark.alone
+
 _ROUNDS = 20
 _OPERATOR = [
     sys.executable,
