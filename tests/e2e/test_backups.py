@@ -300,6 +300,7 @@ def test_warnings_reach_the_webhook(kube: Kube) -> None:
         "    def do_POST(self):\n"
         "        print(self.rfile.read(int(self.headers['content-length'])).decode(), flush=True)\n"
         "        self.send_response(200); self.end_headers()\n"
+        "    def log_message(self, *_): pass\n"
         "http.server.HTTPServer(('', 8000), Take).serve_forever()\n"
     )
     container = {
