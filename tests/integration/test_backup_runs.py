@@ -254,6 +254,9 @@ def test_the_primary_is_dumped_where_a_replica_lacks_rows(bench: Bench, replica:
 
 
 def test_a_replica_that_is_behind_is_not_dumped(bench: Bench, replica: PostgresServer) -> None:
+    # The database itself has to be there, and the role that reads it.
+    [(there,)] = bench.source.execute("SELECT pg_current_wal_lsn()::text")
+    until(lambda: replica.maintenance.execute(f"SELECT pg_last_wal_replay_lsn() >= '{there}'") == [(True,)])
     replica.maintenance.execute("SELECT pg_wal_replay_pause()")
     try:
         bench.source.execute("INSERT INTO users (id, email) VALUES ('new', 'new@example.org')")

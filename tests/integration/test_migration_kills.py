@@ -180,6 +180,8 @@ def sources(field: Field) -> list[Source]:
     return found * 3 + [field.source(shape, fails, "Always") for shape, fails in rehearsed]
 
 
+# Three minutes on a machine that does nothing else, as CI is not while it builds.
+@pytest.mark.timeout(1500)
 def test_run_killed_at_a_hundred_moments(field: Field, sources: list[Source]) -> None:
     played = field.play_all("kills", field.cases(sources, 100), lambda job: job.process.kill())
     assert played.outcomes.total() == 100
@@ -188,6 +190,7 @@ def test_run_killed_at_a_hundred_moments(field: Field, sources: list[Source]) ->
     assert played.left_open > 0
 
 
+@pytest.mark.timeout(900)
 def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) -> None:
     """The connection is cut, by an administrator or by a network."""
 
@@ -214,6 +217,7 @@ def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield Field(server, template.name, tmp_path_factory.mktemp("crashes"))
 
 
+@pytest.mark.timeout(900)
 def test_server_that_crashes(careful: Field) -> None:
     """A backend that is killed takes all others with it; the server recovers from its log."""
 
