@@ -51,6 +51,8 @@ def kube(environment: Environment, request: pytest.FixtureRequest) -> Iterator[K
     """A namespace of this test's own, under the `restricted` Pod Security level."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     namespace = f"t-{words[:50].rstrip('-')}"
+    # A run that was killed leaves the namespaces of its last tests behind.
+    environment.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
     environment.kubectl("create", "namespace", namespace)
     environment.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     yield Kube(environment, namespace)
