@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "tests"), str(ROOT)]
 
-from benchmarks.migrations import fill, machine, size  # noqa: E402
+from benchmarks.common import fill, machine, print_table, size  # noqa: E402
 
 from integration.backup_runs import BACKUP_ROLE, candidate  # noqa: E402
 from integration.conftest import migrate  # noqa: E402
@@ -171,9 +171,7 @@ def main() -> None:
         print(f"\n{machine()}; medians of {options.rounds}\n", flush=True)
         for label, wanted in sizes.items():
             bench.size(label, wanted)
-        print("\n| data | what | time | of the raw speed | peak memory |\n|---|---|---|---|---|")
-        for row in bench.rows:
-            print(f"| {' | '.join(row)} |")
+        print_table(("data", "what", "time", "of the raw speed", "peak memory"), bench.rows)
 
 
 if __name__ == "__main__":

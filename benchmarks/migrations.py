@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import shlex
 import statistics
 import subprocess
@@ -26,7 +24,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "tests"), str(ROOT)]
+
+from benchmarks.common import fill, machine, print_table, size  # noqa: E402
 
 from integration import prisma_cli  # noqa: E402
 from integration.conftest import migrate, workbench  # noqa: E402
@@ -45,50 +45,6 @@ DROP INDEX media_requests_title_idx;
 ALTER TABLE media_requests DROP COLUMN note;
 DELETE FROM _prisma_migrations WHERE migration_name = '{FURTHER}';
 """
-
-# About 10 MB: people, what they asked for, and the errors that they met, of which each has a stack trace.
-_BATCH = """
-INSERT INTO users (id, email, name, plex_username)
-SELECT 'u' || n, 'user' || n || '@example.org', 'User ' || n, 'plex' || n
-  FROM generate_series(%(first)s, %(first)s + 999) n;
-INSERT INTO media_requests (id, user_id, title, media_type, tmdb_id, status)
-SELECT 'm' || n || '-' || k, 'u' || n, md5(n || ' ' || k), 'movie', (n * 7 + k)::text, 'pending'
-  FROM generate_series(%(first)s, %(first)s + 999) n, generate_series(1, 10) k;
-INSERT INTO error_logs (id, correlation_id, user_id, error_code, error_message, stack_trace, request_path,
-                        request_method)
-SELECT 'e' || n || '-' || k, md5(n::text), 'u' || n, 'E_TIMEOUT', 'Overseerr did not answer',
-       (SELECT string_agg(md5(n || ' ' || k || ' ' || l), E'\\n    at ') FROM generate_series(1, 30) l),
-       '/api/media/request', 'POST'
-  FROM generate_series(%(first)s, %(first)s + 999) n, generate_series(1, 4) k;
-"""
-_BATCH_USERS = 1000
-_UNITS = {"": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3}
-
-
-def size(text: str) -> int:
-    """Bytes of `100MB`."""
-    found = re.fullmatch(r"(\d+)(kB|MB|GB)?", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 0, 100MB or 2GB")
-    return int(found[1]) * _UNITS[found[2] or ""]
-
-
-def machine() -> str:
-    """The machine in a line."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
-
-
-def fill(database: Database, wanted: int) -> None:
-    """Put MediaNest-shaped rows into a migrated database until it has that many bytes."""
-    first = 1
-    with database.connect() as connection:
-        while connection.execute("SELECT pg_database_size(current_database()) < %s", (wanted,)).fetchone() == (True,):
-            for statement in _BATCH.split(";")[:-1]:
-                connection.execute(statement.encode(), {"first": first})
-            first += _BATCH_USERS
-        connection.execute("VACUUM ANALYZE")
-        connection.execute("CHECKPOINT")
 
 
 class Bench:
@@ -224,9 +180,7 @@ def main() -> None:
         bench.bundled()
         for label, wanted in sizes.items():
             bench.further(wanted, label)
-        print("\n| what | time | of psql's |\n|---|---|---|")
-        for row in bench.rows:
-            print(f"| {' | '.join(row)} |")
+        print_table(("what", "time", "of psql's"), bench.rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -21,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import yaml  # noqa: E402
+from benchmarks.common import machine, print_table  # noqa: E402
 
 import environment as environments  # noqa: E402
 from e2e.kube import API_VERSION, KIND, SMALL, Kube  # noqa: E402
@@ -32,12 +32,6 @@ from e2e.workload import Writer  # noqa: E402
 DEPLOYMENT = "deployment/medianest-operator"
 HIBERNATED = SMALL | {"hibernate": True}
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def machine() -> str:
-    """The machine in a line."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -227,9 +221,7 @@ def main() -> None:
         bench.row(f"idle, {many} hibernated: API writes in {options.idle:.0f} s", writes, None, "")
         bench.row(f"idle, {many} hibernated: CPU", cpu, cpu_one, "% of a core", "1 database")
         bench.row(f"idle, {many} hibernated: memory", memory, memory_one, "MiB", "1 database")
-    print("\n| what | value | baseline | ratio |\n|---|---|---|---|")
-    for row in bench.rows:
-        print(f"| {' | '.join(row)} |")
+    print_table(("what", "value", "baseline", "ratio"), bench.rows)
     if bench.environment.local:
         bench.environment.local.down()
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from backup_documents import sample_manifest
 from medianest_operator.backups import layout
 from medianest_operator.backups.catalog import Backup, Catalog
 from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Manifest
+from medianest_operator.backups.manifest import Manifest
 from medianest_operator.backups.repository import Repository
 from medianest_operator.backups.store import Content, Result, store
 
@@ -25,28 +26,6 @@ def noise(mebibytes: int) -> Iterator[bytes]:
         yield os.urandom(MEBIBYTE)
 
 
-def described(place: Place, files: tuple[File, ...]) -> Manifest:
-    now = datetime.now(UTC)
-    return Manifest(
-        id=place.id,
-        tier=place.tier,
-        origin=place.origin,
-        dbname="medianest",
-        owner="medianest",
-        taken_at=now,
-        finished_at=now,
-        postgres_version="15.4",
-        pg_dump_version="15.4",
-        encoding="UTF8",
-        collate="C.UTF-8",
-        ctype="C.UTF-8",
-        fingerprint="0" * 64,
-        rows={"users": 3},
-        sequences={},
-        files=files,
-    )
-
-
 def back_up(
     repositories: Sequence[Repository],
     chunks: Iterable[bytes] | None = None,
@@ -56,7 +35,7 @@ def back_up(
     known = [id_ for repository in repositories for id_ in Catalog.read(repository, origin).ids]
     place = Place(origin, tier, layout.new_id(tier, datetime.now(UTC), known))
     contents = [Content(Format.CUSTOM, noise(2) if chunks is None else chunks), Content(Format.SCHEMA, [b"schema"])]
-    return place, store(repositories, place, contents, lambda files: described(place, files))
+    return place, store(repositories, place, contents, lambda files: sample_manifest(place, datetime.now(UTC), files))
 
 
 def one(repository: Repository, place: Place) -> Backup:

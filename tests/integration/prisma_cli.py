@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.addresses import locked
-from cluster.paths import cache_dir
+from integration.npm import installed
 from integration.postgres_server import Database
 
 SOURCES = Path(__file__).with_name("prisma")
@@ -21,34 +18,14 @@ _TIME_LIMIT = 120
 
 
 def install() -> Path:
-    """Install what package-lock.json names, unless it is there already; returns the folder.
-
-    No package's script is run: Prisma's would download its native engines.
+    """Install what package-lock.json names, unless it is there already; returns the folder. Prisma's own script would
+    download its native engines: it isn't run.
 
     Raises:
         FileNotFoundError: there is no npm.
         subprocess.CalledProcessError: npm failed; its output is in the exception.
     """
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        raise FileNotFoundError("npm or node not found; on Debian: apt-get install nodejs npm")
-    digest = hashlib.sha256(b"".join((SOURCES / name).read_bytes() for name in ("package.json", "package-lock.json")))
-    folder = cache_dir() / f"prisma-{digest.hexdigest()[:12]}"
-    with locked(cache_dir() / "prisma.lock"):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="prisma-") as name:
-                work = Path(name, "work")
-                work.mkdir()
-                for file in ("package.json", "package-lock.json"):
-                    shutil.copy(SOURCES / file, work)
-                command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
-                try:
-                    subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
-                except subprocess.CalledProcessError as error:
-                    error.add_note(error.stderr)
-                    raise
-                work.rename(folder)
-    return folder
+    return installed(SOURCES, "prisma")
 
 
 @dataclass(frozen=True)
@@ -62,15 +39,15 @@ class Answer:
 class Prisma:
     """A project in a folder of its own, with migrations from `name -> SQL`."""
 
-    def __init__(self, installed: Path, folder: Path) -> None:
+    def __init__(self, packages: Path, folder: Path) -> None:
         self.folder = folder
         self.migrations = folder / "migrations"
-        self._command = ["node", str(installed / "node_modules/prisma/build/index.js")]
+        self._command = ["node", str(packages / "node_modules/prisma/build/index.js")]
         self.migrations.mkdir(parents=True)
         for file in ("prisma.config.ts", "schema.prisma", "engine"):
             shutil.copy(SOURCES / file, folder)
         # The configuration looks for the adapter from its own folder upwards.
-        (folder / "node_modules").symlink_to(installed / "node_modules")
+        (folder / "node_modules").symlink_to(packages / "node_modules")
         (self.migrations / "migration_lock.toml").write_text('provider = "postgresql"\n')
 
     def write(self, files: Mapping[str, str]) -> None:

@@ -23,8 +23,8 @@ tiers = st.sampled_from(Tier)
 @given(st.lists(moments, min_size=1, max_size=8), tiers)
 def test_ids_are_newer_than_all_before_whatever_the_clock_does(clock: list[datetime], tier: Tier) -> None:
     ids: list[str] = []
-    for now in clock:
-        ids.append(new_id(tier, now, ids))
+    for moment in clock:
+        ids.append(new_id(tier, moment, ids))
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)
     assert all(id_tier(text) is tier for text in ids)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup_documents import sample_manifest
 from medianest_operator.backups.catalog import Backup, State
 from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Manifest, Verification
+from medianest_operator.backups.manifest import File, Verification
 from medianest_operator.backups.retention import AT_ONCE, plan
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -31,25 +32,8 @@ def backup(
     """One that was taken so many days ago."""
     taken = NOW - timedelta(days=days)
     place = Place(origin, tier, f"{taken:%Y%m%dT%H%M%SZ}-{tier}-{number:04}")
-    manifest = Manifest(
-        id=place.id,
-        tier=tier,
-        origin=origin,
-        dbname="medianest",
-        owner="medianest_migrator",
-        taken_at=taken,
-        finished_at=taken,
-        postgres_version="15.4",
-        pg_dump_version="15.4",
-        encoding="UTF8",
-        collate="C.UTF-8",
-        ctype="C.UTF-8",
-        fingerprint="0" * 64,
-        rows={},
-        sequences={},
-        keep_until=keep_until,
-        files=(File(name="data.dump", format=Format.CUSTOM, bytes=1, sha256="0" * 64, encrypted=False),),
-    )
+    file = File(name="data.dump", format=Format.CUSTOM, bytes=1, sha256="0" * 64, encrypted=False)
+    manifest = sample_manifest(place, taken, (file,), keep_until=keep_until)
     verification = None if verified is None else Verification.of(verified, taken, 1)
     return Backup("main", place, state, "", manifest if state is State.COMPLETE else None, verification, read)
 
