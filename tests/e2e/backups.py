@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e.kube import API_VERSION, BACKUP, KIND, Kube, Manifest
+from shaped import USERS_A_MEGABYTE, rows
 
-# About 10 MB a turn: people, what they asked for, and the errors that they met, of which each has a stack trace.
-_SHAPED = r"""
-INSERT INTO users (id, email, name, plex_username)
-SELECT 'u' || n, 'user' || n || '@example.org', 'User ' || n, 'plex' || n FROM generate_series({first}, {last}) n;
-INSERT INTO media_requests (id, user_id, title, media_type, tmdb_id, status)
-SELECT 'm' || n || '-' || k, 'u' || n, md5(n || ' ' || k), 'movie', (n * 7 + k)::text, 'pending'
-  FROM generate_series({first}, {last}) n, generate_series(1, 10) k;
-INSERT INTO error_logs (id, correlation_id, user_id, error_code, error_message, stack_trace, request_path,
-                        request_method)
-SELECT 'e' || n || '-' || k, md5(n::text), 'u' || n, 'E_TIMEOUT', 'Overseerr did not answer',
-       (SELECT string_agg(md5(n || ' ' || k || ' ' || l), E'\n    at ') FROM generate_series(1, 30) l),
-       '/api/media/request', 'POST'
-  FROM generate_series({first}, {last}) n, generate_series(1, 4) k;
-"""
-_USERS_A_MEGABYTE = 130
 # Every row of every table of a database as text, in order, through the client's own eyes.
 _ACCOUNT = r"""
 for table in $(psql -XAtqd {database} -c "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)
@@ -39,10 +26,10 @@ pg_dump --schema-only --exclude-schema=medianest_operator -d {database} | grep -
 
 def fill(kube: Kube, pod: str, megabytes: int) -> None:
     """Put MediaNest-shaped rows into a migrated database."""
-    step = 50 * _USERS_A_MEGABYTE
-    for first in range(1, megabytes * _USERS_A_MEGABYTE, step):
-        last = min(first + step, megabytes * _USERS_A_MEGABYTE + 1) - 1
-        kube.sql(pod, _SHAPED.format(first=first, last=last))
+    step = 50 * USERS_A_MEGABYTE
+    for first in range(1, megabytes * USERS_A_MEGABYTE, step):
+        last = min(first + step, megabytes * USERS_A_MEGABYTE + 1) - 1
+        kube.sql(pod, rows(first, last))
 
 
 def account(kube: Kube, pod: str, database: str = "medianest") -> str:
@@ -60,11 +47,20 @@ class Bucket:
     region: str
     credentials: dict[str, str]
     authority: str
+    folder: Path
+    """Where the server keeps it."""
 
     def secrets(self, kube: Kube) -> None:
         """The Secrets with which a namespace reaches it."""
         for name, data in (("s3-keys", self.credentials), ("s3-ca", {"ca.crt": self.authority})):
             kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+
+    def spoil(self, path: str) -> None:
+        """Make one byte of an object another one."""
+        [file] = self.folder.rglob(path)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
 
     def repository(self, name: str = "offsite") -> Manifest:
         """As the spec names it."""
@@ -82,7 +78,7 @@ def make_bucket(kube: Kube) -> Bucket:
     # A bucket is a folder to this server.
     (store.data / name).mkdir()
     keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
-    return Bucket(name, store.endpoint, store.region, keys, store.authority.read_text())
+    return Bucket(name, store.endpoint, store.region, keys, store.authority.read_text(), store.data / name)
 
 
 def ask(kube: Kube, name: str, **spec: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from e2e.backups import account, ask, backup_status, fill, make_bucket, wait_over
 from e2e.kube import BACKUP, KIND, Kube, Manifest, condition_of
-from environment import POSTGRES_IMAGE
+from e2e.workload import pod_beside, serve_beside
 
 BIG = int(os.environ.get("MEDIANEST_MEGABYTES", "100"))
 """Megabytes of the large database; the whole gigabyte takes some minutes more."""
@@ -270,32 +270,14 @@ def compose(kube: Kube) -> None:
         " && pg_ctl -D /data/pg -w stop >/dev/null"
         " && exec postgres -D /data/pg -c unix_socket_directories=/tmp -c listen_addresses='*'"
     )
-    container = {
-        "name": "postgres",
-        "image": POSTGRES_IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["bash", "-c", script],
-        "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1"]}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "sql", "mountPath": "/sql"}],
-    }
-    security = {
-        "runAsNonRoot": True, "runAsUser": 999, "fsGroup": 999, "seccompProfile": {"type": "RuntimeDefault"}
-    }  # fmt: skip
-    volumes = [{"name": "data", "emptyDir": {}}, {"name": "sql", "configMap": {"name": "compose"}}]
-    spec = {"containers": [container], "volumes": volumes, "securityContext": security}
-    kube.apply(
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "compose", "labels": {"app": "compose"}}, "spec": spec}
-    )
-    service = {"selector": {"app": "compose"}, "ports": [{"port": 5432}]}
-    kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "compose"}, "spec": service})
-    kube.kubectl("wait", "--for=condition=Ready", "pod/compose", "--timeout=60s")
+    volumes: dict[str, Any] = {"/data": {"emptyDir": {}}, "/sql": {"configMap": {"name": "compose"}}}
+    serve_beside(kube, pod_beside("compose", ["bash", "-c", script], volumes), 5432)
 
 
-def test_warnings_reach_the_webhook(kube: Kube) -> None:
-    """A pod that writes down what it is told."""
+def hook(kube: Kube) -> str:
+    """A pod that writes down what it is told, one line each; returns its URL."""
     script = (
-        "import http.server, sys\n"
+        "import http.server\n"
         "class Take(http.server.BaseHTTPRequestHandler):\n"
         "    def do_POST(self):\n"
         "        print(self.rfile.read(int(self.headers['content-length'])).decode(), flush=True)\n"
@@ -303,35 +285,67 @@ def test_warnings_reach_the_webhook(kube: Kube) -> None:
         "    def log_message(self, *_): pass\n"
         "http.server.HTTPServer(('', 8000), Take).serve_forever()\n"
     )
-    container = {
-        "name": "postgres", "image": POSTGRES_IMAGE, "imagePullPolicy": "IfNotPresent",
-        "command": ["/opt/medianest/bin/python", "-c", script],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }  # fmt: skip
-    security = {"runAsNonRoot": True, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}}
-    pod = {"containers": [container], "securityContext": security}
-    kube.apply(
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hook", "labels": {"app": "hook"}}, "spec": pod}
-    )
-    ports = {"selector": {"app": "hook"}, "ports": [{"port": 8000}]}
-    kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hook"}, "spec": ports})
-    kube.kubectl("wait", "--for=condition=Ready", "pod/hook", "--timeout=60s")
-    where = {"url": f"http://hook.{kube.namespace}.svc:8000/warnings"}
-    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hook"}, "stringData": where})
-    hooks = [
-        {"name": "all", "urlSecret": {"name": "hook"}, "reasons": ["RestoreFailed"]},
-        {"name": "nowhere", "urlSecret": {"name": "missing"}, "reasons": ["RestoreFailed"]},
-    ]
-    people(kube, notifications=hooks)
-    kube.patch("db", {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily"}})
-    kube.wait_event("db", "NotificationFailed")
+    serve_beside(kube, pod_beside("hook", ["/opt/medianest/bin/python", "-c", script]), 8000)
+    return f"http://hook.{kube.namespace}.svc:8000/warnings"
+
+
+def first_told(kube: Kube) -> str:
+    """The first line that the hook wrote down, once there is one."""
     command = ["kubectl", "--kubeconfig", str(kube.environment.kubeconfig), "-n", kube.namespace, "logs", "-f", "hook"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
         assert log.stdout is not None
         line = log.stdout.readline()
         log.kill()
+    return line
+
+
+def notify(kube: Kube, *reasons: str) -> list[Manifest]:
+    """`spec.notifications` that tell these reasons to the hook, and to one that isn't there."""
+    secret = {"metadata": {"name": "hook"}, "stringData": {"url": hook(kube)}}
+    kube.apply({"apiVersion": "v1", "kind": "Secret"} | secret)
+    return [
+        {"name": "all", "urlSecret": {"name": "hook"}, "reasons": [*reasons]},
+        {"name": "nowhere", "urlSecret": {"name": "missing"}, "reasons": [*reasons]},
+    ]
+
+
+def test_warnings_reach_the_webhook(kube: Kube) -> None:
+    people(kube, notifications=notify(kube, "RestoreFailed"))
+    kube.patch("db", {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily"}})
+    kube.wait_event("db", "NotificationFailed")
+    line = first_told(kube)
     assert '"reason": "RestoreFailed"' in line
     assert f"MediaNestDatabase {kube.namespace}/db: RestoreFailed" in line
+
+
+def test_backup_that_can_not_be_restored_is_told_everywhere(kube: Kube) -> None:
+    """A byte is another in the bucket: the drill finds it, and a good backup ends it."""
+    bucket = make_bucket(kube)
+    bucket.secrets(kube)
+    people(kube, backup={"repositories": [bucket.repository()]}, notifications=notify(kube, "VerificationFailed"))
+    ask(kube, "first", verify=True)
+    first = wait_over(kube, "first")["backup"]
+    healthy(kube, "True", "BackupsHealthy")
+    ask(kube, "second")
+    second = wait_over(kube, "second")["backup"]
+    bucket.spoil(f"{second}/data.dump")
+    kube.kubectl("create", "job", "--from=cronjob/db-verify", "drill")
+    message = healthy(kube, "False", "VerificationFailed")["message"]
+    assert f"{second} is not good" in message
+    assert "SHA-256" in message
+    assert f"last one restored and proved {first}." in message
+    kube.wait_event("db", "VerificationFailed")
+    assert '"reason": "VerificationFailed"' in first_told(kube)
+    assert condition_of(kube.get(KIND, "db"), "Ready")["status"] == "True"
+    # What is restored is the newest that is good.
+    kube.sql("db-0", "DELETE FROM media_requests")
+    kube.patch("db", {"restore": {"requestId": "1"}})
+    restored_from = kube.wait(KIND, "db", restored("1", "Done"), "restored")["status"]["restore"]["backup"]
+    assert restored_from == first
+    assert kube.sql("db-0", "SELECT title FROM media_requests") == "Dune"
+    ask(kube, "third", verify=True)
+    wait_over(kube, "third")
+    healthy(kube, "True", "BackupsHealthy")
 
 
 def test_replica_is_dumped_where_one_is_in_sync(kube: Kube) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,44 @@ from e2e.kube import Kube
 from environment import POSTGRES_IMAGE
 
 _SCRIPT = Path(__file__).with_name("writer.py")
+
+
+def pod_beside(name: str, command: list[str], volumes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A pod of the database image that runs something else, under the `restricted` Pod Security level.
+
+    Args:
+        volumes: what is mounted, by its path.
+    """
+    mounted = {f"volume-{number}": item for number, item in enumerate((volumes or {}).items())}
+    container = {
+        "name": "main",
+        "image": POSTGRES_IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": volume, "mountPath": path} for volume, (path, _) in mounted.items()],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": 999, "fsGroup": 999, "seccompProfile": {"type": "RuntimeDefault"}
+        },
+        "containers": [container],
+        "volumes": [{"name": volume} | source for volume, (_, source) in mounted.items()],
+    }  # fmt: skip
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
+
+
+def serve_beside(kube: Kube, pod: dict[str, Any], port: int) -> None:
+    """Run such a pod behind a Service of its name, until it answers there."""
+    name = pod["metadata"]["name"]
+    pod["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": port}, "periodSeconds": 1}
+    kube.apply(pod)
+    spec = {"selector": {"app": name}, "ports": [{"port": port}]}
+    kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
 
 
 @dataclass(frozen=True)
@@ -50,35 +89,11 @@ class Writer:
 
     def _pod(self, seconds: float, node: str | None) -> dict[str, Any]:
         uri = {"secretKeyRef": {"name": f"{self._database}-app", "key": "uri"}}
-        command = f"/opt/medianest/bin/python /script/writer.py {seconds} | tee /tmp/out"
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": self._name},
-            "spec": {
-                "restartPolicy": "Never",
-                "nodeSelector": {"kubernetes.io/hostname": node} if node else {},
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": False,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": 999,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [
-                    {
-                        "name": "writer",
-                        "image": POSTGRES_IMAGE,
-                        "imagePullPolicy": "IfNotPresent",
-                        "command": ["sh", "-c", command],
-                        "env": [{"name": "URI", "valueFrom": uri}],
-                        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                        "volumeMounts": [{"name": "script", "mountPath": "/script"}],
-                    }
-                ],
-                "volumes": [{"name": "script", "configMap": {"name": self._name}}],
-            },
-        }
+        command = ["sh", "-c", f"/opt/medianest/bin/python /script/writer.py {seconds} | tee /tmp/out"]
+        pod = pod_beside(self._name, command, {"/script": {"configMap": {"name": self._name}}})
+        pod["spec"] |= {"nodeSelector": {"kubernetes.io/hostname": node} if node else {}}
+        pod["spec"]["containers"][0]["env"] = [{"name": "URI", "valueFrom": uri}]
+        return pod
 
     def settle(self, seconds: float = 120) -> Account:
         """Wait for the writer's end and for the status, and count what it was promised in the database."""

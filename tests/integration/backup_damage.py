@@ -20,8 +20,10 @@ from aiohttp import web
 
 from integration.backup_arena import Arena, Making, Spoil, failed
 from integration.object_store import IMPATIENT, Front, cut, silence, status
+from medianest_operator.backups.catalog import Catalog
 from medianest_operator.backups.layout import Tier
 from medianest_operator.backups.repository import Repository, open_folder
+from medianest_operator.backups.verifying import verify_taken
 
 _SEED = 20261122
 
@@ -61,6 +63,30 @@ def _store_fails(fault: Callable[[], Any], *words: str) -> Spoil:
         assert arena.backup(repository).outcome == "Succeeded"
 
     return spoil
+
+
+def _bucket_that_is_verified_at_last(arena: Arena) -> None:
+    """It can't be read for a while: the same backup is tried again, and no other is taken for that."""
+    front, repository = _bucket(arena, None)
+    result = arena.backup(repository)
+    refused = 0
+
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        nonlocal refused
+        if request.method != "GET" or not request.path.endswith("/data.dump") or refused > IMPATIENT.retries:
+            return None
+        refused += 1
+        return web.Response(status=503)
+
+    front.spoil(refuse)
+    [origin] = Catalog.read(repository).origins
+    said: list[str] = []
+    verify_taken(origin, [repository], result, arena.bench.work, (), said.append, pause=0.01)
+    assert result.outcome == "Succeeded", result
+    assert result.more["verification"]["ok"] is True
+    assert any("Trying again." in line for line in said)
+    [backup] = Catalog.read(repository, origin).backups
+    assert backup.is_verified
 
 
 def _bucket_slow(arena: Arena) -> None:
@@ -253,6 +279,7 @@ MAKING = [
     Making("database missing", _no_database),
     Making("bucket gone", _bucket_gone),
     Making("bucket slow", _bucket_slow),
+    Making("bucket can't be read for a while", _bucket_that_is_verified_at_last),
     Making("bucket full", _store_fails(lambda: status(507, "QuotaExceeded", "PUT"), "bucket is full")),
     Making("bucket may not be written", _store_fails(lambda: status(403, "AccessDenied", "PUT"), "access denied")),
     Making("bucket fails with 500", _store_fails(lambda: status(500, method="PUT"), "the server fails")),

@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from medianest_operator.agent import backup as backup_commands
-from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
+from medianest_operator.agent.process import EXIT_TRANSIENT, TEMPORARY, duration, finish, say, stop_on_sigterm
 from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from medianest_operator.hardening.result import HardeningResult
     from medianest_operator.migrations.reasons import MigrationResult
     from medianest_operator.migrations.source import Migration
 
 EXIT_FAILED = 1
-EXIT_TRANSIENT = 2
 # What typer itself exits with for a wrong command line.
 _TYPER_USAGE = 2
 
@@ -130,16 +128,12 @@ def migrate(
     _check_source_options(source, bundled)
     stop_on_sigterm()
     try:
-        workbench = _workbench(repository or [], work_dir, namespace, name)
-        workbench = replace(
-            workbench,
-            recipients=tuple(backup_commands.recipients(recipient or [])),
-            identities=tuple(backup_commands.identities(identity_file)),
-        )
+        keys = tuple(backup_commands.recipients(recipient or [])), tuple(backup_commands.identities(identity_file))
+        workbench = _workbench(repository or [], work_dir, namespace, name, *keys)
         result = _migrate(source, options, wait, workbench)
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
-    _finish(result, result_file)
+    finish(result, result_file)
 
 
 @app.command()
@@ -170,7 +164,7 @@ def plan(
             findings = lint(result.pending, read_table_sizes(connection) if result.pending else {})
     except psycopg.Error as error:
         _fail(f"the plan could not be made: {error}", TEMPORARY)
-    _say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
+    say(show.plan_as_json(result, findings) if as_json else show.plan_as_table(result, migrations, findings))
     if result.blocker is not None or any(finding.severity is Severity.REFUSED for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 
@@ -190,10 +184,10 @@ def harden(
     wait = duration(connect_timeout) / 1000
     stop_on_sigterm()
     try:
-        result = run(options, app_role, wait, _say)
+        result = run(options, app_role, wait, say)
     except Interrupted:
         result = HardeningResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
-    _finish(result, result_file)
+    finish(result, result_file)
 
 
 @app.command()
@@ -208,7 +202,7 @@ def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
             settled = recovery.settle(connection, Journal(connection))
         except RunError as error:
             _fail(f"not settled: {error}", TEMPORARY)
-    _say(f"settled {settled}" if settled else "nothing to settle")
+    say(f"settled {settled}" if settled else "nothing to settle")
 
 
 @app.command()
@@ -220,7 +214,7 @@ def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption =
 
     with _connect_or_exit(connect_timeout, "indexes") as connection:
         health = read_index_health(connection, application_facts().critical_indexes)
-    _say(health.model_dump_json(indent=2) if as_json else show.index_health(health))
+    say(health.model_dump_json(indent=2) if as_json else show.index_health(health))
     if not health.is_healthy:
         raise typer.Exit(EXIT_FAILED)
 
@@ -238,7 +232,7 @@ def catalog(
         raise typer.BadParameter("give at most one of --json and --fingerprint")
     with _connect_or_exit(connect_timeout, "catalog") as connection:
         found = read_catalog(connection)
-    _say(found.fingerprint() if fingerprint else found.to_json())
+    say(found.fingerprint() if fingerprint else found.to_json())
 
 
 backup_commands.register(app)
@@ -265,30 +259,31 @@ def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: W
     except (SourceError, ValueError) as error:
         return MigrationResult.of(Reason.INVALID_SOURCE, f"Nothing was changed: {error}.")
     try:
-        connection = connect(conninfo, wait, _say, "migrate")
+        connection = connect(conninfo, wait, say, "migrate")
     except ConnectError as error:
         return MigrationResult.of(Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}")
     workbench = replace(workbench, environment=libpq_environment(connection))
     with connection:
-        connection.add_notice_handler(lambda diag: _say(f"{diag.severity}: {diag.message_primary}"))
-        return MigrationRun(connection, migrations, options, _say, workbench).run()
+        connection.add_notice_handler(lambda diag: say(f"{diag.severity}: {diag.message_primary}"))
+        return MigrationRun(connection, migrations, options, say, workbench).run()
 
 
-def _workbench(repositories: list[str], work_dir: Path | None, namespace: str | None, name: str | None) -> Workbench:
-    from medianest_operator.backups.repository import RepositoryError, open_repository
-
+def _workbench(
+    repositories: list[str],
+    work_dir: Path | None,
+    namespace: str | None,
+    name: str | None,
+    recipients: tuple[str, ...],
+    identities: tuple[str, ...],
+) -> Workbench:
     if (namespace is None) != (name is None):
         raise typer.BadParameter("give --namespace and --name together")
-    try:
-        opened = [open_repository(text) for text in repositories]
-    except RepositoryError as error:
-        raise typer.BadParameter(str(error)) from error
-    if len({repository.name for repository in opened}) != len(opened):
-        raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
     return Workbench(
-        repositories=tuple(opened),
+        repositories=tuple(backup_commands.open_repositories(repositories)),
         scratch=work_dir,
         database=(namespace, name) if namespace is not None and name is not None else None,
+        recipients=recipients,
+        identities=identities,
     )
 
 
@@ -323,18 +318,6 @@ def _connect_or_exit(timeout: str, purpose: str) -> Connection[Any]:
 def _check_source_options(source: Path | None, bundled: bool) -> None:
     if bundled == (source is not None):
         raise typer.BadParameter("give exactly one of --source DIR and --bundled")
-
-
-def _finish(result: MigrationResult | HardeningResult, result_file: Path | None) -> NoReturn:
-    _say(result.message if result.outcome.exit_code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
-    if result_file is not None:
-        result_file.write_text(result.to_json(), encoding="utf-8")
-    code = result.outcome.exit_code
-    raise typer.Exit(TEMPORARY if code == EXIT_TRANSIENT else code)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medianest_operator.agent.process import TEMPORARY, duration, stop_on_sigterm
+from medianest_operator.agent.process import TEMPORARY, duration, finish, say, stop_on_sigterm
 from medianest_operator.errors import Interrupted
 
 if TYPE_CHECKING:
     from medianest_operator.backups.finding import Wanted
     from medianest_operator.backups.layout import Format, Tier
     from medianest_operator.backups.repository import Repository
-    from medianest_operator.backups.result import Result
 
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -99,15 +97,15 @@ def backup(
     opened = open_repositories(repository)
     keys = identities(identity_file)
     stop_on_sigterm()
-    run = BackupRun(opened, options, _say)
+    run = BackupRun(opened, options, say)
     result = run.run()
     if verify and work_dir is not None and run.origin is not None:
-        verify_taken(run.origin, opened, result, work_dir, keys, _say)
+        verify_taken(run.origin, opened, result, work_dir, keys, say)
     try:
         run.clean_up(result)
     except Interrupted:
-        _say("asked to stop: older backups are looked after by the next run")
-    _finish(result, result_file)
+        say("asked to stop: older backups are looked after by the next run")
+    finish(result, result_file)
 
 
 @backups_app.command("list")
@@ -126,7 +124,7 @@ def list_backups(
     problems: list[str] = []
     found = look(open_repositories(repository), Wanted(namespace, name), problems.append)
     if output == "json":
-        _say(as_json(found))
+        say(as_json(found))
     else:
         as_table(found, sys.stdout)
     for line in problems:
@@ -151,7 +149,7 @@ def verify(
     options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, identities(identity_file))
     opened = open_repositories(repository)
     stop_on_sigterm()
-    _finish(VerifyRun(opened, options, _say).run(), result_file)
+    finish(VerifyRun(opened, options, say).run(), result_file)
 
 
 def restore(
@@ -182,7 +180,7 @@ def restore(
     )
     opened = open_repositories(repository)
     stop_on_sigterm()
-    _finish(RestoreRun(opened, options, _say).run(), result_file)
+    finish(RestoreRun(opened, options, say).run(), result_file)
 
 
 def import_database(
@@ -199,7 +197,7 @@ def import_database(
 
     options = ImportOptions(source_file, work_dir, jobs, _conninfo(), duration(connect_timeout) / 1000)
     stop_on_sigterm()
-    _finish(ImportRun(options, _say).run(), result_file)
+    finish(ImportRun(options, say).run(), result_file)
 
 
 def register(app: typer.Typer) -> None:
@@ -311,15 +309,3 @@ def _conninfo() -> str:
         return conninfo_from()
     except ValueError as error:
         raise typer.BadParameter(f"DATABASE_URL: {error}") from error
-
-
-def _finish(result: Result, result_file: Path | None) -> NoReturn:
-    code = result.outcome.exit_code
-    _say(result.message if code == 0 else f"{result.outcome} ({result.reason}): {result.message}")
-    if result_file is not None:
-        result_file.write_text(result.to_json(), encoding="utf-8")
-    raise typer.Exit({2: TEMPORARY}.get(code, code))
-
-
-def _say(line: Any) -> None:
-    print(line if isinstance(line, str) else json.dumps(line), flush=True)

@@ -12,6 +12,7 @@ from medianest_operator.api.model import (
     Duration,
     LocalReference,
     ObjectName,
+    OnDelete,
     Quantity,
     ResourceAmounts,
     rules,
@@ -26,13 +27,6 @@ CronSchedule = Annotated[
 
 Days = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}d$", max_length=5)]
 """A number of days, for instance `7d`."""
-
-
-class RetainOrDelete(StrEnum):
-    """What becomes of a backup volume when the object is deleted."""
-
-    RETAIN = "Retain"
-    DELETE = "Delete"
 
 
 class DumpFormat(StrEnum):
@@ -62,8 +56,9 @@ class VolumeRepository(ApiModel):
     """The storage class; the cluster's default where unset. A volume stays in its class."""
     claim_name: ObjectName | None = None
     """A PersistentVolumeClaim that is there already, for instance one on a file server that other nodes reach too."""
-    on_delete: RetainOrDelete = RetainOrDelete.RETAIN
-    """Retain keeps the volume when the object is deleted; an object of the same name finds its backups again."""
+    on_delete: OnDelete = OnDelete.RETAIN
+    """Of a volume that the operator makes. Retain keeps it when the object is deleted; an object of the same name finds
+    its backups again."""
 
 
 class S3Repository(ApiModel):

@@ -15,6 +15,7 @@ from medianest_operator.api.model import (
     Duration,
     LocalReference,
     ObjectName,
+    OnDelete,
     Quantity,
     ResourceAmounts,
     SqlName,
@@ -47,13 +48,6 @@ class Synchronous(StrEnum):
     OFF = "Off"
     PREFERRED = "Preferred"
     REQUIRED = "Required"
-
-
-class OnDelete(StrEnum):
-    """What becomes of the volumes when the object is deleted."""
-
-    RETAIN = "Retain"
-    DELETE = "Delete"
 
 
 class AntiAffinity(StrEnum):

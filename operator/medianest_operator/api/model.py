@@ -1,5 +1,6 @@
 """What every model of the API shares."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,3 +70,10 @@ class ResourceAmounts(ApiModel):
     """CPU, for instance `500m`."""
     memory: Quantity | None = None
     """Memory, for instance `1Gi`."""
+
+
+class OnDelete(StrEnum):
+    """What becomes of volumes when the object that they belong to is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"

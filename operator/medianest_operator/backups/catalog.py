@@ -17,6 +17,7 @@ from medianest_operator.backups.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.manifest import LARGEST, Manifest, ManifestError, Verification
 from medianest_operator.backups.repository import NotThereError, Repository, RepositoryError, StoredObject
 from medianest_operator.backups.store import ABANDONED, READ_AT_MOST
+from medianest_operator.timestamps import stamp, stamp_now
 
 LATEST = "latest"
 LATEST_VERIFIED = "latest-verified"
@@ -181,7 +182,7 @@ class Catalog:
         tiers: dict[str, Any] = {}
         for backup in complete:
             count = tiers.get(backup.tier, {}).get("count", 0) + 1
-            tiers[backup.tier.value] = {"count": count, "last": _stamp(backup.taken_at), "backup": backup.id}
+            tiers[backup.tier.value] = {"count": count, "last": stamp(backup.taken_at), "backup": backup.id}
         summary: dict[str, Any] = {
             "count": len(complete),
             "bytes": sum(backup.bytes for backup in complete),
@@ -191,7 +192,7 @@ class Catalog:
         if verified and (verification := verified[-1].verification) is not None:
             summary["lastVerified"] = {
                 "backup": verified[-1].id,
-                "at": _stamp(verification.at),
+                "at": stamp(verification.at),
                 "seconds": verification.seconds,
             }
         for state in (State.INCOMPLETE, State.DAMAGED):
@@ -218,7 +219,7 @@ def reading(repository: Repository, backup: Backup | Place) -> Iterator[bool]:
     """
     place = backup if isinstance(backup, Place) else backup.place
     path = place.file(f"{layout.READING}{layout.token()}{layout.token()}.json")
-    text = json.dumps({"at": _stamp(datetime.now(UTC))}).encode()
+    text = json.dumps({"at": stamp_now()}).encode()
     try:
         repository.write(path, [text])
         held = True
@@ -328,7 +329,3 @@ def _verification(repository: Repository, document: StoredObject | None) -> Veri
     with suppress(ManifestError, NotThereError):
         return Verification.parse(b"".join(repository.read(document.path)))
     return None
-
-
-def _stamp(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.agent.connect import libpq_environment
 from medianest_operator.backups.counting import Counting
 from medianest_operator.backups.dump import DumpError, contents, dump, restore_archive, sequence_values
+from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.filling import Target, act_as_owner, inspect
 from medianest_operator.backups.proof import (
     Contents,
@@ -30,7 +31,6 @@ from medianest_operator.backups.result import Reason, Result, RunFailure, cut
 from medianest_operator.backups.schema_report import differences_from_bundled
 from medianest_operator.backups.server import Server, check_readable, lock_tables, lost
 from medianest_operator.backups.source import open_source
-from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
 from medianest_operator.postgres.contents import (
     read_schema_version,
@@ -134,20 +134,16 @@ class ImportRun:
     def run(self) -> Result:
         """Import; nothing is raised but what a bug raises."""
         began = time.monotonic()
-        try:
-            result = self._import()
-        except RunFailure as failure:
-            result = Result.failure(failure, **self._more)
-        except psycopg.Error as error:
-            result = Result.failure(lost(error, Reason.RESTORE_FAILED), **self._more)
-        except Interrupted:
-            stopped = RunFailure(Reason.INTERRUPTED, "The import was asked to stop; it is not complete.", True)
-            result = Result.failure(stopped, **self._more)
-        except OSError as error:
-            text = f"{self._options.work}: {error.strerror}; the source's dump has to fit there"
-            result = Result.failure(RunFailure(Reason.NO_ROOM, text), **self._more)
+        result = result_of(self._with_room, "The import was asked to stop; it is not complete.", self._more)
         result.more["seconds"] = round(time.monotonic() - began, 1)
         return result
+
+    def _with_room(self) -> Result:
+        try:
+            return self._import()
+        except OSError as error:
+            text = f"{self._options.work}: {error.strerror}; the source's dump has to fit there"
+            raise RunFailure(Reason.NO_ROOM, text) from error
 
     def _import(self) -> Result:
         options = self._options

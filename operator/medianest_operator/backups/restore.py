@@ -15,14 +15,14 @@ from psycopg import Connection, sql
 from medianest_operator.agent.connect import ConnectError, connect, libpq_environment
 from medianest_operator.backups.archive import Archive, downloaded
 from medianest_operator.backups.catalog import Backup
+from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.filling import fill, inspect, plan
 from medianest_operator.backups.finding import Wanted, choose, look
 from medianest_operator.backups.manifest import Manifest
 from medianest_operator.backups.proof import Comparison, compare, read_contents
 from medianest_operator.backups.repository import Repository
 from medianest_operator.backups.result import Reason, Result, RunFailure, cut
-from medianest_operator.backups.server import is_final, lost
-from medianest_operator.errors import Interrupted
+from medianest_operator.backups.server import is_final
 
 MAINTENANCE = "postgres"
 _ELSEWHERE = (Reason.BACKUP_DAMAGED, Reason.REPOSITORY_FAILED)
@@ -73,15 +73,7 @@ class RestoreRun:
     def run(self) -> Result:
         """Restore; nothing is raised but what a bug raises."""
         began = time.monotonic()
-        try:
-            result = self._restore()
-        except RunFailure as failure:
-            result = Result.failure(failure, **self._more)
-        except psycopg.Error as error:
-            result = Result.failure(lost(error, Reason.RESTORE_FAILED), **self._more)
-        except Interrupted:
-            stopped = RunFailure(Reason.INTERRUPTED, "The restore was asked to stop; it is not complete.", True)
-            result = Result.failure(stopped, **self._more)
+        result = result_of(self._restore, "The restore was asked to stop; it is not complete.", self._more)
         result.more["seconds"] = round(time.monotonic() - began, 1)
         return result
 

@@ -28,6 +28,7 @@ from medianest_operator.backups.store import Result as Stored
 from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
+from medianest_operator.timestamps import stamp
 
 LEVEL = 9
 """zlib's: backups lie longer than they are made."""
@@ -340,8 +341,3 @@ def _told_repositories(results: Mapping[str, Stored]) -> dict[str, Any]:
         name: {"ok": True} if item.ok else {"ok": False, "message": cut(item.message, 400)}
         for name, item in results.items()
     }
-
-
-def stamp(moment: datetime) -> str:
-    """As Kubernetes writes times."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

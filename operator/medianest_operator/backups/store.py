@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from medianest_operator.backups import layout
 from medianest_operator.backups.layout import Format, Origin, Place
 from medianest_operator.backups.manifest import File, Manifest, file_name
 from medianest_operator.backups.repository import Repository, RepositoryError, StoredObject
+from medianest_operator.timestamps import stamp_now
 
 HEARTBEAT = 600.0
 """So often says a writer that it is still at work, seconds."""
@@ -302,7 +303,7 @@ class Upload:
     def _tell(self) -> None:
         now = time.monotonic()
         if self._said is None or now - self._said > HEARTBEAT:
-            text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds")})
+            text = json.dumps({"at": stamp_now()})
             self.repository.write(self._marker, [text.encode()])
             self._said = now
 

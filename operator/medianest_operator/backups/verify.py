@@ -15,6 +15,7 @@ import psycopg
 from medianest_operator.backups import amcheck
 from medianest_operator.backups.archive import Archive, downloaded
 from medianest_operator.backups.catalog import Backup, Catalog, write_verification
+from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.filling import fill, inspect, plan
 from medianest_operator.backups.finding import Wanted, choose, look
 from medianest_operator.backups.manifest import Manifest, Verification
@@ -23,7 +24,6 @@ from medianest_operator.backups.repository import Repository, RepositoryError
 from medianest_operator.backups.restore import MAINTENANCE, check_version, create_database
 from medianest_operator.backups.result import Reason, Result, RunFailure, cut
 from medianest_operator.backups.store import DamagedError, fetch
-from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
 
 JOBS = 2
@@ -106,13 +106,8 @@ class VerifyRun:
     def run(self) -> Result:
         """Verify; nothing is raised but what a bug raises."""
         stages = Stages()
-        try:
-            result = self._verify(stages)
-        except RunFailure as failure:
-            result = Result.failure(failure)
-        except Interrupted:
-            stopped = RunFailure(Reason.INTERRUPTED, "The verification was asked to stop; it says nothing.", True)
-            result = Result.failure(stopped)
+        stopped = "The verification was asked to stop; it says nothing."
+        result = result_of(lambda: self._verify(stages), stopped, self._more)
         result.more = {**self._more, "seconds": stages.seconds, **result.more}
         return result
 

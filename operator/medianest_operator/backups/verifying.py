@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.finding import Wanted
 from medianest_operator.backups.layout import Origin
 from medianest_operator.backups.repository import Repository
 from medianest_operator.backups.result import Outcome, Reason, Result, cut
 from medianest_operator.backups.verify import VerifyOptions, VerifyRun
+
+TRIES = 3
+FIRST_PAUSE = 5.0
+"""Seconds before the second try; twice as long before each further one."""
 
 
 def verify_taken(
@@ -19,10 +25,12 @@ def verify_taken(
     work: Path,
     identities: Sequence[str],
     report: Callable[[str], None],
+    pause: float = FIRST_PAUSE,
 ) -> None:
     """Verify the backup that a run has just taken, in all repositories that have it, and tell it in the result.
 
-    A backup that could not be verified stays, and counts as unverified.
+    What may pass is tried again here: another run would take another backup first. A backup that could not be verified
+    stays, and counts as unverified.
     """
     told = result.more.get("repositories", {})
     holding = [repository for repository in repositories if told.get(repository.name, {}).get("ok")]
@@ -30,13 +38,25 @@ def verify_taken(
         return
     wanted = Wanted(origin.namespace, origin.name, origin.system_identifier)
     options = VerifyOptions(wanted, str(result.more["backup"]), work, identities)
-    verified = VerifyRun(holding, options, report).run()
+
+    def patiently() -> Result:
+        tried = VerifyRun(holding, options, report).run()
+        for number in range(1, TRIES):
+            if tried.outcome is not Outcome.TRANSIENT or tried.reason is Reason.INTERRUPTED:
+                break
+            report(f"not verified: {tried.message} Trying again.")
+            time.sleep(pause * 2 ** (number - 1))
+            tried = VerifyRun(holding, options, report).run()
+        return tried
+
+    verified = result_of(patiently, "The verification was asked to stop; it says nothing.", {})
     ok = verified.outcome is Outcome.SUCCEEDED
     seconds = round(sum(verified.more.get("seconds", {}).values()), 1)
     result.more["verification"] = {"ok": ok, "seconds": seconds, "message": cut(verified.message, 500)}
     if ok:
         result.message += f" {verified.message}"
     elif result.outcome is Outcome.SUCCEEDED:
-        result.outcome = verified.outcome
-        result.reason = verified.reason if verified.outcome is Outcome.TRANSIENT else Reason.VERIFICATION_FAILED
+        stopped = verified.reason is Reason.INTERRUPTED
+        result.outcome = Outcome.TRANSIENT if stopped else Outcome.FAILED
+        result.reason = Reason.INTERRUPTED if stopped else Reason.VERIFICATION_FAILED
         result.message = f"{result.more['backup']} is stored, but not verified: {verified.message}"

@@ -59,7 +59,8 @@ class Preparation:
         Raises:
             RunError: the backup failed.
         """
-        self._journal.step(self._entry, Step.BACKING_UP)
+        if self._repositories:
+            self._journal.step(self._entry, Step.BACKING_UP)
         with snapshot(self._connection) as exported:
             with self._clock.timed("observe"):
                 self._before = read_evidence(self._connection, contents)

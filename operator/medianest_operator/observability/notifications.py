@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from medianest_operator.timestamps import stamp
+
 log = logging.getLogger(__name__)
 
 TRIES: Final = 4
@@ -42,7 +44,7 @@ class Message:
             "kind": self.kind,
             "reason": self.reason,
             "message": self.message,
-            "time": now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "time": stamp(now),
         }
 
 

@@ -74,6 +74,19 @@ class Applier:
         self._cache.put(kind, applied)
         return applied
 
+    async def apply_status(self, kind: Kind, live: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+        """Write an object's status. Returns whether it was: the object may be gone, or another one in its place."""
+        metadata = {key: live["metadata"][key] for key in ("namespace", "name", "uid")}
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
+        try:
+            written = await self._client.apply(kind, body, "status")
+        except ApiError as error:
+            if error.status in {404, 409}:
+                return False
+            raise
+        self._cache.put(kind, written)
+        return True
+
     async def _refuse_foreign(self, kind: Kind, metadata: Mapping[str, Any]) -> None:
         found = await self._client.get(kind, metadata["namespace"], metadata["name"])
         if found is None:

@@ -19,6 +19,7 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.postgres.quantity import to_timedelta
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
+from medianest_operator.timestamps import stamp
 
 _WORDS = {
     "@hourly": "0 * * * *",
@@ -280,8 +281,3 @@ def _fallback(backups: api.Backups) -> str:
     if backups.verified.backup == backups.last.id:
         return f"{words}, restored and proved."
     return f"{words}; last one restored and proved {backups.verified.backup}."
-
-
-def stamp(moment: datetime) -> str:
-    """As Kubernetes writes times."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -12,15 +12,16 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
 from medianest_operator.api.conditions import Condition, Reason
-from medianest_operator.controller.client import ApiError
 from medianest_operator.controller.kinds import BACKUP, CLAIM, CRON_JOB, DATABASE, JOB, SECRET
 from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent
 from medianest_operator.observability import metrics
 from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import findings, jobs
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue, stamp
-from medianest_operator.reconcile.context import Pod, Run, Services
+from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue
+from medianest_operator.reconcile.conditions import Verdict
+from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs, repositories
 from medianest_operator.resources.meta import Manifest, digest, owner_reference
 
@@ -195,8 +196,8 @@ class _Asked:
         told = jobs.result(run, job)
         details: dict[str, Any] = {"job": name, "started_at": job.get("status", {}).get("startTime")}
         if end is None:
-            why = next((f.message for pod in jobs.pods(run, job) if (f := findings.of_pod(Pod(pod)))), None)
-            message = f"{why}." if why else f"Job {name} takes the backup."
+            why = findings.of_job(run, job)
+            message = why or f"Job {name} takes the backup."
             await self._tell(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
             return
         verification = told.get("verification")
@@ -225,25 +226,14 @@ class _Asked:
         status = BackupStatus(
             observed_generation=generation,
             phase=phase,
-            conditions=_conditions(phase, reason, message, generation, self._known),
+            conditions=timed(_verdicts(phase, reason, message), self._known, generation, datetime.now(UTC)),
             message=message,
             **details,
         ).to_dict()
         if status == self._known:
             return
-        body = {
-            "apiVersion": naming.API_VERSION,
-            "kind": naming.BACKUP_KIND,
-            "metadata": {"namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"]},
-            "status": status,
-        }
-        try:
-            live = await self._services.client.apply(BACKUP, body, "status")
-        except ApiError as error:
-            if error.status in {404, 409}:
-                return
-            raise
-        self._services.cache.put(BACKUP, live)
+        if not await self._services.applier.apply_status(BACKUP, self._manifest, status):
+            return
         before = {item["reason"] for item in self._known.get("conditions", [])}
         if reason not in before and phase is not BackupPhase.PENDING:
             whom = self._manifest | {"kind": naming.BACKUP_KIND}
@@ -260,27 +250,9 @@ class _Asked:
             self._services.notifier.warn(database, told)
 
 
-def _conditions(
-    phase: BackupPhase, reason: Reason, message: str, generation: int, known: dict[str, Any]
-) -> list[api.StatusCondition]:
+def _verdicts(phase: BackupPhase, reason: Reason, message: str) -> dict[Condition, Verdict]:
     """Ready, and while it isn't why, as kstatus reads them: a GitOps tool can wait for a backup."""
-    wanted: dict[Condition, str] = {Condition.READY: "True" if phase is BackupPhase.SUCCEEDED else "False"}
-    if phase is BackupPhase.FAILED:
-        wanted[Condition.STALLED] = "True"
-    elif phase is not BackupPhase.SUCCEEDED:
-        wanted[Condition.RECONCILING] = "True"
-    before = {(item["type"], item["status"]): item["lastTransitionTime"] for item in known.get("conditions", [])}
-    now = stamp(datetime.now(UTC))
-    return [
-        api.StatusCondition.model_validate(
-            {
-                "type": kind,
-                "status": truth,
-                "reason": reason,
-                "message": message,
-                "observedGeneration": generation,
-                "lastTransitionTime": before.get((kind, truth), now),
-            }
-        )
-        for kind, truth in wanted.items()
-    ]
+    if phase is BackupPhase.SUCCEEDED:
+        return {Condition.READY: Verdict("True", reason, message)}
+    why = Condition.STALLED if phase is BackupPhase.FAILED else Condition.RECONCILING
+    return {Condition.READY: Verdict("False", reason, message), why: Verdict("True", reason, message)}

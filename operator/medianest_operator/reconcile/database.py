@@ -191,19 +191,8 @@ class DatabaseReconciler:
         _measure(key, built, found)
         if current == previous:
             return
-        body = {
-            "apiVersion": naming.API_VERSION,
-            "kind": naming.KIND,
-            "metadata": {"namespace": key[0], "name": key[1], "uid": database["metadata"]["uid"]},
-            "status": current,
-        }
-        try:
-            live = await self._services.client.apply(DATABASE, body, "status")
-        except ApiError as error:
-            if error.status in {404, 409}:
-                return
-            raise
-        self._services.cache.put(DATABASE, live)
+        if not await self._services.applier.apply_status(DATABASE, database, current):
+            return
         for transition in transitions(previous, built):
             await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
             if transition.kind == "Warning":

@@ -9,6 +9,7 @@ from medianest_operator import naming
 from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
 from medianest_operator.controller.kinds import EVENT
 from medianest_operator.resources.meta import Manifest
+from medianest_operator.timestamps import stamp
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ class Recorder:
         """Tell an Event of a database, or of one of its backups."""
         metadata = database["metadata"]
         now = datetime.now(UTC)
-        stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -48,8 +48,8 @@ class Recorder:
             "source": {"component": naming.OPERATOR},
             "reportingComponent": naming.OPERATOR,
             "reportingInstance": self._identity,
-            "firstTimestamp": stamp,
-            "lastTimestamp": stamp,
+            "firstTimestamp": stamp(now),
+            "lastTimestamp": stamp(now),
             "count": 1,
         }
         extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "reason": reason}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.controller.kinds import EVENT, STATEFUL_SET
+from medianest_operator.reconcile import jobs
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.resources.meta import Manifest
 
@@ -61,6 +62,12 @@ def _plain(message: str) -> str:
     text = re.sub(r"^Back-off pulling image \"[^\"]*\":?\s*", "", text)
     text = re.sub(r"rpc error: code = \w+ desc = ", "", text)
     return text.rstrip(".")
+
+
+def of_job(run: Run, job: Manifest) -> str | None:
+    """What keeps a Job's pods from working, as a sentence; `None` where nothing does."""
+    found = (of_pod(Pod(pod)) for pod in jobs.pods(run, job))
+    return next((f"{finding.message}." for finding in found if finding), None)
 
 
 async def find(run: Run, wanted: int) -> list[Finding]:

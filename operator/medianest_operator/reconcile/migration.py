@@ -16,11 +16,12 @@ from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.reasons import first_three
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
 from medianest_operator.reconcile import findings, jobs
-from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.server import SchemaFacts
 from medianest_operator.resources.meta import Manifest, digest
 from medianest_operator.resources.migration_job import migration_job, run_options
 from medianest_operator.schema import bundled_migrations
+from medianest_operator.timestamps import stamp
 
 RUNNING, APPLIED, FAILED = "Running", "Applied", "Failed"
 TRY_AGAIN_AFTER: Final = timedelta(minutes=5)
@@ -241,9 +242,8 @@ _STEPS: Final[Mapping[str, str]] = {
 def _progress(run: Run, state: State, job: Manifest | None) -> str:
     last = state.run
     names = ", ".join(state.pending) or "the migrations"
-    for pod in jobs.pods(run, job) if job else []:
-        if finding := findings.of_pod(Pod(pod)):
-            return f"{finding.message}."
+    if job is not None and (problem := findings.of_job(run, job)):
+        return problem
     doing = _STEPS.get(last.step or "", "applies") if last else "applies"
     more = f" {last.message}" if last and last.message else ""
     return f"{f'Job {last.job}' if last else 'A Job'} {doing} {names}.{more}"
@@ -253,15 +253,14 @@ def _remembered(last: LastRun | None, wanted: Source) -> api.MigrationRun | None
     """What the journal tells of a failed run whose Job is gone."""
     if last is None or last.source != wanted.digest or last.finished_at is None or not _failed_for_good(last):
         return None
-    stamp = "%Y-%m-%dT%H:%M:%SZ"
     result = {"outcome": FAILED, **(last.result or {})}
     return _told(
         result,
         job="",
         digest=last.source,
         outcome=FAILED,
-        started_at=last.started_at.astimezone(UTC).strftime(stamp),
-        finished_at=last.finished_at.astimezone(UTC).strftime(stamp),
+        started_at=stamp(last.started_at),
+        finished_at=stamp(last.finished_at),
     )
 
 

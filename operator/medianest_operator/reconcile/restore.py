@@ -24,11 +24,11 @@ from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
 from medianest_operator.postgres.quantity import to_bytes
 from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import findings, jobs
-from medianest_operator.reconcile.backup_status import stamp
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.resources import secrets
 from medianest_operator.resources.backup_jobs import import_job, restore_job
 from medianest_operator.resources.meta import Manifest, digest
+from medianest_operator.timestamps import stamp_now
 
 BOOTSTRAP: Final = "bootstrap"
 RESTORING, DONE, FAILED, SKIPPED = "Restoring", "Done", "Failed", "Skipped"
@@ -138,7 +138,7 @@ class _Arrival:
         """An empty database. A request that is there from the beginning, as in a manifest that was used before, finds
         nothing to take the place of."""
         wanted = self._run.spec.restore
-        mark = Mark(Role.LIVE, wanted.request_id, stamp(datetime.now(UTC))) if wanted else None
+        mark = Mark(Role.LIVE, wanted.request_id, stamp_now()) if wanted else None
         await databases.create(self._connection, self._name, self._run.spec.database.owner, mark)
         if wanted is None:
             return State(has_database=True, told=self._known)
@@ -197,8 +197,8 @@ class _Arrival:
             return await self._start(request, live, 0)
         end = jobs.ended(job)
         if end is None:
-            why = next((f.message for pod in jobs.pods(self._run, job) if (f := findings.of_pod(Pod(pod)))), None)
-            return self._told(request, live, RESTORING, f"{why}." if why else self._doing(request, job), job=job)
+            why = findings.of_job(self._run, job)
+            return self._told(request, live, RESTORING, why or self._doing(request, job), job=job)
         result = jobs.result(self._run, job)
         if end["type"] == "Complete":
             return await self._swap(request, live, job, result)
@@ -230,7 +230,7 @@ class _Arrival:
         run, candidate = self._run, self._candidate(request)
         await databases.drop(self._connection, candidate)
         migrator = secrets.role_name(run.spec, secrets.MIGRATOR)
-        mark = Mark(Role.CANDIDATE, request.id, stamp(datetime.now(UTC)))
+        mark = Mark(Role.CANDIDATE, request.id, stamp_now())
         await databases.create_candidate(self._connection, candidate, run.spec.database.owner, migrator, mark)
         image = run.spec.image or run.services.settings.postgres_image
         name = digest([request.digest, number])
@@ -279,7 +279,7 @@ class _Arrival:
             raise Transient("CandidateGone", f"database {candidate} is gone; it is filled again")
         if not self._may_swap:
             return self._told(request, live, RESTORING, "Restored and proved; waiting for a migration to end.", job=job)
-        now = stamp(datetime.now(UTC))
+        now = stamp_now()
         backup = result.get("backup")
         asked = run.spec.restore.request_id if request.id == BOOTSTRAP and run.spec.restore else request.id
         mark = Mark(Role.LIVE, asked, now, backup)

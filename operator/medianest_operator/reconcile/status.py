@@ -14,6 +14,7 @@ from medianest_operator.reconcile.conditions import (
     ready_pods,
     verdicts_of,
 )
+from medianest_operator.timestamps import stamp
 
 
 def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseStatus:
@@ -22,7 +23,7 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
     return api.DatabaseStatus(
         observed_generation=found.generation,
         phase=verdicts[Condition.READY].reason.value,
-        conditions=_timed(verdicts, previous, found.generation, now),
+        conditions=timed(verdicts, previous, found.generation, now),
         instances=_instances(found, previous),
         connection=_connection(found),
         schema_=_schema(found, previous),
@@ -37,9 +38,14 @@ def build(found: Findings, previous: Manifest, now: datetime) -> api.DatabaseSta
     )
 
 
-def _timed(
+def timed(
     verdicts: Mapping[Condition, Verdict], previous: Manifest, generation: int, now: datetime
 ) -> list[api.StatusCondition]:
+    """Conditions as the status has them: their time moves only with their status.
+
+    Args:
+        previous: the status so far.
+    """
     conditions = []
     for kind, verdict in verdicts.items():
         known = condition_of(previous, kind)
@@ -51,14 +57,10 @@ def _timed(
                 reason=verdict.reason,
                 message=verdict.message,
                 observed_generation=generation,
-                last_transition_time=known["lastTransitionTime"] if known and same else _stamp(now),
+                last_transition_time=known["lastTransitionTime"] if known and same else stamp(now),
             )
         )
     return conditions
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _instances(found: Findings, previous: Manifest) -> api.Instances:
@@ -145,5 +147,5 @@ def _restore(found: Findings, previous: Manifest) -> api.Restored | None:
 
 def _certificates(found: Findings, previous: Manifest) -> api.Certificates | None:
     if found.server_not_after:
-        return api.Certificates(server_not_after=_stamp(found.server_not_after))
+        return api.Certificates(server_not_after=stamp(found.server_not_after))
     return api.Certificates.model_validate(previous["certificates"]) if "certificates" in previous else None

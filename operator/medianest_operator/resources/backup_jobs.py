@@ -18,6 +18,7 @@ from medianest_operator.postgres.quantity import to_bytes, to_timedelta
 from medianest_operator.resources import repositories, secrets
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
 from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.timestamps import stamp
 
 TierName = Literal["daily", "weekly", "monthly"]
 TIERS: tuple[TierName, ...] = ("daily", "weekly", "monthly")
@@ -113,7 +114,7 @@ def on_demand_job(
         digest: of the object's identity.
         owner: the object.
     """
-    until = (asked_at + to_days(wanted.keep)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    until = stamp(asked_at + to_days(wanted.keep))
     chosen = [item for item in spec.backup.repositories if not wanted.repositories or item.name in wanted.repositories]
     job = _backup(names, spec, image, ON_DEMAND, chosen, verify=wanted.verify, until=until)
     made = manifest(JOB, names, names.on_demand_backup_job(digest), owner, component=naming.COMPONENT_BACKUP, spec=job)

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from medianest_operator import naming
-from medianest_operator.api.backup import Repository, RetainOrDelete, S3Repository, VolumeRepository
+from medianest_operator.api.backup import Repository, S3Repository, VolumeRepository
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.api.model import LocalReference
+from medianest_operator.api.model import LocalReference, OnDelete
 from medianest_operator.controller.kinds import CLAIM
 from medianest_operator.naming import Names
 from medianest_operator.resources.meta import Manifest, manifest
@@ -88,7 +88,7 @@ def claims(names: Names, spec: DatabaseSpec, owner: Mapping[str, Any]) -> list[M
                 CLAIM,
                 names,
                 names.backup_claim(repository.name),
-                owner if volume.on_delete is RetainOrDelete.DELETE else None,
+                owner if volume.on_delete is OnDelete.DELETE else None,
                 component=naming.COMPONENT_REPOSITORY,
                 spec=content,
             )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import AntiAffinity, DatabaseSpec, OnDelete
+from medianest_operator.api.database import AntiAffinity, DatabaseSpec
+from medianest_operator.api.model import OnDelete
 from medianest_operator.controller.kinds import DISRUPTION_BUDGET, STATEFUL_SET
 from medianest_operator.naming import Names
 from medianest_operator.postgres.quantity import MIB, to_bytes

@@ -1,0 +1,30 @@
+"""How the runs around backups end: every end is a result, never an exception of the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+
+from medianest_operator.backups.result import Reason, Result, RunFailure
+from medianest_operator.backups.server import lost
+from medianest_operator.errors import Interrupted
+
+
+def result_of(run: Callable[[], Result], stopped: str, more: Mapping[str, Any]) -> Result:
+    """What a run comes to; nothing is raised but what a bug raises.
+
+    Args:
+        stopped: what to say where it was asked to stop.
+        more: what it has found out by then, for a result that is a failure; it may grow while it runs.
+    """
+    try:
+        return run()
+    except RunFailure as error:
+        failure = error
+    except psycopg.Error as error:
+        failure = lost(error, Reason.RESTORE_FAILED)
+    except Interrupted:
+        failure = RunFailure(Reason.INTERRUPTED, stopped, transient=True)
+    return Result.failure(failure, **more)

@@ -1,0 +1,13 @@
+"""Moments as Kubernetes writes them: RFC 3339, UTC, whole seconds, `Z` (apimachinery, metav1.Time)."""
+
+from datetime import UTC, datetime
+
+
+def stamp(moment: datetime) -> str:
+    """An aware moment, for instance `2026-11-22T03:00:00Z`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def stamp_now() -> str:
+    """This moment."""
+    return stamp(datetime.now(UTC))
