@@ -24,9 +24,11 @@ from render import NAMESPACE as NAMESPACE  # noqa: E402
 from render import install_manifests  # noqa: E402
 
 from cluster import Cluster, build_image  # noqa: E402
+from cluster.cluster import existing  # noqa: E402
 from cluster.images import docker_runs  # noqa: E402
 from medianest_operator.naming import BACKUP_PLURAL, GROUP, PLURAL  # noqa: E402
 
+E2E_CLUSTER = os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e")
 OPERATOR_IMAGE = os.environ.get("OPERATOR_IMAGE", "localhost/medianest-operator:dev")
 POSTGRES_IMAGE = os.environ.get("POSTGRES_IMAGE", "localhost/medianest-postgres:dev")
 
@@ -87,6 +89,15 @@ def prepare(name: str, nodes: int, *, s3: bool = False) -> Environment:
     local = Cluster(name, nodes, s3=s3)
     local.up()
     return Environment(local.kubeconfig, local=local)
+
+
+def remove_left(name: str) -> None:
+    """Remove the local cluster that a killed run left behind; it is none to test on.
+
+    Raises cluster.errors.ClusterError where something of it can't be removed.
+    """
+    if name in existing():
+        Cluster(name).down()
 
 
 def build_images() -> dict[str, str]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import environment
 import prepare
 from cluster.errors import ClusterError
 from cluster.paths import cache_dir
@@ -132,6 +133,8 @@ def run(stages: Sequence[str]) -> list[Outcome]:
                 if not os.environ.get("CI") and not all(outcome.passed for outcome in outcomes):
                     print("\nthe e2e tests were not run, since something before them failed", flush=True)
                     break
+                if not os.environ.get("MEDIANEST_KEEP"):
+                    environment.remove_left(environment.E2E_CLUSTER)
             outcomes.append(run_stage(stage))
     finally:
         if building:

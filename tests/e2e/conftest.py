@@ -33,7 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
     installed = shared / "operator-installed"
     with FileLock(shared / "environment.lock"):
         try:
-            running = environments.prepare(os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e"), nodes=3, s3=True)
+            running = environments.prepare(environments.E2E_CLUSTER, nodes=3, s3=True)
         except ClusterError as error:
             if os.environ.get("CI"):
                 raise
