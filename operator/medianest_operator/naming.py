@@ -245,6 +245,10 @@ class Names:
         """The Job of a `MediaNestBackup`, whose own name may be longer than a Job's."""
         return f"{self.database}-backup-{digest[:8]}"
 
+    def migration_backup(self, backup: str) -> str:
+        """The `MediaNestBackup` of the backup that a migration took."""
+        return f"{self.database}-{backup.lower()}"
+
     def restore_job(self, digest: str) -> str:
         return f"{self.database}-restore-{digest[:8]}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,13 @@ def backup_status(kube: Kube, name: str = "db") -> Manifest:
     """`status.backup` of a database."""
     found: Manifest = kube.get(KIND, name)["status"]["backup"]  # type: ignore[index]
     return found
+
+
+def restored(request: str, phase: str) -> Callable[[Manifest | None], bool]:
+    """Whether a database tells that this request has come so far."""
+
+    def there(current: Manifest | None) -> bool:
+        found = ((current or {}).get("status") or {}).get("restore") or {}
+        return (found.get("request"), found.get("phase")) == (request, phase)
+
+    return there

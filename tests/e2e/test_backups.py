@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from e2e.backups import account, ask, backup_status, fill, make_bucket, wait_over
+from e2e.backups import account, ask, backup_status, fill, make_bucket, restored, wait_over
 from e2e.kube import BACKUP, KIND, Kube, Manifest, condition_of
 from e2e.workload import pod_beside, serve_beside
 
@@ -30,14 +29,6 @@ def people(kube: Kube, **spec: Any) -> None:
 
 def healthy(kube: Kube, status: str, reason: str, seconds: float = 180) -> Manifest:
     return kube.wait_condition("db", "BackupsHealthy", status, reason, seconds)
-
-
-def restored(request: str, phase: str) -> Callable[[Manifest | None], bool]:
-    def there(current: Manifest | None) -> bool:
-        found = ((current or {}).get("status") or {}).get("restore") or {}
-        return (found.get("request"), found.get("phase")) == (request, phase)
-
-    return there
 
 
 @pytest.mark.timeout(1800)

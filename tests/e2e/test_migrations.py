@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cluster import build_image
-from e2e.kube import KIND, Kube, Manifest, condition_of
+from e2e.backups import ask, restored, wait_over
+from e2e.kube import BACKUP, KIND, Kube, Manifest, condition_of
 from e2e.workload import Writer
 from environment import Environment
 
@@ -94,6 +95,35 @@ def test_rehearsal_keeps_a_failure_away_from_the_database(kube: Kube) -> None:
     run = last_run(kube)
     assert run["rehearsal"]["data"] is True
     assert any(lock.startswith("users: AccessExclusive") for lock in run["rehearsal"]["locks"])
+
+
+def test_backup_of_a_migration_is_an_object_like_all_others(kube: Kube) -> None:
+    people(kube)
+    assert kube.all(BACKUP) == []
+    kube.patch("db", {"migrations": {"source": source(kube, "more", "ALTER TABLE users ADD COLUMN nickname text;")}})
+
+    def applied(db: Manifest | None) -> bool:
+        run = (db or {})["status"]["schema"].get("lastRun") or {}
+        return run.get("outcome") == "Applied" and "backup" in run
+
+    kube.wait(KIND, "db", applied, "applied")
+    run = last_run(kube)
+    [taken] = kube.all(BACKUP)
+    status = wait_over(kube, taken["metadata"]["name"])
+    assert run["backup"].split("/")[-2] == status["backup"]
+    assert (status["job"], status["repositories"], status["verified"]) == (run["job"], ["volume"], True)
+    assert f"taken by Job {run['job']} before it changed anything, and restored" in status["message"]
+
+    # What it names is there: it leads back to before the migration.
+    back = {"restore": {"requestId": "back", "backup": status["backup"]}, "migrations": {"target": LAST}}
+    kube.patch("db", back)
+    kube.wait(KIND, "db", restored("back", "Done"), "restored", 300)
+    assert kube.wait_ready("db")["status"]["schema"]["version"] == LAST
+
+    ask(kube, "mine", migration="db-migrate-of-old")
+    assert "The operator makes such objects itself" in wait_over(kube, "mine", "Failed")["message"]
+    with pytest.raises(RuntimeError, match="migration names a backup that is there"):
+        ask(kube, "both", migration=run["job"], verify=True)
 
 
 def test_destructive_migration_needs_a_word(kube: Kube) -> None:

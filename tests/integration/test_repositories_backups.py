@@ -184,7 +184,9 @@ class TestDatabase:
             catalog = application_catalog(connection)
         observed = premigration.Observed(found, catalog, {"users": 3}, {}, "20250905150611_x")
         origin = Origin("media", "medianest", found.system_identifier)
-        path = premigration.take(repositories, origin, dump(people.environment()), observed)
+        taken = premigration.take(repositories, origin, dump(people.environment()), observed)
+        assert taken.repositories == tuple(repository.name for repository in repositories)
+        path = taken.path
         for repository in repositories:
             backup = Catalog.read(repository, origin).choose("latest")
             assert backup.place.file("data.dump") == path
@@ -192,6 +194,9 @@ class TestDatabase:
             assert manifest is not None
             assert (manifest.owner, manifest.dbname, manifest.encoding) == ("medianest", people.name, "UTF8")
             assert {"medianest", "medianest_app", "medianest_readonly"} <= {role.name for role in manifest.roles}
+            dumped = manifest.file(Format.CUSTOM)
+            assert dumped is not None
+            assert dumped.bytes == taken.size
             stored = manifest.file(Format.CATALOG)
             assert stored is not None
             text = gzip.decompress(b"".join(fetch(repository, backup.place, stored))).decode()
@@ -221,12 +226,16 @@ class TestDatabase:
             [*command, "--name", "medianest"], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(result.read_text())
+        assert told["backup_repositories"] == ["main", bucket.open().name]
+        assert "backup_restored" not in told
         for repository in (open_folder(tmp_path / "backups"), bucket.open()):
             backup = Catalog.read(repository).choose("latest")
             assert (backup.place.origin.namespace, backup.place.origin.name) == ("media", "medianest")
-            assert backup.place.file("data.dump") == json.loads(result.read_text())["backup"]
+            assert backup.place.file("data.dump") == told["backup"]
             assert backup.manifest is not None
             assert backup.manifest.rows["users"] == 3
+            assert backup.manifest.file(Format.CUSTOM).bytes == told["backup_bytes"]  # type: ignore[union-attr]
 
     def test_no_repository_no_backup(self, people: Database, bucket: Bucket, front: Front, tmp_path: Path) -> None:
         failing = bucket.open(IMPATIENT, endpoint=front.endpoint)

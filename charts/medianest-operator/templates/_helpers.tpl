@@ -10,8 +10,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* What the controller may do in a namespace that it watches. It grants its databases' pods what Patroni needs, so it must hold that itself. */}}
 {{- define "medianest.rules" -}}
 - apiGroups: [medianest.io]
-  resources: [medianestdatabases, medianestbackups]
+  resources: [medianestdatabases]
   verbs: [get, list, watch]
+- apiGroups: [medianest.io]
+  resources: [medianestbackups]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [medianest.io]
   resources: [medianestdatabases/status, medianestbackups/status]
   verbs: [get, patch]

@@ -21,7 +21,11 @@ class BackupSpec(ApiModel):
         (
             "self == oldSelf",
             "spec can't change: a MediaNestBackup is taken once; make another object for another backup",
-        )
+        ),
+        (
+            "!has(self.migration) || (!has(self.keep) && !self.verify && size(self.repositories) == 0)",
+            "migration names a backup that is there: keep, repositories and verify can't be set beside it",
+        ),
     )
 
     database: ObjectName
@@ -32,10 +36,13 @@ class BackupSpec(ApiModel):
         list[DnsLabel], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"})
     ] = []
     """Names of the database's repositories; all of them where empty."""
-    keep: Days = "30d"
-    """How long it is kept. Deleting this object doesn't delete the backup."""
+    keep: Days | None = None
+    """How long it is kept: 30d where unset. Deleting this object doesn't delete the backup."""
     verify: bool = False
     """Restores it once it is taken: it counts only then."""
+    migration: ObjectName | None = None
+    """The migration Job whose backup this is. The operator makes such an object for each backup that a migration took
+    before it changed anything; none is taken for it. The newest three stay, as their backups do."""
 
 
 class BackupPhase(StrEnum):

@@ -111,7 +111,13 @@ class MigrationRun(ApiModel):
     rollback: Rollback | None = None
     rehearsal: Rehearsal | None = None
     backup: str | None = None
-    """The pre-migration backup's path in its volume."""
+    """The pre-migration backup's path in its repositories."""
+    backup_repositories: list[str] = []
+    """Those that have it; unknown where another pod finished the run."""
+    backup_bytes: int | None = None
+    """The size of its dump."""
+    backup_restored: bool | None = None
+    """Whether the rehearsal restored it with its data; absent where that wasn't done."""
 
 
 class Schema(ApiModel):

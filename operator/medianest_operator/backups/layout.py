@@ -47,6 +47,9 @@ class Tier(StrEnum):
     PRE_MIGRATION = "pre-migration"
 
 
+PRE_MIGRATION_KEPT = 3
+"""How many backups of migrations stay: the newest."""
+
 _ID = re.compile(rf"(\d{{8}}T\d{{6}}Z)-({'|'.join(Tier)})(?:-[a-z0-9]{{1,16}})?")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from medianest_operator.backups import layout, retention
 from medianest_operator.backups.catalog import Catalog, remove
@@ -22,8 +21,6 @@ from medianest_operator.backups.store import Content, cleanup, fetch, store
 from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
 
 DATA = Format.CUSTOM.file_name
-KEEP = 3
-"""How many of them stay."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,23 @@ class Observed:
     schema_version: str | None = None
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was stored.
+
+    Attributes:
+        path: of its data, the same in every repository.
+        repositories: the names of those that have it.
+        size: of the dump as it is stored, bytes.
+        restored: it was restored with its data, and found equal to what was dumped.
+    """
+
+    path: str
+    repositories: tuple[str, ...]
+    size: int
+    restored: bool = False
+
+
 def take(
     repositories: Sequence[Repository],
     origin: Origin,
@@ -52,8 +66,8 @@ def take(
     observed: Observed,
     report: Callable[[str], None] = lambda line: None,
     recipients: Sequence[str] = (),
-) -> str:
-    """Store a dump; returns the path of its data, the same in every repository.
+) -> Taken:
+    """Store a dump.
 
     One repository that has it is enough to go back; the others' failures are reported.
 
@@ -71,14 +85,21 @@ def take(
     if recipients:
         dump = Content(Format.CUSTOM, encrypt(chunks, recipients), encrypted=True)
     contents = [dump, catalog_content(observed.catalog)]
-    results = store(repositories, place, contents, partial(_manifest, place, began, observed))
+    stored: list[File] = []
+
+    def manifest(files: tuple[File, ...]) -> Manifest:
+        stored[:] = files
+        return _manifest(place, began, observed, files)
+
+    results = store(repositories, place, contents, manifest)
     failures = [result for result in results.values() if not result.ok]
     if len(failures) == len(results):
         text = "; ".join(failure.message for failure in failures)
         raise RepositoryError(text, any(failure.transient for failure in failures))
     for failure in failures:
         report(f"warning: not backed up there: {failure.message}")
-    return place.file(file_name(Format.CUSTOM, dump.encrypted))
+    holding = tuple(name for name, result in results.items() if result.ok)
+    return Taken(place.file(file_name(Format.CUSTOM, dump.encrypted)), holding, stored[0].bytes)
 
 
 def read(repositories: Sequence[Repository], path: str, identities: Sequence[str] = ()) -> Iterator[bytes]:
@@ -104,7 +125,7 @@ def read(repositories: Sequence[Repository], path: str, identities: Sequence[str
         raise RepositoryError(f"{path} can't be decrypted: {error}") from error
 
 
-def prune(repository: Repository, origin: Origin, keep: int = KEEP, but: str | None = None) -> list[str]:
+def prune(repository: Repository, origin: Origin, but: str | None = None) -> list[str]:
     """Remove all but the newest of them, and what never got a manifest; never the one at `but`.
 
     Returns the paths that were removed.
@@ -115,7 +136,9 @@ def prune(repository: Repository, origin: Origin, keep: int = KEEP, but: str | N
     removed = cleanup(repository, origin)
     current = [but.split("/")[-2]] if but else []
     backups = Catalog.read(repository, origin).backups
-    for removal in retention.plan(backups, datetime.now(UTC), {}, {Tier.PRE_MIGRATION: keep}, current):
+    for removal in retention.plan(
+        backups, datetime.now(UTC), {}, {Tier.PRE_MIGRATION: layout.PRE_MIGRATION_KEPT}, current
+    ):
         if removal.backup.tier is Tier.PRE_MIGRATION:
             removed += remove(repository, removal.backup)
     return removed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,6 +39,7 @@ class Preparation:
 
     def __init__(self, work: Work, stack: ExitStack) -> None:
         assert work.entry is not None
+        self._work = work
         self._connection = work.connection
         self._journal = work.journal
         self._entry = work.entry
@@ -47,7 +49,7 @@ class Preparation:
         self._report = work.report
         # Without a table there is nothing yet that a migration could harm, and so nothing to keep.
         self._repositories = self._choose_repositories(not work.tables, stack)
-        self._backup: str | None = None
+        self._taken: premigration.Taken | None = None
         self._before: Evidence | None = None
 
     def observe_and_back_up(self, contents: bool = False) -> Evidence:
@@ -66,10 +68,11 @@ class Preparation:
                 self._before = read_evidence(self._connection, contents)
             if self._repositories:
                 with self._clock.timed("backup"):
-                    self._backup = self._back_up(exported)
-        if self._repositories and self._repositories is self._workbench.repositories:
-            self._entry.backup = self._backup
-            self._report(f"backed up to {self._backup}")
+                    self._taken = self._back_up(exported)
+        if self._taken is not None and self._repositories is self._workbench.repositories:
+            self._work.taken = self._taken
+            self._entry.backup = self._taken.path
+            self._report(f"backed up to {self._taken.path}")
         return self._before
 
     def rehearse(self, parts: Sequence[Part], undo: UndoPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
@@ -99,6 +102,8 @@ class Preparation:
                     ) from error
                 self._report(f"warning: not rehearsed: {error}")
                 return None, Rehearsal(data=False, note=str(error))
+            if not schema_only and self._taken is not None and self._work.taken is self._taken:
+                self._work.taken = replace(self._taken, restored=True)
             self._report("rehearsing on a copy")
             with self._clock.timed("rehearse"):
                 done = self._try_on(copy, parts, undo, schema_only)
@@ -117,7 +122,7 @@ class Preparation:
             return ()
         return (open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch)))),)
 
-    def _back_up(self, exported: str) -> str:
+    def _back_up(self, exported: str) -> premigration.Taken:
         assert self._before is not None
         facts = read_facts(self._connection)
         origin = (
@@ -131,17 +136,17 @@ class Preparation:
         try:
             chunks = dump(self._workbench.environment, exported)
             recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
-            path = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
+            taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
         except (RepositoryError, DumpError, ThrowawayError) as error:
             raise RunError(
                 Reason.BACKUP_FAILED, f"The pre-migration backup failed: {error}. Nothing was changed; trying again."
             ) from error
         for repository in self._repositories:
             try:
-                premigration.prune(repository, origin, but=path)
+                premigration.prune(repository, origin, but=taken.path)
             except RepositoryError as error:
                 self._report(f"warning: older backups stay: {error}")
-        return path
+        return taken
 
     def _choose_data(self) -> tuple[bool, str | None]:
         """Whether only the definitions are copied, and why."""
@@ -163,11 +168,11 @@ class Preparation:
         """Restore the backup next to this process; a backup that can't be restored is none."""
         assert self._before is not None
         scratch = self._workbench.scratch
-        if scratch is None or self._backup is None:
+        if scratch is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
         if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
             raise rehearsal.CopyError(problem)
-        chunks = premigration.read(self._repositories, self._backup, self._workbench.identities)
+        chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         info = self._connection.info
         return rehearsal.make_copy(
             scratch,

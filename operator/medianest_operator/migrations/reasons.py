@@ -172,7 +172,10 @@ class MigrationResult(_Frozen):
         failed: where a migration failed.
         rollback: how what had been done was undone; absent where nothing had to be.
         rehearsal: what the run on a copy showed.
-        backup: the pre-migration backup's path in its repository.
+        backup: the pre-migration backup's path in its repositories.
+        backup_repositories: those that have it; empty where an earlier pod of the run took it.
+        backup_bytes: the size of its dump.
+        backup_restored: the rehearsal restored it with its data and found it equal; absent where that wasn't done.
         steps: how long each step took.
         truncated: texts or lists were shortened to fit a termination message.
     """
@@ -188,6 +191,9 @@ class MigrationResult(_Frozen):
     rollback: Rollback | None = None
     rehearsal: Rehearsal | None = None
     backup: str | None = None
+    backup_repositories: tuple[str, ...] = ()
+    backup_bytes: int | None = None
+    backup_restored: bool | None = None
     steps: tuple[StepTime, ...] = ()
     truncated: bool = False
 

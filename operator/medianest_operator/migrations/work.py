@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import Connection
 
+from medianest_operator.backups import premigration
 from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Application
 from medianest_operator.migrations.checks import Holders, named_indexes
@@ -44,6 +45,7 @@ class Work:
         holders: what held data before the run.
         rehearsed: what the copy came to; `None` without a rehearsal.
         rehearsal: the same for the result.
+        taken: the backup that this process took; one that an earlier pod took is only in the entry.
         application: sends the files; `None` until the first is sent.
         rollback: how the run was undone; `None` where it wasn't.
     """
@@ -64,6 +66,7 @@ class Work:
     holders: Holders = field(default_factory=dict)
     rehearsed: Rehearsed | None = None
     rehearsal: Rehearsal | None = None
+    taken: premigration.Taken | None = None
     application: Application | None = None
     rollback: Rollback | None = None
     clock: Clock = field(default_factory=Clock)

@@ -21,6 +21,7 @@ from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres import parameters
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.reconcile import (
+    backup_objects,
     backups,
     certificates,
     findings,
@@ -60,7 +61,7 @@ class DatabaseReconciler:
         database = self._services.cache.get(DATABASE, *key)
         if database is None or "deletionTimestamp" in database["metadata"]:
             await self._forget(key)
-            await backups.reject_asked(self._services, key)
+            await backup_objects.reject(self._services, key)
             return None
         names = naming.Names(*key)
         found = Findings(names, None, int(database["metadata"]["generation"]))
@@ -77,7 +78,8 @@ class DatabaseReconciler:
             if not spec.paused:
                 await self._shape(run, found)
             await self._serve(run, found)
-            await backups.reconcile_asked(run, _not_to_be_dumped(run, found))
+            migrated = found.migration.run if found.migration else None
+            await backup_objects.reconcile(run, _not_to_be_dumped(run, found), migrated)
         except ReconcileError as error:
             if error.reason == Reason.DELETING:
                 return self._services.settings.probe_interval

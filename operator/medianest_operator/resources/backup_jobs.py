@@ -12,7 +12,7 @@ from medianest_operator.api.backup_object import BackupSpec
 from medianest_operator.api.bootstrap import BackupsOf, Import, RestoreSource
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.model import LocalReference
-from medianest_operator.controller.kinds import CRON_JOB, JOB
+from medianest_operator.controller.kinds import BACKUP, CRON_JOB, JOB
 from medianest_operator.naming import Names
 from medianest_operator.postgres.quantity import to_bytes, to_timedelta
 from medianest_operator.resources import repositories, secrets
@@ -23,6 +23,7 @@ from medianest_operator.timestamps import stamp
 TierName = Literal["daily", "weekly", "monthly"]
 TIERS: tuple[TierName, ...] = ("daily", "weekly", "monthly")
 ON_DEMAND = "on-demand"
+KEEP_ON_DEMAND = "30d"
 VERIFIED_TIERS = frozenset({"weekly", "monthly"})
 """Whose backups are restored once, in the Job that took them."""
 GRACE_SECONDS = 60
@@ -114,12 +115,17 @@ def on_demand_job(
         digest: of the object's identity.
         owner: the object.
     """
-    until = stamp(asked_at + to_days(wanted.keep))
+    until = stamp(asked_at + to_days(wanted.keep or KEEP_ON_DEMAND))
     chosen = [item for item in spec.backup.repositories if not wanted.repositories or item.name in wanted.repositories]
     job = _backup(names, spec, image, ON_DEMAND, chosen, verify=wanted.verify, until=until)
     made = manifest(JOB, names, names.on_demand_backup_job(digest), owner, component=naming.COMPONENT_BACKUP, spec=job)
     made["metadata"]["labels"][naming.LABEL_TIER] = ON_DEMAND
     return made
+
+
+def migration_backup(names: Names, name: str, job: str, owner: Mapping[str, Any]) -> Manifest:
+    """The `MediaNestBackup` that tells of the backup that a migration Job took."""
+    return manifest(BACKUP, names, name, owner, spec={"database": names.database, "migration": job})
 
 
 def _backup(

@@ -1,0 +1,225 @@
+"""The `MediaNestBackup` objects: the backups that people ask for, and those that migrations took."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pydantic
+
+from medianest_operator import naming
+from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
+from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.status import MigrationRun
+from medianest_operator.backups import layout
+from medianest_operator.controller.kinds import BACKUP, DATABASE, JOB
+from medianest_operator.controller.queue import Key
+from medianest_operator.errors import Permanent
+from medianest_operator.observability.notifications import Message
+from medianest_operator.reconcile import findings, jobs
+from medianest_operator.reconcile.conditions import Verdict
+from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.status import timed
+from medianest_operator.resources import backup_jobs
+from medianest_operator.resources.meta import Manifest, digest, owner_reference
+
+
+async def reconcile(run: Run, obstacle: str | None, migration: MigrationRun | None) -> None:
+    """Take the backups of this database that are asked for, one Job each, and tell what became of them.
+
+    Args:
+        obstacle: why none can begin now, in words that follow the database's name.
+        migration: the last one, whose backup gets an object as well.
+    """
+    if migration is not None and migration.finished_at is not None and migration.backup is not None:
+        await _record(run, migration, migration.backup)
+    for manifest in run.services.cache.of_database(BACKUP, run.key):
+        await _Object(run.services, manifest).reconcile(run, obstacle, migration)
+
+
+async def reject(services: Services, key: Key) -> None:
+    """Tell those whose database isn't there that they wait for it."""
+    for manifest in services.cache.of_database(BACKUP, key):
+        await _Object(services, manifest).wait(
+            f"There is no {naming.KIND} {key[1]} in this namespace; the backup is taken once it is there and serves."
+        )
+
+
+async def _record(run: Run, migration: MigrationRun, path: str) -> None:
+    """Make the object of a migration's backup, and let those go whose backups have gone."""
+    services, owner = run.services, run.owner
+    name = run.names.migration_backup(_id_of(path))
+    if services.cache.get(BACKUP, run.names.namespace, name) is not None:
+        return
+    wanted = backup_jobs.migration_backup(run.names, name, migration.job, owner)
+    await _Object(services, await services.applier.apply(BACKUP, wanted)).tell_of(migration)
+    # Their names, and so what is listed, sort by the time at which they were taken.
+    told = [item for item in services.cache.of_database(BACKUP, run.key) if "migration" in item["spec"]]
+    for item in told[: -layout.PRE_MIGRATION_KEPT]:
+        await services.applier.delete(BACKUP, item)
+
+
+class _Object:
+    """One `MediaNestBackup`."""
+
+    def __init__(self, services: Services, manifest: Manifest) -> None:
+        self._services = services
+        self._manifest = manifest
+        self._known: dict[str, Any] = manifest.get("status") or {}
+
+    @property
+    def _is_over(self) -> bool:
+        return self._known.get("phase") in {BackupPhase.SUCCEEDED, BackupPhase.FAILED}
+
+    async def wait(self, why: str) -> None:
+        """Tell what it waits for; one that is over waits for nothing."""
+        if not self._is_over and "job" not in self._known:
+            await self._tell(BackupPhase.PENDING, Reason.BACKUP_PENDING, why)
+
+    async def reconcile(self, run: Run, obstacle: str | None, migration: MigrationRun | None) -> None:
+        """Start its Job once, then follow it."""
+        if self._is_over or "deletionTimestamp" in self._manifest["metadata"]:
+            return
+        try:
+            wanted = BackupSpec.model_validate(self._manifest["spec"])
+        except pydantic.ValidationError as error:
+            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, f"spec is not valid: {error}")
+            return
+        if wanted.migration is not None:
+            await self._look_up(wanted.migration, migration)
+            return
+        name = run.names.on_demand_backup_job(digest(self._manifest["metadata"]["uid"]))
+        job = self._services.cache.get(JOB, run.names.namespace, name)
+        if job is not None:
+            await self._follow(run, job)
+        elif "job" in self._known:
+            await self._tell(
+                BackupPhase.FAILED, Reason.BACKUP_FAILED, f"Job {name} was deleted before it ended.", job=name
+            )
+        elif unknown := [item for item in wanted.repositories if run.spec.backup.repository(item) is None]:
+            there = ", ".join(item.name for item in run.spec.backup.repositories)
+            message = f"spec.repositories names {', '.join(unknown)}; {naming.KIND} {run.key[1]} has {there}."
+            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+        elif wanted.verify and not backup_jobs.can_verify(run.spec):
+            message = (
+                f"spec.verify needs the private key: {naming.KIND} {run.key[1]} names none in"
+                " spec.backup.encryption.identitySecret."
+            )
+            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+        elif obstacle is not None:
+            await self.wait(f"{naming.KIND} {run.key[1]} {obstacle}.")
+        else:
+            await self._start(run, wanted, digest(self._manifest["metadata"]["uid"]))
+
+    async def _look_up(self, job: str, migration: MigrationRun | None) -> None:
+        """One that names a migration, and was not told of it yet."""
+        if migration is not None and migration.job == job and migration.finished_at and migration.backup:
+            await self.tell_of(migration)
+        else:
+            message = (
+                f"spec.migration: the last migration is not {job}, or it took no backup. The operator makes such"
+                " objects itself; one for a backup that is to be taken has no spec.migration."
+            )
+            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+
+    async def tell_of(self, migration: MigrationRun) -> None:
+        """Say what is known of the backup that a migration took."""
+        assert migration.backup is not None
+        identity = _id_of(migration.backup)
+        restored = ", and restored for its rehearsal" if migration.backup_restored else ""
+        await self._tell(
+            BackupPhase.SUCCEEDED,
+            Reason.BACKUP_SUCCEEDED,
+            f"{identity} was taken by Job {migration.job} before it changed anything{restored}.",
+            job=migration.job,
+            backup=identity,
+            repositories=sorted(migration.backup_repositories),
+            bytes=migration.backup_bytes,
+            source="primary",
+            verified=migration.backup_restored,
+            started_at=migration.started_at,
+            finished_at=migration.finished_at,
+        )
+
+    async def _start(self, run: Run, wanted: BackupSpec, identity: str) -> None:
+        image = run.spec.image or self._services.settings.postgres_image
+        owner = owner_reference(self._manifest, BACKUP)
+        asked_at = datetime.fromisoformat(self._manifest["metadata"]["creationTimestamp"])
+        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, asked_at, identity, image, owner)
+        try:
+            job = await self._services.applier.apply(JOB, manifest)
+        except Permanent as error:
+            await self._tell(BackupPhase.FAILED, Reason.BACKUP_FAILED, error.message)
+            return
+        await self._follow(run, job)
+
+    async def _follow(self, run: Run, job: Manifest) -> None:
+        name, end = job["metadata"]["name"], jobs.ended(job)
+        told = jobs.result(run, job)
+        details: dict[str, Any] = {"job": name, "started_at": job.get("status", {}).get("startTime")}
+        if end is None:
+            why = findings.of_job(run, job)
+            message = why or f"Job {name} takes the backup."
+            await self._tell(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
+            return
+        verification = told.get("verification")
+        details |= {
+            "backup": told.get("backup"),
+            "repositories": sorted(key for key, item in told.get("repositories", {}).items() if item.get("ok")),
+            "bytes": told.get("bytes"),
+            "seconds": told.get("seconds"),
+            "source": told.get("source"),
+            "verified": bool(verification.get("ok")) if verification else None,
+            "finished_at": told.get("finishedAt") or end["lastTransitionTime"],
+        }
+        succeeded = end["type"] == "Complete"
+        fallback = f"Job {name} {'ended' if succeeded else 'failed'} without a result: see its pod's log."
+        message = str(told.get("message") or fallback)
+        if succeeded:
+            await self._tell(BackupPhase.SUCCEEDED, Reason.BACKUP_SUCCEEDED, message, **details)
+        else:
+            reason = Reason.VERIFICATION_FAILED if verification and not verification.get("ok") else Reason.BACKUP_FAILED
+            await self._tell(BackupPhase.FAILED, reason, message, **details)
+
+    async def _tell(self, phase: BackupPhase, reason: Reason, message: str, **details: Any) -> None:
+        """Write the status where it differs, and an Event where the reason is another."""
+        metadata = self._manifest["metadata"]
+        generation = int(metadata["generation"])
+        status = BackupStatus(
+            observed_generation=generation,
+            phase=phase,
+            conditions=timed(_verdicts(phase, reason, message), self._known, generation, datetime.now(UTC)),
+            message=message,
+            **details,
+        ).to_dict()
+        if status == self._known:
+            return
+        if not await self._services.applier.apply_status(BACKUP, self._manifest, status):
+            return
+        before = {item["reason"] for item in self._known.get("conditions", [])}
+        if reason not in before and phase is not BackupPhase.PENDING:
+            whom = self._manifest | {"kind": naming.BACKUP_KIND}
+            kind: Literal["Normal", "Warning"] = "Warning" if phase is BackupPhase.FAILED else "Normal"
+            await self._services.recorder.record(whom, kind, reason, message)
+            if kind == "Warning":
+                self._warn(reason, message)
+
+    def _warn(self, reason: Reason, message: str) -> None:
+        metadata = self._manifest["metadata"]
+        database = self._services.cache.get(DATABASE, metadata["namespace"], self._manifest["spec"]["database"])
+        if database is not None:
+            told = Message(metadata["namespace"], metadata["name"], naming.BACKUP_KIND, reason, message)
+            self._services.notifier.warn(database, told)
+
+
+def _verdicts(phase: BackupPhase, reason: Reason, message: str) -> dict[Condition, Verdict]:
+    """Ready, and while it isn't why, as kstatus reads them: a GitOps tool can wait for a backup."""
+    if phase is BackupPhase.SUCCEEDED:
+        return {Condition.READY: Verdict("True", reason, message)}
+    why = Condition.STALLED if phase is BackupPhase.FAILED else Condition.RECONCILING
+    return {Condition.READY: Verdict("False", reason, message), why: Verdict("True", reason, message)}
+
+
+def _id_of(path: str) -> str:
+    """The id of the backup whose data are there."""
+    return path.split("/")[-2]
