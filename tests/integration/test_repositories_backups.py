@@ -260,7 +260,7 @@ from medianest_operator.backups.layout import *
 from medianest_operator.backups.manifest import Manifest
 from medianest_operator.backups.repository import open_repository
 from medianest_operator.backups.store import Content, fetch, store
-from integration.backup_samples import described
+from backup_documents import sample_manifest
 
 # Not ru_maxrss, which a child has from its parent.
 def peak():
@@ -280,7 +280,7 @@ def chunks():
 source = encrypt(chunks(), [public]) if key else chunks()
 made = []
 def manifest(files):
-    made.append(described(place, files))
+    made.append(sample_manifest(place, datetime.now(UTC), files))
     return made[0]
 results = store(repositories, place, [Content(Format.CUSTOM, source, bool(key))], manifest)
 assert all(result.ok for result in results.values()), results
