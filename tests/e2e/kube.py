@@ -189,3 +189,9 @@ def condition_of(manifest: Manifest | None, kind: str) -> Manifest:
     """A condition; empty where there is none."""
     conditions = ((manifest or {}).get("status") or {}).get("conditions") or []
     return next((item for item in conditions if item["type"] == kind), {})
+
+
+def acted_on(manifest: Manifest | None) -> bool:
+    """Whether the operator has acted on an object as it is now."""
+    current = manifest or {}
+    return bool(current["status"].get("observedGeneration") == current["metadata"]["generation"])

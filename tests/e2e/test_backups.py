@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from e2e.backups import account, ask, backup_status, fill, make_bucket, restored, wait_over
-from e2e.kube import BACKUP, KIND, Kube, Manifest, condition_of
+from e2e.kube import BACKUP, KIND, Kube, Manifest, acted_on, condition_of
 from e2e.workload import pod_beside, serve_beside
 
 BIG = int(os.environ.get("MEDIANEST_MEGABYTES", "100"))
@@ -223,6 +223,13 @@ def test_restore_that_can_not_be_changes_nothing(kube: Kube) -> None:
     assert condition_of(kube.get(KIND, "db"), "Available")["status"] == "True"
     assert kube.sql("db-0", "SELECT count(*) FROM users") == "2"
     assert kube.sql("db-0", "SELECT count(*) FROM pg_database WHERE datname LIKE 'medianest_%'", "postgres") == "0"
+
+    # Whoever cleans the Job away doesn't ask for the restore again.
+    kube.kubectl("delete", "job", "--all")
+    kube.patch("db", {"connections": {"poolTimeout": 59}})
+    kube.wait(KIND, "db", acted_on, "acted on")
+    assert condition_of(kube.get(KIND, "db"), "Ready")["reason"] == "RestoreFailed"
+    assert kube.all("Job") == []
     kube.patch("db", {"restore": None})
     kube.wait_ready("db")
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster import build_image
 from e2e.backups import ask, restored, wait_over
-from e2e.kube import BACKUP, KIND, Kube, Manifest, condition_of
+from e2e.kube import BACKUP, KIND, Kube, Manifest, acted_on, condition_of
 from e2e.workload import Writer
 from environment import Environment
 
@@ -75,8 +75,7 @@ def test_failure_is_undone_proved_told_and_tried_again_by_id(kube: Kube) -> None
     kube.kubectl("delete", "job", run["job"])
     kube.sql("db-0", "UPDATE media_requests SET title = 'Dune: Part Two' WHERE id = 'm2'")
     kube.patch("db", {"connections": {"poolTimeout": 59}})
-    acted = lambda db: db["status"]["observedGeneration"] == db["metadata"]["generation"]  # noqa: E731
-    kube.wait(KIND, "db", acted, "acted on")
+    kube.wait(KIND, "db", acted_on, "acted on")
     assert condition_of(kube.get(KIND, "db"), "SchemaUpToDate")["reason"] == "MigrationRolledBack"
     assert kube.all("Job") == []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ class _Arrival:
         tries.sort(key=lambda job: int(job["metadata"]["annotations"][naming.ANNOTATION_TRY]))
         job = tries[-1] if tries else None
         if job is None:
-            return await self._start(request, live, 0)
+            return self._failed_before(request, live) or await self._start(request, live, 0)
         end = jobs.ended(job)
         if end is None:
             why = findings.of_job(self._run, job)
@@ -216,6 +216,13 @@ class _Arrival:
         if since < _PAUSE * 2 ** (len(tries) - 1):
             return self._told(request, live, RESTORING, f"{message.rstrip('.')}. Trying again soon.", job=job)
         return await self._start(request, live, len(tries))
+
+    def _failed_before(self, request: Request, live: LiveDatabase | None) -> State | None:
+        """A request that failed, and whose Job somebody has cleaned away since: it must not begin again by that."""
+        known = self._known
+        if live is None or known is None or known.request != request.id or known.phase != FAILED:
+            return None
+        return replace(self._told(request, live, FAILED, known.message or ""), told=known)
 
     def _doing(self, request: Request, job: Manifest) -> str:
         name = job["metadata"]["name"]
