@@ -11,6 +11,7 @@ from medianest_operator.migrations.history import History, HistoryRow
 from medianest_operator.migrations.plan import make_plan
 from medianest_operator.migrations.reasons import Reason
 from medianest_operator.migrations.source import Migration
+from medianest_operator.schema import bundled_migrations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = [f"2026010{day}000000_{letter}" for day, letter in enumerate("abcdef", start=1)]
@@ -94,6 +95,17 @@ def test_rolled_back_alone_is_pending() -> None:
     plan = make_plan([migration(NAMES[0])], History(True, (row(NAMES[0], ROLLED_BACK),)))
     assert plan.pending_names == (NAMES[0],)
     assert plan.blocker is None
+
+
+def test_copy_of_a_bundled_file_is_the_applications() -> None:
+    bundled = bundled_migrations()[0]
+    copy = migration(bundled.name, bundled.sql)
+    assert copy.checksum != bundled.checksum
+    for recorded in (bundled.checksum, copy.checksum):
+        applied = History(True, (row(bundled.name, APPLIED, checksum=recorded),))
+        assert make_plan([copy], applied).warnings == ()
+        assert make_plan([bundled], applied).warnings == ()
+        assert make_plan([migration(bundled.name, f"{bundled.sql} ")], applied).edited == (bundled.name,)
 
 
 def test_line_ends_are_no_edit() -> None:

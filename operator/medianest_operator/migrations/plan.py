@@ -9,6 +9,7 @@ from datetime import UTC
 from medianest_operator.migrations.history import History, HistoryRow
 from medianest_operator.migrations.reasons import Reason, shorten
 from medianest_operator.migrations.source import Migration
+from medianest_operator.schema import bundled_migrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def make_plan(source: Sequence[Migration], history: History, target: str | None 
     pending = tuple(m for m in open_ones if target is None or m.name <= target)
     version = history.version
     failed = tuple(dict.fromkeys(row.migration_name for row in history.rows if row.is_failed))
-    edited = tuple(m.name for m in migrations if m.name in recorded and not m.recognises(recorded[m.name].checksum))
+    edited = tuple(m.name for m in migrations if m.name in recorded and _is_edited(m, recorded[m.name].checksum))
     missing = tuple(name for name in recorded if name not in names)
     out_of_order = tuple(m.name for m in pending if version is not None and m.name < version)
     return Plan(
@@ -90,6 +91,17 @@ def make_plan(source: Sequence[Migration], history: History, target: str | None 
         blocker=_blocker(history, names, target),
         warnings=_warnings(edited, missing, out_of_order, version, target),
     )
+
+
+def _is_edited(migration: Migration, recorded: str) -> bool:
+    """Whether the file isn't the one that was applied.
+
+    A copy of a bundled file, as in a ConfigMap that adds a migration to them, is that of the application.
+    """
+    if migration.recognises(recorded):
+        return False
+    twin = next((item for item in bundled_migrations() if item.name == migration.name), None)
+    return twin is None or not (twin.recognises(migration.checksum) and twin.recognises(recorded))
 
 
 def _blocker(history: History, names: set[str], target: str | None) -> Blocker | None:

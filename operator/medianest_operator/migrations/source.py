@@ -78,7 +78,7 @@ class Migration:
 
     def recorded_as(self, checksum: str) -> Migration:
         """The same SQL, known to the history under another file's checksum."""
-        return replace(self, checksum=checksum, accepted_checksums=frozenset({checksum}))
+        return replace(self, checksum=checksum, accepted_checksums=self.accepted_checksums | {checksum})
 
     def recognises(self, checksum: str) -> bool:
         """Whether a recorded checksum is this file's, whatever its line ends were."""
