@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from e2e.kube import API_VERSION, KIND, Kube, condition_of
+from e2e.kube import API_VERSION, KIND, Kube, acted_on, condition_of
 from environment import NAMESPACE, Environment
 
 
@@ -129,8 +129,7 @@ def test_paused_database_is_left_alone(kube: Kube) -> None:
     kube.patch("db", {"paused": True})
     kube.wait_condition("db", "Ready", "Unknown", "Paused")
     kube.patch("db", {"instances": 2})
-    generation = kube.get(KIND, "db")["metadata"]["generation"]  # type: ignore[index]
-    kube.wait(KIND, "db", lambda db: db["status"]["observedGeneration"] == generation, "seen")  # type: ignore[index]
+    kube.wait(KIND, "db", acted_on, "seen")
     assert kube.get("StatefulSet", "db")["spec"]["replicas"] == 1  # type: ignore[index]
     kube.patch("db", {"paused": False})
     assert kube.wait_ready("db")["status"]["instances"]["summary"] == "2/2"

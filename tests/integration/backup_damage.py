@@ -81,7 +81,7 @@ def _bucket_that_is_verified_at_last(arena: Arena) -> None:
     front.spoil(refuse)
     [origin] = Catalog.read(repository).origins
     said: list[str] = []
-    verify_taken(origin, [repository], result, arena.bench.work, (), said.append, pause=0.01)
+    verify_taken(origin, [repository], result, arena.bench.work, (), said.append, pauses=(0.01, 0.01))
     assert result.outcome == "Succeeded", result
     assert result.more["verification"]["ok"] is True
     assert any("Trying again." in line for line in said)

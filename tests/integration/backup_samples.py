@@ -35,7 +35,8 @@ def back_up(
     known = [id_ for repository in repositories for id_ in Catalog.read(repository, origin).ids]
     place = Place(origin, tier, layout.new_id(tier, datetime.now(UTC), known))
     contents = [Content(Format.CUSTOM, noise(2) if chunks is None else chunks), Content(Format.SCHEMA, [b"schema"])]
-    return place, store(repositories, place, contents, lambda files: sample_manifest(place, datetime.now(UTC), files))
+    _, results = store(repositories, place, contents, lambda files: sample_manifest(place, datetime.now(UTC), files))
+    return place, results
 
 
 def one(repository: Repository, place: Place) -> Backup:

@@ -227,15 +227,15 @@ class TestDatabase:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         told = json.loads(result.read_text())
-        assert told["backup_repositories"] == ["main", bucket.open().name]
-        assert "backup_restored" not in told
+        assert told["stored_backup"]["repositories"] == ["main", bucket.open().name]
+        assert told["stored_backup"]["restored"] is False
         for repository in (open_folder(tmp_path / "backups"), bucket.open()):
             backup = Catalog.read(repository).choose("latest")
             assert (backup.place.origin.namespace, backup.place.origin.name) == ("media", "medianest")
             assert backup.place.file("data.dump") == told["backup"]
             assert backup.manifest is not None
             assert backup.manifest.rows["users"] == 3
-            assert backup.manifest.file(Format.CUSTOM).bytes == told["backup_bytes"]  # type: ignore[union-attr]
+            assert backup.manifest.file(Format.CUSTOM).bytes == told["stored_backup"]["bytes"]  # type: ignore[union-attr]
 
     def test_no_repository_no_backup(self, people: Database, bucket: Bucket, front: Front, tmp_path: Path) -> None:
         failing = bucket.open(IMPATIENT, endpoint=front.endpoint)
@@ -278,14 +278,12 @@ def chunks():
         plain.update(block)
         yield block
 source = encrypt(chunks(), [public]) if key else chunks()
-made = []
 def manifest(files):
-    made.append(sample_manifest(place, datetime.now(UTC), files))
-    return made[0]
-results = store(repositories, place, [Content(Format.CUSTOM, source, bool(key))], manifest)
+    return sample_manifest(place, datetime.now(UTC), files)
+made, results = store(repositories, place, [Content(Format.CUSTOM, source, bool(key))], manifest)
 assert all(result.ok for result in results.values()), results
 for repository in repositories:
-    digest, stored = hashlib.sha256(), fetch(repository, place, made[0].files[0])
+    digest, stored = hashlib.sha256(), fetch(repository, place, made.files[0])
     for chunk in decrypt(stored, [key]) if key else stored:
         digest.update(chunk)
     assert digest.digest() == plain.digest()

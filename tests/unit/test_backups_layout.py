@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup_documents import sample_manifest
 from medianest_operator.backups import layout
 from medianest_operator.backups.failures import RepositoryError
 from medianest_operator.backups.layout import Format, Origin, Place, Tier, id_moment, id_tier, new_id
@@ -90,28 +91,16 @@ def test_databases_of_a_laptop_get_names_of_their_own(one: str, other: str) -> N
 
 
 def manifest(**changed: object) -> Manifest:
+    """One that says all that a manifest can."""
     place = Place(ORIGIN, Tier.DAILY, "20261122T030000Z-daily-k3v9")
-    fields: dict[str, object] = {
-        "id": place.id,
-        "tier": place.tier,
-        "origin": ORIGIN,
-        "dbname": "medianest",
-        "owner": "medianest",
-        "taken_at": NOW,
+    file = File(name="data.dump.age", format=Format.CUSTOM, bytes=10, sha256="a" * 64, encrypted=True)
+    more: dict[str, object] = {
         "finished_at": NOW + timedelta(seconds=4),
-        "postgres_version": "15.4",
-        "pg_dump_version": "15.4",
-        "encoding": "UTF8",
-        "collate": "C.UTF-8",
-        "ctype": "C.UTF-8",
-        "fingerprint": "0" * 64,
-        "rows": {"users": 3},
         "sequences": {"public.error_logs_id_seq": (7, True)},
         "roles": (RoleNeed(name="medianest", attributes={"rolcanlogin": False}, member_of=("pg_monitor",)),),
         "extensions": {"pgcrypto": "1.3"},
-        "files": (File(name="data.dump.age", format=Format.CUSTOM, bytes=10, sha256="a" * 64, encrypted=True),),
     }
-    return Manifest.model_validate(fields | changed)
+    return sample_manifest(place, NOW, (file,), **more | changed)
 
 
 class TestManifest:

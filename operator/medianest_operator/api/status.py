@@ -92,6 +92,17 @@ class Rehearsal(ApiModel):
     note: str | None = None
 
 
+class StoredBackup(ApiModel):
+    """The backup that a migration took."""
+
+    repositories: list[str] = []
+    """Those that have it."""
+    bytes: int | None = None
+    """The size of its dump as it is stored."""
+    restored: bool = False
+    """Whether the rehearsal restored it with its data, and found it equal."""
+
+
 class MigrationRun(ApiModel):
     """The last run of the migration Job."""
 
@@ -112,12 +123,8 @@ class MigrationRun(ApiModel):
     rehearsal: Rehearsal | None = None
     backup: str | None = None
     """The pre-migration backup's path in its repositories."""
-    backup_repositories: list[str] = []
-    """Those that have it; unknown where another pod finished the run."""
-    backup_bytes: int | None = None
-    """The size of its dump."""
-    backup_restored: bool | None = None
-    """Whether the rehearsal restored it with its data; absent where that wasn't done."""
+    stored_backup: StoredBackup | None = None
+    """More of it; absent where another pod than the one that took it ended the run."""
 
 
 class Schema(ApiModel):

@@ -183,6 +183,11 @@ def token() -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(4))
 
 
+def id_of(path: str) -> str:
+    """The id of the backup that a file of ours belongs to."""
+    return path.split("/")[-2]
+
+
 def parse(path: str) -> tuple[Place, str] | None:
     """The backup that an object belongs to, and the object's name in its folder; `None` if it isn't ours."""
     parts = path.split("/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from medianest_operator.backups import layout, retention
 from medianest_operator.backups.catalog import Catalog, remove
@@ -50,13 +51,11 @@ class Taken:
         path: of its data, the same in every repository.
         repositories: the names of those that have it.
         size: of the dump as it is stored, bytes.
-        restored: it was restored with its data, and found equal to what was dumped.
     """
 
     path: str
     repositories: tuple[str, ...]
     size: int
-    restored: bool = False
 
 
 def take(
@@ -85,21 +84,15 @@ def take(
     if recipients:
         dump = Content(Format.CUSTOM, encrypt(chunks, recipients), encrypted=True)
     contents = [dump, catalog_content(observed.catalog)]
-    stored: list[File] = []
-
-    def manifest(files: tuple[File, ...]) -> Manifest:
-        stored[:] = files
-        return _manifest(place, began, observed, files)
-
-    results = store(repositories, place, contents, manifest)
+    manifest, results = store(repositories, place, contents, partial(_manifest, place, began, observed))
     failures = [result for result in results.values() if not result.ok]
-    if len(failures) == len(results):
+    if manifest is None or len(failures) == len(results):
         text = "; ".join(failure.message for failure in failures)
         raise RepositoryError(text, any(failure.transient for failure in failures))
     for failure in failures:
         report(f"warning: not backed up there: {failure.message}")
     holding = tuple(name for name, result in results.items() if result.ok)
-    return Taken(place.file(file_name(Format.CUSTOM, dump.encrypted)), holding, stored[0].bytes)
+    return Taken(place.file(file_name(Format.CUSTOM, dump.encrypted)), holding, manifest.files[0].bytes)
 
 
 def read(repositories: Sequence[Repository], path: str, identities: Sequence[str] = ()) -> Iterator[bytes]:
@@ -134,11 +127,10 @@ def prune(repository: Repository, origin: Origin, but: str | None = None) -> lis
         RepositoryError: the repository can't be listed, or something in it can't be removed.
     """
     removed = cleanup(repository, origin)
-    current = [but.split("/")[-2]] if but else []
+    current = [layout.id_of(but)] if but else []
     backups = Catalog.read(repository, origin).backups
-    for removal in retention.plan(
-        backups, datetime.now(UTC), {}, {Tier.PRE_MIGRATION: layout.PRE_MIGRATION_KEPT}, current
-    ):
+    counts = {Tier.PRE_MIGRATION: layout.PRE_MIGRATION_KEPT}
+    for removal in retention.plan(backups, datetime.now(UTC), {}, counts, current):
         if removal.backup.tier is Tier.PRE_MIGRATION:
             removed += remove(repository, removal.backup)
     return removed

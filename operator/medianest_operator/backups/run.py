@@ -228,7 +228,6 @@ class BackupRun:
             with Counting(server, exported, tables) as counting:
                 head = _Head()
                 names = sequence_names(server.connection)
-                written: list[Manifest] = []
 
                 def sequences() -> dict[str, tuple[int, bool]]:
                     if head.values is None:
@@ -236,26 +235,23 @@ class BackupRun:
                     return {names[name]: value for name, value in head.values.items() if name in names}
 
                 def manifest(files: tuple[File, ...]) -> Manifest:
-                    written.append(
-                        Manifest(
-                            id=place.id,
-                            tier=place.tier,
-                            origin=place.origin,
-                            taken_at=began,
-                            finished_at=self._options.now(),
-                            pg_dump_version=version,
-                            source=server.name,
-                            schema_version=schema_version,
-                            fingerprint=catalog.fingerprint(),
-                            rows=counting.rows(),
-                            sequences=sequences(),
-                            keep_until=self._options.keep_until,
-                            files=files,
-                            operator_version=operator_version(),
-                            **facts.for_manifest(),
-                        )
+                    return Manifest(
+                        id=place.id,
+                        tier=place.tier,
+                        origin=place.origin,
+                        taken_at=began,
+                        finished_at=self._options.now(),
+                        pg_dump_version=version,
+                        source=server.name,
+                        schema_version=schema_version,
+                        fingerprint=catalog.fingerprint(),
+                        rows=counting.rows(),
+                        sequences=sequences(),
+                        keep_until=self._options.keep_until,
+                        files=files,
+                        operator_version=operator_version(),
+                        **facts.for_manifest(),
                     )
-                    return written[0]
 
                 def files() -> Iterator[Content]:
                     for format in self._options.formats:
@@ -266,9 +262,9 @@ class BackupRun:
                     yield self._content(Format.CATALOG, catalog_content(catalog).chunks)
 
                 alive = [item for item in self._repositories if item.name not in self._failed]
-                results = store(alive, place, files(), manifest)
+                written, results = store(alive, place, files(), manifest)
         seconds = time.monotonic() - started
-        return Taken(place, written[0] if written else None, server.name, {**self._failed, **results}, seconds)
+        return Taken(place, written, server.name, {**self._failed, **results}, seconds)
 
     @property
     def origin_or_fail(self) -> Origin:

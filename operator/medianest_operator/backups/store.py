@@ -70,8 +70,10 @@ def store(
     place: Place,
     contents: Iterable[Content],
     make_manifest: Callable[[tuple[File, ...]], Manifest],
-) -> dict[str, Result]:
-    """Store a backup; returns what became of it by the repositories' names.
+) -> tuple[Manifest | None, dict[str, Result]]:
+    """Store a backup.
+
+    Returns its manifest, `None` where no repository has all files, and what became of it by the repositories' names.
 
     Args:
         repositories: with different names.
@@ -85,6 +87,7 @@ def store(
     if len({repository.name for repository in repositories}) != len(repositories):
         raise ValueError("two repositories have the same name")
     uploads = [Upload(repository, place) for repository in repositories]
+    manifest: Manifest | None = None
     try:
         files = []
         for content in contents:
@@ -93,9 +96,9 @@ def store(
                 break
         alive = [upload for upload in uploads if upload.is_alive]
         if alive:
-            manifest = make_manifest(tuple(files)).to_bytes()
+            manifest = make_manifest(tuple(files))
             for upload in alive:
-                upload.begin_manifest(manifest)
+                upload.begin_manifest(manifest.to_bytes())
             for upload in alive:
                 upload.end_manifest()
     except BaseException:
@@ -105,7 +108,7 @@ def store(
     finally:
         for upload in uploads:
             upload.close()
-    return {upload.repository.name: upload.result() for upload in uploads}
+    return manifest, {upload.repository.name: upload.result() for upload in uploads}
 
 
 def _spread(content: Content, uploads: Sequence[Upload]) -> File:

@@ -13,9 +13,8 @@ from medianest_operator.backups.repository import Repository
 from medianest_operator.backups.result import Outcome, Reason, Result, cut
 from medianest_operator.backups.verify import VerifyOptions, VerifyRun
 
-TRIES = 3
-FIRST_PAUSE = 5.0
-"""Seconds before the second try; twice as long before each further one."""
+PAUSES = (5.0, 10.0)
+"""Seconds before the second try, and before the third and last."""
 
 
 def verify_taken(
@@ -25,7 +24,7 @@ def verify_taken(
     work: Path,
     identities: Sequence[str],
     report: Callable[[str], None],
-    pause: float = FIRST_PAUSE,
+    pauses: Sequence[float] = PAUSES,
 ) -> None:
     """Verify the backup that a run has just taken, in all repositories that have it, and tell it in the result.
 
@@ -40,14 +39,13 @@ def verify_taken(
     options = VerifyOptions(wanted, str(result.more["backup"]), work, identities)
 
     def patiently() -> Result:
-        tried = VerifyRun(holding, options, report).run()
-        for number in range(1, TRIES):
-            if tried.outcome is not Outcome.TRANSIENT or tried.reason is Reason.INTERRUPTED:
-                break
-            report(f"not verified: {tried.message} Trying again.")
-            time.sleep(pause * 2 ** (number - 1))
+        for pause in pauses:
             tried = VerifyRun(holding, options, report).run()
-        return tried
+            if tried.outcome is not Outcome.TRANSIENT or tried.reason is Reason.INTERRUPTED:
+                return tried
+            report(f"not verified: {tried.message} Trying again.")
+            time.sleep(pause)
+        return VerifyRun(holding, options, report).run()
 
     verified = result_of(patiently, "The verification was asked to stop; it says nothing.", {})
     ok = verified.outcome is Outcome.SUCCEEDED

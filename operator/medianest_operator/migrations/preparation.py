@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +20,7 @@ from medianest_operator.migrations.evidence import Evidence, read_evidence
 from medianest_operator.migrations.journal import Step
 from medianest_operator.migrations.options import Rehearse
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
-from medianest_operator.migrations.reasons import Outcome, Reason, Rehearsal
+from medianest_operator.migrations.reasons import Outcome, Reason, Rehearsal, StoredBackup
 from medianest_operator.migrations.work import Work
 from medianest_operator.postgres.contents import snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
@@ -70,7 +69,7 @@ class Preparation:
                 with self._clock.timed("backup"):
                     self._taken = self._back_up(exported)
         if self._taken is not None and self._repositories is self._workbench.repositories:
-            self._work.taken = self._taken
+            self._work.stored_backup = StoredBackup(repositories=self._taken.repositories, bytes=self._taken.size)
             self._entry.backup = self._taken.path
             self._report(f"backed up to {self._taken.path}")
         return self._before
@@ -102,8 +101,8 @@ class Preparation:
                     ) from error
                 self._report(f"warning: not rehearsed: {error}")
                 return None, Rehearsal(data=False, note=str(error))
-            if not schema_only and self._taken is not None and self._work.taken is self._taken:
-                self._work.taken = replace(self._taken, restored=True)
+            if self._work.stored_backup is not None and not schema_only:
+                self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
             self._report("rehearsing on a copy")
             with self._clock.timed("rehearse"):
                 done = self._try_on(copy, parts, undo, schema_only)

@@ -158,6 +158,20 @@ class Rollback(_Frozen):
     milliseconds: int
 
 
+class StoredBackup(_Frozen):
+    """The backup that a run took.
+
+    Attributes:
+        repositories: those that have it.
+        bytes: the size of its dump as it is stored.
+        restored: the rehearsal restored it with its data, and found it equal.
+    """
+
+    repositories: tuple[str, ...]
+    bytes: int
+    restored: bool = False
+
+
 class MigrationResult(_Frozen):
     """How a run ended; its JSON is the Job's termination message.
 
@@ -173,9 +187,7 @@ class MigrationResult(_Frozen):
         rollback: how what had been done was undone; absent where nothing had to be.
         rehearsal: what the run on a copy showed.
         backup: the pre-migration backup's path in its repositories.
-        backup_repositories: those that have it; empty where an earlier pod of the run took it.
-        backup_bytes: the size of its dump.
-        backup_restored: the rehearsal restored it with its data and found it equal; absent where that wasn't done.
+        stored_backup: more of it; absent where an earlier pod of the run took it.
         steps: how long each step took.
         truncated: texts or lists were shortened to fit a termination message.
     """
@@ -191,9 +203,7 @@ class MigrationResult(_Frozen):
     rollback: Rollback | None = None
     rehearsal: Rehearsal | None = None
     backup: str | None = None
-    backup_repositories: tuple[str, ...] = ()
-    backup_bytes: int | None = None
-    backup_restored: bool | None = None
+    stored_backup: StoredBackup | None = None
     steps: tuple[StepTime, ...] = ()
     truncated: bool = False
 
@@ -214,7 +224,9 @@ class MigrationResult(_Frozen):
             text = self._shortened(longest).model_dump_json(exclude_none=True)
         if len(text.encode("utf-8")) <= limit:
             return text
-        left_out = {"applied": (), "pending": (), "warnings": (), "rehearsal": None, "steps": ()}
+        left_out = {
+            "applied": (), "pending": (), "warnings": (), "rehearsal": None, "stored_backup": None, "steps": ()
+        }  # fmt: skip
         bare = self._shortened(60).model_copy(update=left_out)
         return bare.model_dump_json(exclude_none=True)
 

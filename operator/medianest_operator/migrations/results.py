@@ -30,9 +30,7 @@ def result_of(work: Work, reason: Reason, message: str, failed: FailedMigration 
         rollback=work.rollback,
         rehearsal=work.rehearsal,
         backup=work.entry.backup if work.entry else None,
-        backup_repositories=work.taken.repositories if work.taken else (),
-        backup_bytes=work.taken.size if work.taken else None,
-        backup_restored=True if work.taken and work.taken.restored else None,
+        stored_backup=work.stored_backup,
         steps=work.clock.steps,
     )
 

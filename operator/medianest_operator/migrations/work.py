@@ -8,7 +8,6 @@ from typing import Any
 
 from psycopg import Connection
 
-from medianest_operator.backups import premigration
 from medianest_operator.migrations import session
 from medianest_operator.migrations.apply import Application
 from medianest_operator.migrations.checks import Holders, named_indexes
@@ -19,7 +18,7 @@ from medianest_operator.migrations.lint import TableSize
 from medianest_operator.migrations.options import OnFailure, RunOptions, Workbench
 from medianest_operator.migrations.parts import Part, Strategy, UndoPlan
 from medianest_operator.migrations.plan import Plan
-from medianest_operator.migrations.reasons import AppliedMigration, Rehearsal, Rollback
+from medianest_operator.migrations.reasons import AppliedMigration, Rehearsal, Rollback, StoredBackup
 from medianest_operator.migrations.rehearsal import Rehearsed
 from medianest_operator.migrations.source import Migration, content_digest
 
@@ -45,7 +44,7 @@ class Work:
         holders: what held data before the run.
         rehearsed: what the copy came to; `None` without a rehearsal.
         rehearsal: the same for the result.
-        taken: the backup that this process took; one that an earlier pod took is only in the entry.
+        stored_backup: the backup that this process took; one that an earlier pod took is only in the entry.
         application: sends the files; `None` until the first is sent.
         rollback: how the run was undone; `None` where it wasn't.
     """
@@ -66,7 +65,7 @@ class Work:
     holders: Holders = field(default_factory=dict)
     rehearsed: Rehearsed | None = None
     rehearsal: Rehearsal | None = None
-    taken: premigration.Taken | None = None
+    stored_backup: StoredBackup | None = None
     application: Application | None = None
     rollback: Rollback | None = None
     clock: Clock = field(default_factory=Clock)

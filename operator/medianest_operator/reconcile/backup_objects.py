@@ -10,7 +10,7 @@ import pydantic
 from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
 from medianest_operator.api.conditions import Condition, Reason
-from medianest_operator.api.status import MigrationRun
+from medianest_operator.api.status import MigrationRun, StoredBackup
 from medianest_operator.backups import layout
 from medianest_operator.controller.kinds import BACKUP, DATABASE, JOB
 from medianest_operator.controller.queue import Key
@@ -48,7 +48,7 @@ async def reject(services: Services, key: Key) -> None:
 async def _record(run: Run, migration: MigrationRun, path: str) -> None:
     """Make the object of a migration's backup, and let those go whose backups have gone."""
     services, owner = run.services, run.owner
-    name = run.names.migration_backup(_id_of(path))
+    name = run.names.migration_backup(layout.id_of(path))
     if services.cache.get(BACKUP, run.names.namespace, name) is not None:
         return
     wanted = backup_jobs.migration_backup(run.names, name, migration.job, owner)
@@ -125,18 +125,19 @@ class _Object:
     async def tell_of(self, migration: MigrationRun) -> None:
         """Say what is known of the backup that a migration took."""
         assert migration.backup is not None
-        identity = _id_of(migration.backup)
-        restored = ", and restored for its rehearsal" if migration.backup_restored else ""
+        identity = layout.id_of(migration.backup)
+        stored = migration.stored_backup or StoredBackup()
+        restored = ", and restored for its rehearsal" if stored.restored else ""
         await self._tell(
             BackupPhase.SUCCEEDED,
             Reason.BACKUP_SUCCEEDED,
             f"{identity} was taken by Job {migration.job} before it changed anything{restored}.",
             job=migration.job,
             backup=identity,
-            repositories=sorted(migration.backup_repositories),
-            bytes=migration.backup_bytes,
+            repositories=sorted(stored.repositories),
+            bytes=stored.bytes,
             source="primary",
-            verified=migration.backup_restored,
+            verified=stored.restored or None,
             started_at=migration.started_at,
             finished_at=migration.finished_at,
         )
@@ -218,8 +219,3 @@ def _verdicts(phase: BackupPhase, reason: Reason, message: str) -> dict[Conditio
         return {Condition.READY: Verdict("True", reason, message)}
     why = Condition.STALLED if phase is BackupPhase.FAILED else Condition.RECONCILING
     return {Condition.READY: Verdict("False", reason, message), why: Verdict("True", reason, message)}
-
-
-def _id_of(path: str) -> str:
-    """The id of the backup whose data are there."""
-    return path.split("/")[-2]

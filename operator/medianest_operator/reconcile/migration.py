@@ -318,9 +318,7 @@ def _told(
         rollback=part("rollback", api.Rollback),
         rehearsal=part("rehearsal", api.Rehearsal),
         backup=result.get("backup"),
-        backup_repositories=result.get("backup_repositories", []),
-        backup_bytes=result.get("backup_bytes"),
-        backup_restored=result.get("backup_restored"),
+        stored_backup=part("stored_backup", api.StoredBackup),
     )
 
 
