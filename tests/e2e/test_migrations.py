@@ -53,6 +53,17 @@ def last_run(kube: Kube) -> Manifest:
     return run
 
 
+def wait_applied(kube: Kube, version: str) -> Manifest:
+    """The run that applied this, once its Job has ended: the schema is there, and Ready, a moment before."""
+
+    def applied(db: Manifest | None) -> bool:
+        run = (db or {})["status"]["schema"].get("lastRun") or {}
+        return run.get("outcome") == "Applied" and version in {item["name"] for item in run.get("applied", [])}
+
+    kube.wait(KIND, "db", applied, f"{version} applied")
+    return last_run(kube)
+
+
 def test_failure_is_undone_proved_told_and_tried_again_by_id(kube: Kube) -> None:
     people(kube)
     before = kube.sql("db-0", "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'")
@@ -89,9 +100,8 @@ def test_rehearsal_keeps_a_failure_away_from_the_database(kube: Kube) -> None:
     schema = kube.wait_condition("db", "SchemaUpToDate", "False", "MigrationFailed")
     assert "That was the rehearsal on a copy; the database itself was not touched." in schema["message"]
     source(kube, "bad", "ALTER TABLE users ADD COLUMN nickname text;")
-    status = kube.wait_ready("db")["status"]
-    assert status["schema"]["version"] == NEXT
-    run = last_run(kube)
+    assert kube.wait_ready("db")["status"]["schema"]["version"] == NEXT
+    run = wait_applied(kube, NEXT)
     assert run["rehearsal"]["data"] is True
     assert any(lock.startswith("users: AccessExclusive") for lock in run["rehearsal"]["locks"])
 
@@ -100,13 +110,7 @@ def test_backup_of_a_migration_is_an_object_like_all_others(kube: Kube) -> None:
     people(kube)
     assert kube.all(BACKUP) == []
     kube.patch("db", {"migrations": {"source": source(kube, "more", "ALTER TABLE users ADD COLUMN nickname text;")}})
-
-    def applied(db: Manifest | None) -> bool:
-        run = (db or {})["status"]["schema"].get("lastRun") or {}
-        return run.get("outcome") == "Applied" and "backup" in run
-
-    kube.wait(KIND, "db", applied, "applied")
-    run = last_run(kube)
+    run = wait_applied(kube, NEXT)
     [taken] = kube.all(BACKUP)
     status = wait_over(kube, taken["metadata"]["name"])
     assert run["backup"].split("/")[-2] == status["backup"]
