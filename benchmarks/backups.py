@@ -34,7 +34,7 @@ from integration.conftest import migrate  # noqa: E402
 from integration.memory import Watch  # noqa: E402
 from integration.object_store import running_object_store  # noqa: E402
 from integration.postgres_server import Database, PostgresServer, binary, running_server  # noqa: E402
-from medianest_operator.schema import bundled_migrations  # noqa: E402
+from medianest_operator.migrations.bundled import bundled_migrations  # noqa: E402
 
 _WHOSE = ["--namespace", "bench", "--name", "bench"]
 

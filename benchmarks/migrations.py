@@ -31,8 +31,8 @@ from benchmarks.common import fill, machine, print_table, size  # noqa: E402
 from integration import prisma_cli  # noqa: E402
 from integration.conftest import migrate, workbench  # noqa: E402
 from integration.postgres_server import Database, PostgresServer, binary, running_server  # noqa: E402
+from medianest_operator.migrations.bundled import bundled_migrations  # noqa: E402
 from medianest_operator.migrations.source import migrations_from_mapping  # noqa: E402
-from medianest_operator.schema import bundled_migrations  # noqa: E402
 
 BUNDLED = {migration.name: migration.sql for migration in bundled_migrations()}
 FURTHER = "20260101000000_further"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from medianest_operator.backups.layout import Place
-from medianest_operator.backups.manifest import File, Manifest
+from medianest_operator.backups.repository.layout import Place
+from medianest_operator.backups.repository.manifest import File, Manifest
 
 
 def sample_manifest(place: Place, taken: datetime, files: tuple[File, ...], **other: Any) -> Manifest:

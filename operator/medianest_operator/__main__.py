@@ -78,9 +78,9 @@ def _own_namespace() -> str:
 async def _serve(settings: Settings) -> int:
     """Stand by, lead, and stop in good order. Returns the exit code: 1 where the Lease was lost."""
     from medianest_operator.controller import handlers
-    from medianest_operator.controller.client import KubernetesClient
     from medianest_operator.controller.health import Health
     from medianest_operator.controller.lease import Lease
+    from medianest_operator.kubernetes.client import KubernetesClient
     from medianest_operator.observability import metrics
 
     stop = asyncio.Event()

@@ -12,7 +12,6 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "MediaNestDatabase"
 PLURAL: Final = "medianestdatabases"
-SINGULAR: Final = "medianestdatabase"
 SHORT_NAME: Final = "mndb"
 CATEGORY: Final = "medianest"
 BACKUP_KIND: Final = "MediaNestBackup"
@@ -125,6 +124,10 @@ CLIENT_CA: Final = "client-ca.crt"
 
 MAX_INSTANCES: Final = 9
 LEASE: Final = OPERATOR
+
+
+Key = tuple[str, str]
+"""Namespace and name of a database."""
 
 
 @dataclass(frozen=True)

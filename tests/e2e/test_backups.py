@@ -253,7 +253,7 @@ def test_import_from_a_running_server(kube: Kube) -> None:
 
 def compose(kube: Kube) -> None:
     """A plain PostgreSQL with the application's schema and some rows."""
-    from medianest_operator.schema import bundled_migrations
+    from medianest_operator.migrations.bundled import bundled_migrations
 
     files = {f"{item.name}.sql": item.sql for item in bundled_migrations()}
     kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "compose"}, "data": files})

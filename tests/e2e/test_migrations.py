@@ -29,7 +29,7 @@ DUPLICATES = (
 
 def bundled() -> dict[str, str]:
     """The bundled migrations as a ConfigMap's data."""
-    from medianest_operator.schema import bundled_migrations
+    from medianest_operator.migrations.bundled import bundled_migrations
 
     return {f"{migration.name}.sql": migration.sql for migration in bundled_migrations()}
 

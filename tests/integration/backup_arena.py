@@ -12,12 +12,12 @@ from typing import Any
 from integration.backup_runs import NAME, NAMESPACE, WHOSE, Answer, Bench, Run, candidate, contents, until
 from integration.object_store import Bucket
 from integration.postgres_server import Database
-from medianest_operator.backups.finding import Wanted
-from medianest_operator.backups.layout import Tier
-from medianest_operator.backups.repository import Repository
-from medianest_operator.backups.restore import RestoreOptions, RestoreRun
-from medianest_operator.backups.result import Result
-from medianest_operator.backups.run import BackupOptions, BackupRun
+from medianest_operator.backups.logical.finding import Wanted
+from medianest_operator.backups.logical.restore import RestoreOptions, RestoreRun
+from medianest_operator.backups.logical.run import BackupOptions, BackupRun
+from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.layout import Tier
+from medianest_operator.results.backup import Result
 
 
 @dataclass

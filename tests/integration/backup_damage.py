@@ -20,10 +20,10 @@ from aiohttp import web
 
 from integration.backup_arena import Arena, Making, Spoil, failed
 from integration.object_store import IMPATIENT, Front, cut, silence, status
-from medianest_operator.backups.catalog import Catalog
-from medianest_operator.backups.layout import Tier
-from medianest_operator.backups.repository import Repository, open_folder
-from medianest_operator.backups.verifying import verify_taken
+from medianest_operator.backups.repository.catalog import Catalog
+from medianest_operator.backups.repository.client import Repository, open_folder
+from medianest_operator.backups.repository.layout import Tier
+from medianest_operator.backups.verification.verifying import verify_taken
 
 _SEED = 20261122
 

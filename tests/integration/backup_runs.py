@@ -18,7 +18,7 @@ from typing import Any
 from psycopg import sql
 
 from integration.postgres_server import Database, PostgresServer, binary
-from medianest_operator.backups.repository import Repository, open_folder
+from medianest_operator.backups.repository.client import Repository, open_folder
 
 OPERATOR = Path(__file__).resolve().parents[2] / "operator"
 NAMESPACE, NAME = "media", "nest"

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_documents import sample_manifest
-from medianest_operator.backups import layout
-from medianest_operator.backups.catalog import Backup, Catalog
-from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import Manifest
-from medianest_operator.backups.repository import Repository
-from medianest_operator.backups.store import Content, Result, store
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.catalog import Backup, Catalog
+from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.repository.store import Content, Result, store
 
 ORIGIN = Origin("media", "medianest", "7300000000000000001")
 OTHER = Origin("media", "medianest", "7300000000000000002")

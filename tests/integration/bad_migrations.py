@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from medianest_operator.migrations.options import Rehearse, RunOptions
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.api.run_options import RunOptions
 
 NAME = "20260101120000_next"
 DESTRUCTIVE = RunOptions(rehearse=Rehearse.NEVER, allow_destructive=True)

@@ -12,12 +12,13 @@ import pytest
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.object_store import Bucket, Front, ObjectStore, running_object_store
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.backups.repository import Repository, open_folder
-from medianest_operator.migrations.options import RunOptions, Workbench
-from medianest_operator.migrations.reasons import MigrationResult
-from medianest_operator.migrations.run import MigrationRun
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.backups.repository.client import Repository, open_folder
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.options import Workbench
+from medianest_operator.migrations.run.run import MigrationRun
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import MigrationResult
 
 Run = Callable[..., MigrationResult]
 

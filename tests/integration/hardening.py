@@ -9,12 +9,11 @@ from typing import Any
 from psycopg import Connection
 
 from integration.postgres_server import Database
-from medianest_operator.api.hardening import Hardening
-from medianest_operator.hardening.naming import Option
-from medianest_operator.hardening.result import HardeningResult
+from medianest_operator.api.hardening import Hardening, Option
 from medianest_operator.hardening.run import HardeningRun, RunOptions
 from medianest_operator.hardening.state import read_state
 from medianest_operator.postgres.catalog import Catalog, read_catalog
+from medianest_operator.results.hardening import HardeningResult
 
 APP, READ_ONLY, MIGRATOR = "medianest_app", "medianest_readonly", "medianest_migrator"
 OFF = Hardening()

@@ -23,8 +23,8 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from cluster import golang
 from cluster.errors import ClusterError
 from cluster.pki import Authority
-from medianest_operator.backups.locations import Patience
-from medianest_operator.backups.repository import Repository, open_repository
+from medianest_operator.backups.repository.client import Repository, open_repository
+from medianest_operator.backups.repository.locations import Patience
 
 IMPATIENT = Patience(connect=2, silence=1.5, request=5, retries=2, retry_for=4)
 _START_LIMIT = 30.0

@@ -17,7 +17,7 @@ from integration.backup_runs import SAMPLE, Bench, add_backup_role, contents
 from integration.conftest import migrate
 from integration.object_store import Bucket
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.migrations.bundled import bundled_migrations
 
 # Some 60 MB that pg_dump takes a few seconds for.
 _MUCH = """

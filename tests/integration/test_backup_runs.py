@@ -26,11 +26,11 @@ from integration.backup_runs import (
     until,
 )
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.backups.catalog import Catalog
-from medianest_operator.backups.layout import Tier
-from medianest_operator.backups.repository import open_folder
-from medianest_operator.backups.run import BackupOptions, BackupRun
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.backups.logical.run import BackupOptions, BackupRun
+from medianest_operator.backups.repository.catalog import Catalog
+from medianest_operator.backups.repository.client import open_folder
+from medianest_operator.backups.repository.layout import Tier
+from medianest_operator.migrations.bundled import bundled_migrations
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import application_facts, bundled_migrations
 from medianest_operator.postgres.catalog import Catalog, read_catalog
-from medianest_operator.schema import application_facts, bundled_migrations
 
 FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "medianest-catalog.json").read_text())
 NAMES = [migration["name"] for migration in FACTS["migrations"]]

@@ -26,18 +26,18 @@ from integration.hardening import (
 )
 from integration.postgres_server import Database, PostgresServer, wait_for_backend
 from integration.test_dbctl import dbctl
-from medianest_operator.api.hardening import Hardening
+from medianest_operator.api.hardening import Hardening, Option
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.api.run_options import RunOptions as MigrationOptions
 from medianest_operator.hardening.fingerprint import without_hardening
-from medianest_operator.hardening.naming import MARK, PREFIX, Option
-from medianest_operator.hardening.result import HardeningResult
+from medianest_operator.hardening.naming import MARK, PREFIX
 from medianest_operator.hardening.run import HardeningRun, RunOptions
 from medianest_operator.hardening.state import read_state
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.history import try_lock
-from medianest_operator.migrations.options import Rehearse
-from medianest_operator.migrations.options import RunOptions as MigrationOptions
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.postgres.catalog import difference
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.postgres.run_lock import try_lock
+from medianest_operator.results.hardening import HardeningResult
 
 # On, off, on again.
 

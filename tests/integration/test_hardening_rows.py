@@ -18,8 +18,8 @@ from integration.hardening import (
     harden,
 )
 from integration.postgres_server import Database
+from medianest_operator.api.hardening import Option
 from medianest_operator.hardening.fingerprint import without_hardening
-from medianest_operator.hardening.naming import Option
 from medianest_operator.postgres.catalog import difference
 
 # Row-level security.

@@ -16,9 +16,9 @@ from integration.hardening import (
     states,
 )
 from integration.postgres_server import Database, wait_for_backend, wait_until
-from medianest_operator.hardening.naming import Option
-from medianest_operator.hardening.result import HardeningResult
+from medianest_operator.api.hardening import Option
 from medianest_operator.hardening.run import RunOptions
+from medianest_operator.results.hardening import HardeningResult
 
 # Indexes.
 

@@ -13,7 +13,7 @@ import pytest
 from integration import postgres_versions
 from integration.backup_runs import SAMPLE, Answer, Run, candidate, contents, definitions, until
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.migrations.bundled import bundled_migrations
 
 PASSWORD = "p@ss/word ä"
 # As Prisma makes it.

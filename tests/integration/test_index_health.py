@@ -9,14 +9,14 @@ import pytest
 from psycopg import AsyncConnection
 
 from integration.postgres_server import Database
-from medianest_operator.postgres.indexes import (
+from medianest_operator.health.indexes import (
     DuplicateIndex,
     IndexHealth,
     UnindexedForeignKey,
     read_index_health,
     read_index_health_async,
 )
-from medianest_operator.schema import application_facts
+from medianest_operator.migrations.bundled import application_facts
 
 CRITICAL = application_facts().critical_indexes
 

@@ -8,10 +8,10 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.source import Migration
-from medianest_operator.schema import bundled_migrations
 
 BUNDLED = bundled_migrations()
 NEXT = Migration.from_bytes("20260101120000_next", b"CREATE TABLE notes (id text)")

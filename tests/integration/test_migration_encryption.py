@@ -11,11 +11,13 @@ import pytest
 from integration.conftest import workbench
 from integration.crashes import look
 from integration.postgres_server import Database
-from medianest_operator.migrations.options import Rehearse, RunOptions, Workbench
-from medianest_operator.migrations.reasons import MigrationResult
-from medianest_operator.migrations.run import MigrationRun
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.options import Workbench
+from medianest_operator.migrations.run.run import MigrationRun
 from medianest_operator.migrations.source import migrations_from_mapping
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import MigrationResult
 
 NEXT = "20260101000000_next.sql"
 # Committed before it fails, so that only the backup leads back.

@@ -11,12 +11,13 @@ import pytest
 from integration.bad_migrations import BAD, NAME, Bad
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions
-from medianest_operator.migrations.reasons import Reason
+from medianest_operator.api.migrations import OnFailure, Rehearse
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
 from medianest_operator.postgres.catalog import read_catalog
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import Reason
 
 ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 PEOPLE = """

@@ -9,10 +9,10 @@ import pytest
 
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database, wait_for_backend
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import migrations_from_directory
 from medianest_operator.postgres.catalog import difference, read_catalog
-from medianest_operator.schema import bundled_migrations
 
 LONE = "lone block that commits"
 """Only a backup leads back from what it may have left."""

@@ -15,11 +15,11 @@ import pytest
 
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database, wait_for_backend, wait_until
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.history import LOCK_KEY
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.postgres.catalog import read_catalog
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.postgres.run_lock import LOCK_KEY
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 SLOW = "CREATE TABLE notes (id text);\nUPDATE users SET status = 'gone';\nSELECT pg_sleep(120);\n"

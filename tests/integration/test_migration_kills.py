@@ -38,7 +38,7 @@ from integration.crashes import (
     writing,
 )
 from integration.postgres_server import Database, PostgresServer, running_server
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.migrations.bundled import bundled_migrations
 
 SEED = 20260101
 AT_ONCE = 3

@@ -11,8 +11,8 @@ import pytest
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database
 from integration.test_dbctl import dbctl
-from medianest_operator.migrations.lint import Severity, TableSize, lint, read_table_sizes
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.lint.lint import Severity, TableSize, lint, read_table_sizes
 from medianest_operator.migrations.source import migrations_from_mapping
 
 NEXT = "20260101000000_next"

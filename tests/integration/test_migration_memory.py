@@ -14,12 +14,13 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.backups import premigration
-from medianest_operator.backups.repository import RepositoryError, open_folder
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.migrations.options import Rehearse, RunOptions
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.backups.logical import premigration
+from medianest_operator.backups.repository.client import RepositoryError, open_folder
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.source import Migration
-from medianest_operator.schema import bundled_migrations
 
 NAME = "20260101120000_next"
 ONCE = RunOptions(once=True, rehearse=Rehearse.NEVER)

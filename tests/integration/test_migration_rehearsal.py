@@ -8,9 +8,9 @@ import pytest
 
 from integration.conftest import migrate
 from integration.postgres_server import Database
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import Migration
-from medianest_operator.schema import bundled_migrations
 
 NAME = "20260101120000_next"
 SMALL_LIMIT = RunOptions(rehearsal_limit=1)

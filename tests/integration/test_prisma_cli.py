@@ -16,13 +16,13 @@ from integration import prisma_cli
 from integration.conftest import migrate
 from integration.postgres_server import Database, PostgresServer, wait_until
 from integration.prisma_cli import Prisma
-from medianest_operator.migrations.reasons import MigrationResult
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import migrations_from_directory
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import MigrationResult
 
 UP_TO_DATE = "Database schema is up to date!"
 NOTHING = "No pending migrations to apply."
-BUNDLED = Path(__file__).parents[2] / "operator/medianest_operator/schema/migrations"
+BUNDLED = Path(__file__).parents[2] / "operator/medianest_operator/migrations/bundled/migrations"
 
 FIRST, SECOND, THIRD = "20260101000000_first", "20260102000000_second", "20260103000000_third"
 FILES = {

@@ -16,7 +16,7 @@ from integration.backup_samples import (
     chunks,
     paths,
 )
-from medianest_operator.backups.repository import (
+from medianest_operator.backups.repository.client import (
     PART,
     RANGE,
     NotThereError,

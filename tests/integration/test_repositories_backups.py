@@ -27,15 +27,16 @@ from integration.backup_samples import (
 )
 from integration.object_store import IMPATIENT, Bucket, Front, ObjectStore, silence, status
 from integration.postgres_server import Database
-from medianest_operator.backups import facts, layout, premigration
-from medianest_operator.backups.catalog import Catalog, State
-from medianest_operator.backups.dump import dump
-from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Manifest
-from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
-from medianest_operator.backups.store import Content, fetch, store
-from medianest_operator.migrations.evidence import application_catalog
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.backups.logical import premigration
+from medianest_operator.backups.logical.dump import dump
+from medianest_operator.backups.repository import facts, layout
+from medianest_operator.backups.repository.catalog import Catalog, State
+from medianest_operator.backups.repository.client import Repository, RepositoryError, open_folder
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.manifest import File, Manifest
+from medianest_operator.backups.repository.store import Content, fetch, store
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.run.evidence import application_catalog
 
 
 class TestStoring:

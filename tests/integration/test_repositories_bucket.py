@@ -25,10 +25,7 @@ from integration.object_store import (
     silence,
     status,
 )
-from medianest_operator.backups.repository import (
-    PART,
-    RepositoryError,
-)
+from medianest_operator.backups.repository.client import PART, RepositoryError
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 

@@ -19,12 +19,19 @@ from integration.backup_samples import (
     paths,
 )
 from integration.object_store import IMPATIENT, Bucket, Front, status
-from medianest_operator.backups import layout
-from medianest_operator.backups.catalog import Catalog, CatalogError, State, reading, remove, write_verification
-from medianest_operator.backups.layout import Place, Tier
-from medianest_operator.backups.manifest import Verification
-from medianest_operator.backups.repository import Repository, RepositoryError, open_folder
-from medianest_operator.backups.store import DamagedError, cleanup, fetch
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.catalog import (
+    Catalog,
+    CatalogError,
+    State,
+    reading,
+    remove,
+    write_verification,
+)
+from medianest_operator.backups.repository.client import Repository, RepositoryError, open_folder
+from medianest_operator.backups.repository.layout import Place, Tier
+from medianest_operator.backups.repository.manifest import Verification
+from medianest_operator.backups.repository.store import DamagedError, cleanup, fetch
 
 
 class TestCatalog:

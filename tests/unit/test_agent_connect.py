@@ -6,8 +6,8 @@ import pytest
 import typer
 from psycopg.conninfo import conninfo_to_dict
 
-from medianest_operator.agent.connect import conninfo_from, libpq_uri
 from medianest_operator.agent.process import duration
+from medianest_operator.postgres.connect import conninfo_from, libpq_uri
 
 
 def test_prismas_parameters_are_dropped_and_libpqs_kept() -> None:

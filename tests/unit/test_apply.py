@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medianest_operator.controller.kinds import SECRET, SERVICE
-from medianest_operator.reconcile.apply import covers, stamped
+from medianest_operator.kubernetes.apply import covers, stamped
+from medianest_operator.kubernetes.kinds import SECRET, SERVICE
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medianest_operator.agent.backup import span
-from medianest_operator.backups.result import LIMIT, Outcome, Reason, Result, RunFailure
+from medianest_operator.results.backup import Outcome, Reason, Result, RunFailure
+from medianest_operator.results.text import RESULT_LIMIT
 
 _WORDS = st.text(max_size=3000)
 
@@ -27,7 +28,7 @@ def test_it_always_fits(message: str, differences: list[str], repositories: dict
     failure = RunFailure(Reason.REPOSITORY_FAILED, message, transient=True)
     result = Result.failure(failure, differences=differences, repositories=told, removed=removed)
     text = result.to_json()
-    assert len(text.encode()) <= LIMIT
+    assert len(text.encode()) <= RESULT_LIMIT
     document = json.loads(text)
     assert (document["outcome"], document["reason"]) == ("Transient", "RepositoryFailed")
     assert set(document["repositories"]) == set(repositories)

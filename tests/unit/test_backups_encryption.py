@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medianest_operator.backups.encryption import EncryptionError, check_recipient, decrypt, encrypt
+from medianest_operator.backups.repository.encryption import EncryptionError, check_recipient, decrypt, encrypt
 
 KEY = pyrage.x25519.Identity.generate()
 PUBLIC = str(KEY.to_public())

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_documents import sample_manifest
-from medianest_operator.backups import layout
-from medianest_operator.backups.failures import RepositoryError
-from medianest_operator.backups.layout import Format, Origin, Place, Tier, id_moment, id_tier, new_id
-from medianest_operator.backups.locations import parse
-from medianest_operator.backups.manifest import File, Manifest, ManifestError, RoleNeed, Verification
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.failures import RepositoryError
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier, id_moment, id_tier, new_id
+from medianest_operator.backups.repository.locations import parse
+from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, RoleNeed, Verification
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 ORIGIN = Origin("media", "medianest", "7300000000000000001")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_documents import sample_manifest
-from medianest_operator.backups.catalog import Backup, State
-from medianest_operator.backups.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.manifest import File, Verification
-from medianest_operator.backups.retention import AT_ONCE, plan
+from medianest_operator.backups.repository.catalog import Backup, State
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.manifest import File, Verification
+from medianest_operator.backups.repository.retention import AT_ONCE, plan
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 KEEP = {Tier.DAILY: timedelta(days=7), Tier.WEEKLY: timedelta(days=30), Tier.MONTHLY: timedelta(days=90)}

@@ -8,7 +8,7 @@ import pytest
 from helm_python.errors import HelmError
 from render import chart_manifests, install_manifests
 
-from medianest_operator.controller import kinds
+from medianest_operator.kubernetes import kinds
 from medianest_operator.naming import Names
 from medianest_operator.resources import rbac
 from unit.kubernetes_rules import assert_restricted, assert_valid, named_permissions, permissions, pod_specs

@@ -14,7 +14,9 @@ from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupSpec
 from medianest_operator.api.bootstrap import Import, RestoreSource
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.kubernetes.kinds import Manifest
 from medianest_operator.naming import Names
+from medianest_operator.postgres import logins
 from medianest_operator.resources import (
     backup_jobs,
     hardening_job,
@@ -119,7 +121,7 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> list[meta.Manifest]:
+def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> list[Manifest]:
     """All that a database is made of."""
     database = database or DATABASE
     spec = DatabaseSpec.model_validate(raw)
@@ -141,31 +143,31 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         secrets.tls_secret(names, names.server_tls_secret, "certificate", "key", "authority", owner),
         *(
             secrets.login_secret(names, spec, role, "word", "authority", owner, replicas=spec.instances > 1)
-            for role in secrets.LOGIN_ROLES
+            for role in logins.LOGIN_ROLES
         ),
     ]
 
 
 @pytest.fixture(params=list(SPECS))
-def manifests(request: pytest.FixtureRequest) -> list[meta.Manifest]:
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
     return children(SPECS[request.param])
 
 
-def test_every_child_is_valid(manifests: list[meta.Manifest]) -> None:
+def test_every_child_is_valid(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         assert_valid(manifest)
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
     assert len(names) == len(set(names)), "two children of one kind share a name"
 
 
-def test_pods_are_restricted(manifests: list[meta.Manifest]) -> None:
+def test_pods_are_restricted(manifests: list[Manifest]) -> None:
     pods = [pod for manifest in manifests for pod in pod_specs(manifest)]
     assert len(pods) >= 9
     for pod in pods:
         assert_restricted(pod)
 
 
-def test_every_child_goes_with_its_database(manifests: list[meta.Manifest]) -> None:
+def test_every_child_goes_with_its_database(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         assert manifest["metadata"]["labels"][naming.LABEL_DATABASE] == "medianest"
         if manifest["kind"] == "PersistentVolumeClaim" and "ownerReferences" not in manifest["metadata"]:
@@ -186,7 +188,7 @@ def test_backups_outlive_the_object_unless_the_spec_says_otherwise(policy: str, 
     assert ("ownerReferences" in claim["metadata"]) is owned
 
 
-def test_no_two_children_share_a_name(manifests: list[meta.Manifest]) -> None:
+def test_no_two_children_share_a_name(manifests: list[Manifest]) -> None:
     keys = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
     assert len(keys) == len(set(keys))
 

@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.api.hardening import Hardening
+from medianest_operator.api.hardening import Hardening, Option
 from medianest_operator.hardening.fingerprint import without_hardening
-from medianest_operator.hardening.naming import MARK, PREFIX, Option
-from medianest_operator.hardening.objects import BODIES, RECOMMENDED_INDEXES, own_objects
+from medianest_operator.hardening.naming import MARK, PREFIX
+from medianest_operator.hardening.objects import BODIES, RECOMMENDED_INDEXES, options_digest, own_objects
 from medianest_operator.hardening.plan import OptionPlan, make_plans
-from medianest_operator.hardening.result import HardeningResult, OptionResult, OptionState, Reason
 from medianest_operator.hardening.state import LiveObject, State
-from medianest_operator.migrations.reasons import Outcome
 from medianest_operator.naming import Names
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 from medianest_operator.reconcile import hardening, status
 from medianest_operator.reconcile.transitions import transitions
-from medianest_operator.resources.hardening_job import hardening_digest, hardening_job
+from medianest_operator.resources.hardening_job import hardening_job
+from medianest_operator.results.hardening import HardeningResult, OptionResult, OptionState, Reason
+from medianest_operator.results.migration import Outcome
 from unit.test_status import NOW, build, conditions, ready_findings, told
 
 ALL = Hardening.model_validate(
@@ -73,15 +73,14 @@ def test_values_are_quoted() -> None:
 
 
 def test_a_changed_value_changes_the_comment_and_the_job() -> None:
-    spec = DatabaseSpec(hardening=ALL)
     other = Hardening.model_validate({"checkConstraints": {"enabled": True, "userRoles": ["user"]}})
     comments = [
         {item.comment for item in own_objects(options, "app") if item.kind == "constraint"} for options in (ALL, other)
     ]
     assert len(comments[0] & comments[1]) == 3
-    assert hardening_digest(spec, "v1") != hardening_digest(DatabaseSpec(hardening=other), "v1")
-    assert hardening_digest(spec, "v1") != hardening_digest(spec, "v2")
-    assert hardening_digest(spec, "v1") == hardening_digest(DatabaseSpec(hardening=ALL, instances=3), "v1")
+    assert options_digest(ALL, "app", "v1") != options_digest(other, "app", "v1")
+    assert options_digest(ALL, "app", "v1") != options_digest(ALL, "app", "v2")
+    assert options_digest(ALL, "app", "v1") == options_digest(ALL, "app", "v1")
 
 
 def test_an_invalid_index_is_dropped_and_built_again() -> None:

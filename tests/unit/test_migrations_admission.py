@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from medianest_operator.migrations.admission import refusal
-from medianest_operator.migrations.lint import Finding, Severity
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.lint.lint import Finding, Severity
+from medianest_operator.migrations.run.admission import refusal
 from unit.test_migrations_lint import look
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from medianest_operator.migrations import lint_squawk
-from medianest_operator.migrations.lint import Finding, Severity, TableSize, lint
+from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.lint import squawk as lint_squawk
+from medianest_operator.migrations.lint.lint import Finding, Severity, TableSize, lint
 from medianest_operator.migrations.source import migrations_from_mapping
-from medianest_operator.schema import bundled_migrations
 
 USERS = TableSize(
     12_431,

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.history import History, HistoryRow
 from medianest_operator.migrations.plan import make_plan
-from medianest_operator.migrations.reasons import Reason
 from medianest_operator.migrations.source import Migration
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import Reason
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = [f"2026010{day}000000_{letter}" for day, letter in enumerate("abcdef", start=1)]

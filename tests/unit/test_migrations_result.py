@@ -5,14 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medianest_operator.migrations.reasons import (
-    AppliedMigration,
-    FailedMigration,
-    MigrationResult,
-    Outcome,
-    Reason,
-    shorten,
-)
+from medianest_operator.results.migration import AppliedMigration, FailedMigration, MigrationResult, Outcome, Reason
+from medianest_operator.results.text import shorten
 
 words = st.text(st.characters(codec="utf-8"), max_size=3000)
 names = st.text("0123456789_abc", min_size=1, max_size=255)

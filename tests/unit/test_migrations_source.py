@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import (
     Migration,
     SourceError,
@@ -17,7 +18,6 @@ from medianest_operator.migrations.source import (
     migrations_from_directory,
     migrations_from_mapping,
 )
-from medianest_operator.schema import bundled_migrations
 
 LOCK = 'provider = "postgresql"\n'
 NAMES = st.from_regex(r"[0-9]{1,14}(_[A-Za-z0-9_-]{0,20})?", fullmatch=True)

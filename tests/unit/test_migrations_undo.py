@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from medianest_operator.migrations.inverse import NoInverse, inverse
-from medianest_operator.migrations.parts import Strategy, make_parts, parse_all, plan_undo
+from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
+from medianest_operator.migrations.run.parts import Strategy, make_parts, parse_all, plan_undo
 from medianest_operator.migrations.source import migrations_from_mapping
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 

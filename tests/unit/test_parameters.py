@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.quantity import to_bytes
 from medianest_operator.postgres import parameters
-from medianest_operator.postgres.quantity import to_bytes
 
 
 def spec(**fields: object) -> DatabaseSpec:

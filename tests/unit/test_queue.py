@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from medianest_operator.controller.cache import Cache
-from medianest_operator.controller.kinds import DATABASE, POD
-from medianest_operator.controller.queue import Key, WorkQueue
+from medianest_operator.controller.queue import WorkQueue
+from medianest_operator.kubernetes.cache import Cache
+from medianest_operator.kubernetes.kinds import DATABASE, POD
+from medianest_operator.naming import Key
 
 A, B = ("ns", "a"), ("ns", "b")
 

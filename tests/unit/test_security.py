@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.naming import Names
-from medianest_operator.postgres import certificates, hba, scram
+from medianest_operator.postgres import certificates, hba, logins, scram
 from medianest_operator.postgres.roles import LiveRole, WantedRole, role_statements
 from medianest_operator.resources import secrets
 
@@ -87,7 +87,7 @@ def test_nobody_is_trusted() -> None:
 
 @given(st.text(min_size=1, max_size=40).filter(lambda text: text.isprintable()))
 def test_any_password_survives_the_connection_strings(password: str) -> None:
-    manifest = secrets.login_secret(Names("ns", "db"), DatabaseSpec(), secrets.APP, password, "CA", {}, replicas=False)
+    manifest = secrets.login_secret(Names("ns", "db"), DatabaseSpec(), logins.APP, password, "CA", {}, replicas=False)
     data = {key: base64.b64decode(value).decode() for key, value in manifest["data"].items()}
     for key in ("uri", "DATABASE_URL"):
         parts = urlsplit(data[key])

@@ -22,13 +22,15 @@ import typer
 
 from medianest_operator.agent import backup as backup_commands
 from medianest_operator.agent.process import EXIT_TRANSIENT, TEMPORARY, duration, finish, say, stop_on_sigterm
-from medianest_operator.migrations.options import OnFailure, Rehearse, RunOptions, Workbench
+from medianest_operator.api.migrations import OnFailure, Rehearse
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations.run.options import Workbench
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from medianest_operator.migrations.reasons import MigrationResult
     from medianest_operator.migrations.source import Migration
+    from medianest_operator.results.migration import MigrationResult
 
 EXIT_FAILED = 1
 # What typer itself exits with for a wrong command line.
@@ -110,7 +112,7 @@ def migrate(
 ) -> None:
     """Apply what is pending. Connects by PGHOST and its kin, or by DATABASE_URL."""
     from medianest_operator.errors import Interrupted
-    from medianest_operator.migrations.reasons import MigrationResult, Reason
+    from medianest_operator.results.migration import MigrationResult, Reason
 
     options = RunOptions(
         target=target,
@@ -149,7 +151,7 @@ def plan(
 
     from medianest_operator.agent import show
     from medianest_operator.migrations.history import read_history
-    from medianest_operator.migrations.lint import Severity, lint, read_table_sizes
+    from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
     from medianest_operator.migrations.plan import make_plan
 
     _check_source_options(source, bundled)
@@ -179,7 +181,7 @@ def harden(
     """Add and remove the operator's own indexes, constraints, columns and policies, as the options want."""
     from medianest_operator.agent.harden import harden as run
     from medianest_operator.errors import Interrupted
-    from medianest_operator.hardening.result import HardeningResult, Reason
+    from medianest_operator.results.hardening import HardeningResult, Reason
 
     wait = duration(connect_timeout) / 1000
     stop_on_sigterm()
@@ -193,9 +195,9 @@ def harden(
 @app.command()
 def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
     """Accept the database as it is after a run that could not be proved undone: writers may connect again."""
-    from medianest_operator.migrations import recovery
     from medianest_operator.migrations.errors import RunError
     from medianest_operator.migrations.journal import Journal
+    from medianest_operator.migrations.rollback import recovery
 
     with _connect_or_exit(connect_timeout, "settle") as connection:
         try:
@@ -209,8 +211,8 @@ def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
 def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption = "10s") -> None:
     """Show the indexes' health. Exits 1 if a critical index is missing or any index is invalid."""
     from medianest_operator.agent import show
-    from medianest_operator.postgres.indexes import read_index_health
-    from medianest_operator.schema import application_facts
+    from medianest_operator.health.indexes import read_index_health
+    from medianest_operator.migrations.bundled import application_facts
 
     with _connect_or_exit(connect_timeout, "indexes") as connection:
         health = read_index_health(connection, application_facts().critical_indexes)
@@ -248,10 +250,10 @@ def main() -> None:
 
 
 def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: Workbench) -> MigrationResult:
-    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from, libpq_environment
-    from medianest_operator.migrations.reasons import MigrationResult, Reason
-    from medianest_operator.migrations.run import MigrationRun
+    from medianest_operator.migrations.run.run import MigrationRun
     from medianest_operator.migrations.source import SourceError
+    from medianest_operator.postgres.connect import ConnectError, connect, conninfo_from, libpq_environment
+    from medianest_operator.results.migration import MigrationResult, Reason
 
     try:
         migrations = _load(source)
@@ -288,8 +290,8 @@ def _workbench(
 
 
 def _load(source: Path | None) -> tuple[Migration, ...]:
+    from medianest_operator.migrations.bundled import bundled_migrations
     from medianest_operator.migrations.source import migrations_from_directory
-    from medianest_operator.schema import bundled_migrations
 
     return bundled_migrations() if source is None else migrations_from_directory(source)
 
@@ -304,7 +306,7 @@ def _load_or_exit(source: Path | None) -> tuple[Migration, ...]:
 
 
 def _connect_or_exit(timeout: str, purpose: str) -> Connection[Any]:
-    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from
+    from medianest_operator.postgres.connect import ConnectError, connect, conninfo_from
 
     wait = duration(timeout) / 1000
     try:

@@ -15,9 +15,9 @@ from medianest_operator.agent.process import TEMPORARY, duration, finish, say, s
 from medianest_operator.errors import Interrupted
 
 if TYPE_CHECKING:
-    from medianest_operator.backups.finding import Wanted
-    from medianest_operator.backups.layout import Format, Tier
-    from medianest_operator.backups.repository import Repository
+    from medianest_operator.backups.logical.finding import Wanted
+    from medianest_operator.backups.repository.client import Repository
+    from medianest_operator.backups.repository.layout import Format, Tier
 
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -76,8 +76,8 @@ def backup(
     result_file: ResultFileOption = None,
 ) -> None:
     """Back the database up into all repositories, then remove what is too old. Connects as `migrate` does."""
-    from medianest_operator.backups.run import BackupOptions, BackupRun
-    from medianest_operator.backups.verifying import verify_taken
+    from medianest_operator.backups.logical.run import BackupOptions, BackupRun
+    from medianest_operator.backups.verification.verifying import verify_taken
 
     if verify and work_dir is None:
         raise typer.BadParameter("--verify needs --work-dir")
@@ -117,7 +117,7 @@ def list_backups(
 ) -> None:
     """List the backups of repositories, also those that are damaged or incomplete."""
     from medianest_operator.agent.backup_list import as_json, as_table
-    from medianest_operator.backups.finding import Wanted, look
+    from medianest_operator.backups.logical.finding import Wanted, look
 
     if output not in ("table", "json"):
         raise typer.BadParameter("--output is table or json")
@@ -144,7 +144,7 @@ def verify(
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
-    from medianest_operator.backups.verify import VerifyOptions, VerifyRun
+    from medianest_operator.backups.verification.verify import VerifyOptions, VerifyRun
 
     options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, identities(identity_file))
     opened = open_repositories(repository)
@@ -166,7 +166,7 @@ def restore(
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into an empty database, and compare it with the manifest. PGDATABASE names the database."""
-    from medianest_operator.backups.restore import RestoreOptions, RestoreRun
+    from medianest_operator.backups.logical.restore import RestoreOptions, RestoreRun
 
     options = RestoreOptions(
         wanted=_wanted(namespace, name, system_identifier),
@@ -193,9 +193,12 @@ def import_database(
     result_file: ResultFileOption = None,
 ) -> None:
     """Bring a running server's database (PostgreSQL 12 to 15) into an empty one, and compare; only reads the source."""
-    from medianest_operator.backups.imports import ImportOptions, ImportRun
+    from medianest_operator.backups.logical.imports import ImportOptions, ImportRun
+    from medianest_operator.migrations.bundled.report import differences_from_bundled
 
-    options = ImportOptions(source_file, work_dir, jobs, _conninfo(), duration(connect_timeout) / 1000)
+    options = ImportOptions(
+        source_file, work_dir, differences_from_bundled, jobs, _conninfo(), duration(connect_timeout) / 1000
+    )
     stop_on_sigterm()
     finish(ImportRun(options, say).run(), result_file)
 
@@ -214,7 +217,7 @@ def open_repositories(texts: Sequence[str]) -> list[Repository]:
     Raises:
         typer.BadParameter: a text is none, or two have the same name.
     """
-    from medianest_operator.backups.repository import RepositoryError, open_repository
+    from medianest_operator.backups.repository.client import RepositoryError, open_repository
 
     try:
         opened = [open_repository(text) for text in texts]
@@ -245,7 +248,7 @@ def _keep(text: str) -> tuple[Tier, timedelta]:
 
 
 def _tier(text: str) -> Tier:
-    from medianest_operator.backups.layout import Tier
+    from medianest_operator.backups.repository.layout import Tier
 
     try:
         return Tier(text)
@@ -254,7 +257,7 @@ def _tier(text: str) -> Tier:
 
 
 def _formats(texts: list[str] | None) -> tuple[Format, ...]:
-    from medianest_operator.backups.layout import Format
+    from medianest_operator.backups.repository.layout import Format
 
     known = (Format.CUSTOM, Format.PLAIN, Format.SCHEMA)
     chosen = tuple(dict.fromkeys(texts or [Format.CUSTOM]))
@@ -268,7 +271,7 @@ def recipients(texts: list[str]) -> list[str]:
     """age's public keys, checked. Raises typer.BadParameter for what is none."""
     if not texts:
         return []
-    from medianest_operator.backups.encryption import EncryptionError, check_recipient
+    from medianest_operator.backups.repository.encryption import EncryptionError, check_recipient
 
     try:
         return [check_recipient(text) for text in texts]
@@ -297,13 +300,13 @@ def _moment(text: str) -> datetime:
 
 
 def _wanted(namespace: str, name: str, system_identifier: str) -> Wanted:
-    from medianest_operator.backups.finding import Wanted
+    from medianest_operator.backups.logical.finding import Wanted
 
     return Wanted(namespace, name, system_identifier)
 
 
 def _conninfo() -> str:
-    from medianest_operator.agent.connect import conninfo_from
+    from medianest_operator.postgres.connect import conninfo_from
 
     try:
         return conninfo_from()

@@ -6,8 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from medianest_operator.backups.catalog import Backup, State
-from medianest_operator.backups.finding import Found
+from medianest_operator.backups.logical.finding import Found
+from medianest_operator.backups.repository.catalog import Backup, State
 
 
 def as_json(found: Found) -> str:

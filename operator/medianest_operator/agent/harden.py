@@ -10,7 +10,7 @@ import pydantic
 from medianest_operator.api.hardening import Hardening
 
 if TYPE_CHECKING:
-    from medianest_operator.hardening.result import HardeningResult
+    from medianest_operator.results.hardening import HardeningResult
 
 
 def harden(text: str, app_role: str, wait: float, say: Callable[[str], None]) -> HardeningResult:
@@ -22,9 +22,9 @@ def harden(text: str, app_role: str, wait: float, say: Callable[[str], None]) ->
         wait: how long to wait for the server to let us in, seconds.
         say: called with a line of text for people at each step.
     """
-    from medianest_operator.agent.connect import ConnectError, connect, conninfo_from
-    from medianest_operator.hardening.result import HardeningResult, Reason
     from medianest_operator.hardening.run import HardeningRun
+    from medianest_operator.postgres.connect import ConnectError, connect, conninfo_from
+    from medianest_operator.results.hardening import HardeningResult, Reason
 
     try:
         options = Hardening.model_validate_json(text)

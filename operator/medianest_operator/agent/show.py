@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from medianest_operator.migrations.lint import Finding, Severity
+from medianest_operator.health.indexes import IndexHealth
+from medianest_operator.migrations.lint.lint import Finding, Severity
 from medianest_operator.migrations.plan import Plan
 from medianest_operator.migrations.source import Migration
-from medianest_operator.postgres.indexes import IndexHealth
 
 
 def plan_as_json(plan: Plan, findings: Sequence[Finding] = ()) -> str:

@@ -1,10 +1,20 @@
 """`spec.hardening` of a `MediaNestDatabase`: what the operator may add to the application's tables."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from medianest_operator.api.model import ApiModel, rules
+
+
+class Option(StrEnum):
+    """The fields of `spec.hardening`, in the order in which they are applied: what may take long comes last."""
+
+    CHECK_CONSTRAINTS = "checkConstraints"
+    AUDIT_COLUMNS = "auditColumns"
+    ROW_LEVEL_SECURITY = "rowLevelSecurity"
+    RECOMMENDED_INDEXES = "recommendedIndexes"
 
 
 def _allowed_values(name: str) -> Any:

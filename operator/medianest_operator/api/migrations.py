@@ -1,11 +1,30 @@
 """`spec.migrations` of a `MediaNestDatabase`: where the schema's migrations come from, and how they are run."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
 from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, with_rules
-from medianest_operator.migrations.options import OnFailure, Rehearse
+
+
+class OnFailure(StrEnum):
+    """What becomes of what a failed run has done."""
+
+    ROLLBACK = "Rollback"
+    """The database goes back to where the run began, and that is proved."""
+    HALT = "Halt"
+    """What was applied before the failure stays, as Prisma's deploy does."""
+
+
+class Rehearse(StrEnum):
+    """Whether the run is tried on a copy first."""
+
+    AUTO = "Auto"
+    """With the data up to a size, above it with the definitions alone."""
+    ALWAYS = "Always"
+    """With the data, whatever their size; where no copy can be made, nothing is applied."""
+    NEVER = "Never"
 
 
 class Bundled(ApiModel):

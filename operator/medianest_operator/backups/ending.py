@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 
-from medianest_operator.backups.result import Reason, Result, RunFailure
-from medianest_operator.backups.server import lost
+from medianest_operator.backups.logical.server import lost
 from medianest_operator.errors import Interrupted
+from medianest_operator.results.backup import Reason, Result, RunFailure
 
 
 def result_of(run: Callable[[], Result], stopped: str, more: Mapping[str, Any]) -> Result:

@@ -13,17 +13,18 @@ from typing import Any
 import kopf
 
 from medianest_operator import naming
-from medianest_operator.controller.cache import Cache, database_key
-from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
-from medianest_operator.controller.kinds import CHILDREN, OWN, Kind
-from medianest_operator.controller.queue import Key, WorkQueue
+from medianest_operator.controller.queue import WorkQueue
 from medianest_operator.errors import Transient
+from medianest_operator.kubernetes.apply import Applier
+from medianest_operator.kubernetes.cache import Cache, database_key
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.kinds import CHILDREN, OWN, Kind
+from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Sessions, Unreachable
-from medianest_operator.reconcile.apply import Applier
 from medianest_operator.reconcile.context import Services
 from medianest_operator.reconcile.database import DatabaseReconciler
-from medianest_operator.reconcile.events import Recorder
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.settings import Settings

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from medianest_operator import naming
-from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
-from medianest_operator.controller.kinds import LEASE
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.kubernetes.kinds import LEASE
 
 log = logging.getLogger(__name__)
 

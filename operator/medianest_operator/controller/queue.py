@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
-
-Key = tuple[str, str]
-"""Namespace and name of a database."""
 
 log = logging.getLogger(__name__)
 

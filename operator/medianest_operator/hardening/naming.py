@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 PREFIX: Final = "hardening_"
@@ -19,15 +18,6 @@ CANDIDATE: Final = "_new"
 
 MARK: Final = "medianest-operator, spec.hardening."
 """Begins the comment on every object of ours."""
-
-
-class Option(enum.StrEnum):
-    """The fields of `spec.hardening`, in the order in which they are applied: what may take long comes last."""
-
-    CHECK_CONSTRAINTS = "checkConstraints"
-    AUDIT_COLUMNS = "auditColumns"
-    ROW_LEVEL_SECURITY = "rowLevelSecurity"
-    RECOMMENDED_INDEXES = "recommendedIndexes"
 
 
 def is_own(name: str) -> bool:

@@ -19,8 +19,9 @@ from typing import Final
 
 from psycopg import sql
 
-from medianest_operator.api.hardening import Hardening
-from medianest_operator.hardening.naming import CURRENT_USER_ID, MARK, PREFIX, USER_SETTING, Option
+from medianest_operator.api.hardening import Hardening, Option
+from medianest_operator.hardening.naming import CURRENT_USER_ID, MARK, PREFIX, USER_SETTING
+from medianest_operator.kubernetes.kinds import digest
 
 Column = tuple[str, str]
 
@@ -318,3 +319,9 @@ def _policy(
         sql.Identifier(name), qualified(table), sql.SQL(strictness), role, rows=rows
     )  # fmt: skip
     return drop("policy", table, name), create
+
+
+def options_digest(options: Hardening, app_role: str, schema_version: str | None) -> str:
+    """Changes with the options, with what this operator makes of them, and with the schema that they are applied to."""
+    wanted = [item.comment for item in own_objects(options, app_role)]
+    return digest([options.model_dump(mode="json"), wanted, schema_version])

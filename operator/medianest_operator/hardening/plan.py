@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from medianest_operator.api.hardening import Hardening
-from medianest_operator.hardening.naming import CANDIDATE, CURRENT_USER_ID, Option
+from medianest_operator.api.hardening import Hardening, Option
+from medianest_operator.hardening.naming import CANDIDATE, CURRENT_USER_ID
 from medianest_operator.hardening.objects import (
     BODIES,
     TOUCH,

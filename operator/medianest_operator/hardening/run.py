@@ -15,9 +15,9 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import Connection, sql
 
-from medianest_operator.api.hardening import Hardening
+from medianest_operator.api.hardening import Hardening, Option
 from medianest_operator.errors import Interrupted
-from medianest_operator.hardening.naming import Option
+from medianest_operator.hardening.errors import reason_of
 from medianest_operator.hardening.objects import allowed_values, check_name, qualified
 from medianest_operator.hardening.plan import (
     ConstraintChange,
@@ -30,11 +30,11 @@ from medianest_operator.hardening.plan import (
     swap_candidates,
     validate_candidate,
 )
-from medianest_operator.hardening.result import HardeningResult, OptionResult, OptionState, Reason, reason_of
 from medianest_operator.hardening.state import read_state
-from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.execute import ServerError
-from medianest_operator.migrations.reasons import Outcome
+from medianest_operator.postgres import run_lock
+from medianest_operator.postgres.execute import ServerError
+from medianest_operator.results.hardening import HardeningResult, OptionResult, OptionState, Reason
+from medianest_operator.results.migration import Outcome
 
 LOCK_POLL = 0.25
 """How often the run's lock is asked for while a migration holds it, seconds."""
@@ -146,9 +146,9 @@ class HardeningRun:
     def _take_lock(self) -> None:
         """Take the lock of the migrations: neither runs while the other does."""
         deadline = time.monotonic() + self._run_options.run_lock_timeout
-        while not prisma.try_lock(self._connection):
+        while not run_lock.try_lock(self._connection):
             if time.monotonic() >= deadline:
-                holder = prisma.lock_holder(self._connection) or "no longer known"
+                holder = run_lock.lock_holder(self._connection) or "no longer known"
                 raise StepFailed(
                     Reason.LOCK_NOT_GRANTED,
                     f"A migration run holds the lock for {self._run_options.run_lock_timeout:g} s already: {holder}."

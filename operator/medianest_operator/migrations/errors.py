@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medianest_operator.migrations.reasons import FailedMigration, Reason
+from medianest_operator.results.migration import FailedMigration, Reason
 
 
 class RunError(Exception):

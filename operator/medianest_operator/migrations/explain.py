@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from medianest_operator.migrations.execute import QUERY_CANCELED, ScriptOutcome, ServerError
-from medianest_operator.migrations.reasons import FailedMigration, Reason
 from medianest_operator.migrations.script import Script, line_of, ordinal_at
 from medianest_operator.migrations.source import Migration
+from medianest_operator.postgres.execute import ScriptOutcome, ServerError
+from medianest_operator.results.migration import FailedMigration
 
 # SQLSTATE classes and codes: PostgreSQL manual, appendix A.
 ACTIVE_TRANSACTION = "25001"
-_BY_CODE = {
-    "55P03": Reason.LOCK_TIMEOUT,
-    "25006": Reason.NOT_PRIMARY,
-    "40001": Reason.CONFLICT,
-    "40P01": Reason.CONFLICT,
-    "57P01": Reason.CONNECTION_LOST,
-    "57P02": Reason.CONNECTION_LOST,
-    "57P03": Reason.CONNECTION_LOST,
-}
-_BY_CLASS = {"08": Reason.CONNECTION_LOST, "53": Reason.OUT_OF_RESOURCES}
-
-
-def reason_for(error: ServerError) -> Reason:
-    """The run's reason for a server error: transient where trying again unchanged can help."""
-    code = error.sqlstate or ""
-    if code == QUERY_CANCELED and "statement timeout" in error.message:
-        return Reason.STATEMENT_TIMEOUT
-    return _BY_CODE.get(code) or _BY_CLASS.get(code[:2]) or Reason.MIGRATION_FAILED
 
 
 def describe_failure(

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from medianest_operator.migrations.evidence import catalog_from_json
+from medianest_operator.migrations.run.evidence import catalog_from_json
 from medianest_operator.naming import JOURNAL_SCHEMA
 from medianest_operator.postgres.catalog import Catalog
 

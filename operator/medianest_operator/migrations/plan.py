@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.history import History, HistoryRow
-from medianest_operator.migrations.reasons import Reason, shorten
 from medianest_operator.migrations.source import Migration
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.migration import Reason
+from medianest_operator.results.text import shorten
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,21 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
+from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations import session
-from medianest_operator.migrations.apply import Application, Failure
 from medianest_operator.migrations.errors import RunError
-from medianest_operator.migrations.evidence import application_catalog
 from medianest_operator.migrations.history import History
-from medianest_operator.migrations.options import RunOptions
-from medianest_operator.migrations.parts import make_parts, parse_all
-from medianest_operator.migrations.reasons import Reason, first_three
-from medianest_operator.migrations.rehearsal import read_roles
+from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.apply import Application, Failure
+from medianest_operator.migrations.run.evidence import application_catalog
+from medianest_operator.migrations.run.parts import make_parts, parse_all
+from medianest_operator.migrations.run.rehearsal import read_roles
+from medianest_operator.migrations.run.work import Work
 from medianest_operator.migrations.source import Migration
-from medianest_operator.migrations.work import Work
 from medianest_operator.postgres.catalog import Catalog, difference
 from medianest_operator.postgres.throwaway import ThrowawayError, throwaway_server
+from medianest_operator.results.migration import Reason
+from medianest_operator.results.text import first_three
 
 RUN, REPLAY, OBSERVED = "run", "replay", "observed"
 """Where a recorded version comes from: a proved run on a database without drift, the source alone, a mere look."""

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any, Final
 
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.postgres.quantity import MIB, megabytes, to_bytes
+from medianest_operator.api.quantity import MIB, megabytes, to_bytes
 
 MARKER: Final = "medianest.configuration"
 """A parameter of our own that names the whole configuration: a server that shows it has read the rest, too."""

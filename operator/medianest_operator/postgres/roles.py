@@ -11,9 +11,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.postgres import scram
+from medianest_operator.postgres import logins, scram
 from medianest_operator.postgres.sessions import Connection
-from medianest_operator.resources import secrets
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,17 @@ def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[Wante
     """The roles of a database; `passwords` by the suffix of the login role."""
     owner = spec.database.owner
 
-    def login(role: secrets.LoginRole, *groups: str, acts_as: str | None = None) -> WantedRole:
-        return WantedRole(secrets.role_name(spec, role), passwords[role.suffix], frozenset(groups), acts_as)
+    def login(role: logins.LoginRole, *groups: str, acts_as: str | None = None) -> WantedRole:
+        return WantedRole(logins.role_name(spec, role), passwords[role.suffix], frozenset(groups), acts_as)
 
     return [
         WantedRole(owner),
-        login(secrets.APP),
-        login(secrets.READ_ONLY),
+        login(logins.APP),
+        login(logins.READ_ONLY),
         # To end the sessions of writers that a run holds off, and to see who keeps it waiting.
-        login(secrets.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
-        login(secrets.MONITOR, "pg_monitor"),
-        replace(login(secrets.BACKUP, "pg_read_all_data", "pg_read_all_stats"), reads_everything=True),
+        login(logins.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
+        login(logins.MONITOR, "pg_monitor"),
+        replace(login(logins.BACKUP, "pg_read_all_data", "pg_read_all_stats"), reads_everything=True),
     ]
 
 
@@ -136,10 +135,10 @@ async def ensure_connect(connection: Connection, spec: DatabaseSpec, name: str, 
     if row is None:
         return False
     untouched, may_connect = row[0], set(row[1])
-    logins = {secrets.role_name(spec, role) for role in secrets.LOGIN_ROLES}
-    if logins <= may_connect or not (replace or untouched or secrets.role_name(spec, secrets.APP) in may_connect):
+    everybody = {logins.role_name(spec, role) for role in logins.LOGIN_ROLES}
+    if everybody <= may_connect or not (replace or untouched or logins.role_name(spec, logins.APP) in may_connect):
         return False
-    names = sql.SQL(", ").join(sql.Identifier(login) for login in sorted(logins))
+    names = sql.SQL(", ").join(sql.Identifier(login) for login in sorted(everybody))
     async with connection.transaction():
         await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
         await connection.execute(
@@ -165,7 +164,7 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
 
     `connection` is to the application's database. Returns whether anything was missing.
     """
-    app, readonly = secrets.role_name(spec, secrets.APP), secrets.role_name(spec, secrets.READ_ONLY)
+    app, readonly = logins.role_name(spec, logins.APP), logins.role_name(spec, logins.READ_ONLY)
     cursor = await connection.execute(_GRANTED, {"owner": spec.database.owner, "app": app, "readonly": readonly})
     row = await cursor.fetchone()
     if row and row[0] == _GRANTS_EXPECTED:

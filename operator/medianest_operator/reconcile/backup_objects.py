@@ -11,17 +11,17 @@ from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.status import MigrationRun, StoredBackup
-from medianest_operator.backups import layout
-from medianest_operator.controller.kinds import BACKUP, DATABASE, JOB
-from medianest_operator.controller.queue import Key
+from medianest_operator.backups.repository import layout
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import BACKUP, DATABASE, JOB, Manifest, digest
+from medianest_operator.naming import Key
 from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.conditions import Verdict
 from medianest_operator.reconcile.context import Run, Services
 from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs
-from medianest_operator.resources.meta import Manifest, digest, owner_reference
+from medianest_operator.resources.meta import owner_reference
 
 
 async def reconcile(run: Run, obstacle: str | None, migration: MigrationRun | None) -> None:

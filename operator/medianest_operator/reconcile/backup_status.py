@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.postgres.quantity import to_timedelta
+from medianest_operator.api.quantity import to_timedelta
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
 from medianest_operator.timestamps import stamp
 

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import CLAIM, CRON_JOB, SECRET
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile import jobs
 from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import backup_jobs, repositories
-from medianest_operator.resources.meta import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import SECRET
+from medianest_operator.api.quantity import to_timedelta
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import SECRET
 from medianest_operator.postgres import certificates
 from medianest_operator.postgres.certificates import KeyPair
-from medianest_operator.postgres.quantity import to_timedelta
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import secrets

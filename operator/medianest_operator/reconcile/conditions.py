@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.migrations import OnFailure
 from medianest_operator.errors import Permanent, ReconcileError
-from medianest_operator.migrations.options import OnFailure
+from medianest_operator.health.indexes import IndexHealth
 from medianest_operator.naming import Names
-from medianest_operator.postgres.indexes import IndexHealth
 from medianest_operator.reconcile import backup_status
 from medianest_operator.reconcile.backup_status import State as BackupState
 from medianest_operator.reconcile.context import Pod

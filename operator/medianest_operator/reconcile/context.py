@@ -8,17 +8,16 @@ from typing import Any
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.controller.cache import Cache
-from medianest_operator.controller.client import KubernetesClient
-from medianest_operator.controller.kinds import CLAIM, JOB, POD, STATEFUL_SET
-from medianest_operator.controller.queue import Key
-from medianest_operator.naming import Names
+from medianest_operator.kubernetes.apply import Applier
+from medianest_operator.kubernetes.cache import Cache
+from medianest_operator.kubernetes.client import KubernetesClient
+from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.kinds import CLAIM, JOB, POD, STATEFUL_SET, Manifest
+from medianest_operator.naming import Key, Names
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
-from medianest_operator.reconcile.apply import Applier
-from medianest_operator.reconcile.events import Recorder
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
-from medianest_operator.resources.meta import Manifest, owner_reference
+from medianest_operator.resources.meta import owner_reference
 from medianest_operator.settings import Settings
 
 

@@ -12,10 +12,10 @@ from medianest_operator import naming
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import DatabaseSpec, Synchronous
 from medianest_operator.api.status import Backups, DatabaseStatus
-from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError
-from medianest_operator.controller.kinds import DATABASE
-from medianest_operator.controller.queue import Key
 from medianest_operator.errors import Permanent, ReconcileError, Transient
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
+from medianest_operator.kubernetes.kinds import DATABASE, Manifest
+from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
 from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres import parameters
@@ -39,7 +39,6 @@ from medianest_operator.reconcile import (
 from medianest_operator.reconcile.conditions import Findings
 from medianest_operator.reconcile.context import Pod, Run, Services
 from medianest_operator.reconcile.transitions import transitions
-from medianest_operator.resources.meta import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass
 
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import EVENT, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import EVENT, STATEFUL_SET, Manifest
 from medianest_operator.reconcile import jobs
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources.meta import Manifest
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}

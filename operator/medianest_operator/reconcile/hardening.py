@@ -12,22 +12,23 @@ from typing import Any
 
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import JOB
+from medianest_operator.api.hardening import Option
 from medianest_operator.errors import Permanent
-from medianest_operator.hardening.naming import Option, is_own
+from medianest_operator.hardening.naming import is_own
+from medianest_operator.hardening.objects import options_digest
 from medianest_operator.hardening.plan import OptionPlan, make_plans
-from medianest_operator.hardening.result import OptionState
 from medianest_operator.hardening.run import finished
 from medianest_operator.hardening.state import State as Found
 from medianest_operator.hardening.state import read_state_async
+from medianest_operator.health.indexes import IndexHealth
+from medianest_operator.kubernetes.kinds import JOB, Manifest
 from medianest_operator.migrations.history import History
-from medianest_operator.migrations.reasons import Outcome
-from medianest_operator.postgres.indexes import IndexHealth
+from medianest_operator.postgres import logins
 from medianest_operator.reconcile import jobs, migration
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources import secrets
-from medianest_operator.resources.hardening_job import hardening_digest, hardening_job
-from medianest_operator.resources.meta import Manifest
+from medianest_operator.resources.hardening_job import hardening_job
+from medianest_operator.results.hardening import OptionState
+from medianest_operator.results.migration import Outcome
 
 _LOOK_EVERY = 60.0
 _AGAIN_AFTER = timedelta(minutes=10)
@@ -94,11 +95,12 @@ async def reconcile(run: Run, primary: Pod, history: History, migrated: migratio
     """Start a Job where one is needed, and tell where the options stand; None where that can't be told now."""
     if migrated is None or not migrated.up_to_date or migrated.is_running:
         return None
-    digest = hardening_digest(run.spec, history.version)
+    app_role = logins.role_name(run.spec, logins.APP)
+    digest = options_digest(run.spec.hardening, app_role, history.version)
     name = run.names.hardening_job(digest)
     job = next((job for job in run.hardening_jobs if job["metadata"]["name"] == name), None)
     others = [job for job in run.hardening_jobs if job["metadata"]["name"] != name]
-    plans = make_plans(run.spec.hardening, secrets.role_name(run.spec, secrets.APP), await _look(run, primary, digest))
+    plans = make_plans(run.spec.hardening, app_role, await _look(run, primary, digest))
     if any(jobs.ended(other) is None for other in others):
         # One at a time: an earlier one ends first.
         return judge(plans, others[0]["metadata"]["name"])

@@ -3,9 +3,8 @@
 import json
 from typing import Any
 
-from medianest_operator.controller.kinds import POD
+from medianest_operator.kubernetes.kinds import POD, Manifest
 from medianest_operator.reconcile.context import Run
-from medianest_operator.resources.meta import Manifest
 
 
 def ended(job: Manifest) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 import asyncio
 import secrets as random
 
-from medianest_operator.controller.kinds import SECRET
+from medianest_operator.kubernetes.kinds import SECRET
+from medianest_operator.postgres import logins
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import secrets
 
@@ -18,7 +19,7 @@ async def reconcile(run: Run) -> None:
     """
     passwords: dict[str, str] = {}
 
-    async def one(role: secrets.LoginRole) -> None:
+    async def one(role: logins.LoginRole) -> None:
         name = run.names.role_secret(role.suffix)
         live = run.services.cache.get(SECRET, run.names.namespace, name)
         password = (secrets.decode(live, "password") if live else None) or random.token_urlsafe(_BYTES)
@@ -28,5 +29,5 @@ async def reconcile(run: Run) -> None:
         )
         await run.services.applier.apply(SECRET, manifest)
 
-    await asyncio.gather(*(one(role) for role in secrets.LOGIN_ROLES))
+    await asyncio.gather(*(one(role) for role in logins.LOGIN_ROLES))
     run.notes["passwords"] = passwords

@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
-from medianest_operator.controller.queue import Key
+from medianest_operator.naming import Key
 
 T = TypeVar("T")
 

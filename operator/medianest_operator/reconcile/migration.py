@@ -9,18 +9,17 @@ from typing import Any, Final
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import CONFIG_MAP, JOB
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import CONFIG_MAP, JOB, Manifest, digest
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
-from medianest_operator.migrations.reasons import first_three
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.server import SchemaFacts
-from medianest_operator.resources.meta import Manifest, digest
 from medianest_operator.resources.migration_job import migration_job, run_options
-from medianest_operator.schema import bundled_migrations
+from medianest_operator.results.text import first_three
 from medianest_operator.timestamps import stamp
 
 RUNNING, APPLIED, FAILED = "Running", "Applied", "Failed"

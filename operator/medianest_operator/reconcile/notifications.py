@@ -10,10 +10,10 @@ from typing import Any
 import pydantic
 
 from medianest_operator.api.notifications import Notification
-from medianest_operator.controller.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
-from medianest_operator.controller.kinds import SECRET
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.kinds import SECRET
 from medianest_operator.observability.notifications import Message, NotSent, send
-from medianest_operator.reconcile.events import Recorder
 from medianest_operator.resources import secrets
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import Any, Final
 import aiohttp
 
 from medianest_operator import naming
-from medianest_operator.controller.kinds import ENDPOINTS
 from medianest_operator.errors import Transient
+from medianest_operator.kubernetes.kinds import ENDPOINTS
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.resources.patroni import dynamic_configuration

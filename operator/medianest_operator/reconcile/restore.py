@@ -17,17 +17,15 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.bootstrap import Import, RestoreSource
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import JOB
+from medianest_operator.api.quantity import to_bytes
 from medianest_operator.errors import Permanent, Transient
-from medianest_operator.postgres import databases, roles
+from medianest_operator.kubernetes.kinds import JOB, Manifest, digest
+from medianest_operator.postgres import databases, logins, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
-from medianest_operator.postgres.quantity import to_bytes
 from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import findings, jobs
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources import secrets
 from medianest_operator.resources.backup_jobs import import_job, restore_job
-from medianest_operator.resources.meta import Manifest, digest
 from medianest_operator.timestamps import stamp_now
 
 BOOTSTRAP: Final = "bootstrap"
@@ -236,7 +234,7 @@ class _Arrival:
             return self._told(request, live, FAILED, problem)
         run, candidate = self._run, self._candidate(request)
         await databases.drop(self._connection, candidate)
-        migrator = secrets.role_name(run.spec, secrets.MIGRATOR)
+        migrator = logins.role_name(run.spec, logins.MIGRATOR)
         mark = Mark(Role.CANDIDATE, request.id, stamp_now())
         await databases.create_candidate(self._connection, candidate, run.spec.database.owner, migrator, mark)
         image = run.spec.image or run.services.settings.postgres_image

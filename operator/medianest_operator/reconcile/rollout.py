@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.kinds import POD
+from medianest_operator.kubernetes.kinds import POD
 from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.resources.statefulset import pod_inputs

@@ -6,17 +6,18 @@ from dataclasses import dataclass, field, replace
 
 import psycopg
 
+from medianest_operator.health import probe
+from medianest_operator.health.indexes import IndexHealth, read_index_health_async
+from medianest_operator.health.probe import InstanceFacts
+from medianest_operator.kubernetes.kinds import digest
+from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.migrations.history import History, read_history_async
 from medianest_operator.migrations.journal import LastRun, read_last_run
 from medianest_operator.observability import metrics
-from medianest_operator.postgres import probe, roles
-from medianest_operator.postgres.indexes import IndexHealth, read_index_health_async
-from medianest_operator.postgres.probe import InstanceFacts
+from medianest_operator.postgres import roles
 from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import drift, patroni
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources.meta import digest
-from medianest_operator.schema import application_facts
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,7 @@ from datetime import datetime
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition
-from medianest_operator.reconcile.conditions import (
-    Findings,
-    Manifest,
-    Verdict,
-    condition_of,
-    ready_pods,
-    verdicts_of,
-)
+from medianest_operator.reconcile.conditions import Findings, Manifest, Verdict, condition_of, ready_pods, verdicts_of
 from medianest_operator.timestamps import stamp
 
 

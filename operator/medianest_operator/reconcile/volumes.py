@@ -2,12 +2,11 @@
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.controller.client import ApiError
-from medianest_operator.controller.kinds import CLAIM, STATEFUL_SET
+from medianest_operator.api.quantity import to_bytes
 from medianest_operator.errors import Permanent
-from medianest_operator.postgres.quantity import to_bytes
+from medianest_operator.kubernetes.client import ApiError
+from medianest_operator.kubernetes.kinds import CLAIM, STATEFUL_SET, Manifest
 from medianest_operator.reconcile.context import Run
-from medianest_operator.resources.meta import Manifest
 
 
 def wanted_sizes(run: Run) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import asyncio
 
 from medianest_operator import naming
-from medianest_operator.controller.kinds import BY_KIND, DISRUPTION_BUDGET, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import BY_KIND, DISRUPTION_BUDGET, STATEFUL_SET
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import patroni, rbac, services, statefulset
 

@@ -12,12 +12,13 @@ from medianest_operator.api.backup_object import BackupSpec
 from medianest_operator.api.bootstrap import BackupsOf, Import, RestoreSource
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.model import LocalReference
-from medianest_operator.controller.kinds import BACKUP, CRON_JOB, JOB
+from medianest_operator.api.quantity import to_bytes, to_timedelta
+from medianest_operator.kubernetes.kinds import BACKUP, CRON_JOB, JOB, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.postgres.quantity import to_bytes, to_timedelta
-from medianest_operator.resources import repositories, secrets
+from medianest_operator.postgres import logins
+from medianest_operator.resources import repositories
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
-from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.resources.meta import manifest
 from medianest_operator.timestamps import stamp
 
 TierName = Literal["daily", "weekly", "monthly"]
@@ -153,14 +154,14 @@ def _backup(
     if verify and can_verify(spec):
         arguments.append("--verify")
     identity = spec.backup.encryption.identity_secret if spec.backup.encryption and verify else None
-    return _job(names, spec, image, secrets.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_BACKUP, arguments, chosen,
+    return _job(names, spec, image, logins.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_BACKUP, arguments, chosen,
         identity=identity)  # fmt: skip
 
 
 def _verification(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
     identity = spec.backup.encryption.identity_secret if spec.backup.encryption else None
     return _job(
-        names, spec, image, secrets.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION,
+        names, spec, image, logins.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION,
         ["verify", "--backup", "latest"], spec.backup.repositories, identity=identity,
     )  # fmt: skip
 
@@ -186,7 +187,7 @@ def restore_job(
     if system_identifier:
         arguments += ["--system-identifier", system_identifier]
     job = _job(
-        names, spec, image, secrets.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
+        names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
         [source.repository], identity=source.identity_secret, target=target, of=source.database,
     )  # fmt: skip
     return manifest(JOB, names, names.restore_job(digest), owner, component=naming.COMPONENT_RESTORE, spec=job)
@@ -199,7 +200,7 @@ def import_job(
     key = wanted.connection_secret.key
     secret = {"secretName": wanted.connection_secret.name, "items": [{"key": key, "path": "url"}], "defaultMode": 0o440}
     job = _job(
-        names, spec, image, secrets.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE,
+        names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE,
         ["import", "--source-file", f"{_SOURCE_MOUNT}/url"], [], target=target,
         volumes=[{"name": "source", "secret": secret}],
         mounts=[{"name": "source", "mountPath": _SOURCE_MOUNT, "readOnly": True}],
@@ -211,7 +212,7 @@ def _job(
     names: Names,
     spec: DatabaseSpec,
     image: str,
-    role: secrets.LoginRole,
+    role: logins.LoginRole,
     container_name: str,
     component: str,
     arguments: Sequence[str],

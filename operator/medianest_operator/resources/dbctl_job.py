@@ -10,9 +10,10 @@ from typing import Any
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.kubernetes.kinds import Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources.meta import Manifest, restricted_container, restricted_pod
-from medianest_operator.resources.secrets import LoginRole
+from medianest_operator.postgres.logins import LoginRole
+from medianest_operator.resources.meta import restricted_container, restricted_pod
 
 EXIT_FAILED = 1
 """medianest-dbctl: it failed, and would fail again."""

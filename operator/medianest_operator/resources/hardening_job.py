@@ -6,18 +6,11 @@ from typing import Any
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.hardening import Hardening
-from medianest_operator.controller.kinds import JOB
-from medianest_operator.hardening.objects import own_objects
+from medianest_operator.kubernetes.kinds import JOB, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources import secrets
+from medianest_operator.postgres import logins
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
-from medianest_operator.resources.meta import Manifest, digest, manifest
-
-
-def hardening_digest(spec: DatabaseSpec, schema_version: str | None) -> str:
-    """Changes with the options, with what this operator makes of them, and with the schema that they are applied to."""
-    wanted = [item.comment for item in own_objects(spec.hardening, secrets.role_name(spec, secrets.APP))]
-    return digest([spec.hardening.model_dump(mode="json"), wanted, schema_version])
+from medianest_operator.resources.meta import manifest
 
 
 def hardening_job(
@@ -29,15 +22,15 @@ def hardening_job(
         spec,
         image,
         name=naming.CONTAINER_HARDEN,
-        role=secrets.MIGRATOR,
+        role=logins.MIGRATOR,
         application_name="medianest-harden",
         arguments=[
-            *("harden", "--options", _options(spec.hardening), "--app-role", secrets.role_name(spec, secrets.APP)),
+            *("harden", "--options", _options(spec.hardening), "--app-role", logins.role_name(spec, logins.APP)),
             *("--result-file", RESULT_FILE),
         ],
         resources={"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
     )
-    pod = dbctl_pod(names, spec, container, role=secrets.MIGRATOR)
+    pod = dbctl_pod(names, spec, container, role=logins.MIGRATOR)
     return manifest(
         JOB,
         names,

@@ -1,20 +1,10 @@
-"""What every child has: its metadata, and the digest by which a changed manifest is noticed."""
+"""What every child has: its metadata, its owner, and the restricted security contexts."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from medianest_operator.controller.kinds import DATABASE, Kind
+from medianest_operator.kubernetes.kinds import DATABASE, Kind, Manifest
 from medianest_operator.naming import Names
-
-Manifest = dict[str, Any]
-
-
-def digest(value: object) -> str:
-    """SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def owner_reference(owner: Mapping[str, Any], kind: Kind = DATABASE) -> dict[str, Any]:

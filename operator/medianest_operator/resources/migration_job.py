@@ -6,14 +6,14 @@ from typing import Any
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.migrations import ImageSource
-from medianest_operator.controller.kinds import JOB
-from medianest_operator.migrations.options import RunOptions
+from medianest_operator.api.quantity import to_bytes, to_timedelta
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.kubernetes.kinds import JOB, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.postgres.quantity import to_bytes, to_timedelta
+from medianest_operator.postgres.logins import MIGRATOR
 from medianest_operator.resources import repositories
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
-from medianest_operator.resources.meta import Manifest, manifest, restricted_container
-from medianest_operator.resources.secrets import MIGRATOR
+from medianest_operator.resources.meta import manifest, restricted_container
 
 GRACE_SECONDS = 120
 """A run that is asked to stop goes back first."""

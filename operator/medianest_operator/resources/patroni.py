@@ -6,10 +6,10 @@ from typing import Any
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec, Synchronous
-from medianest_operator.controller.kinds import CONFIG_MAP
+from medianest_operator.kubernetes.kinds import CONFIG_MAP, Manifest
 from medianest_operator.naming import Names
 from medianest_operator.postgres import hba, parameters
-from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.resources.meta import manifest
 
 TTL = 20
 """Seconds after which a silent primary loses the leader key (Patroni raises anything lower)."""

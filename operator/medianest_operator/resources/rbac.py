@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.controller.kinds import ROLE, ROLE_BINDING, SERVICE_ACCOUNT
+from medianest_operator.kubernetes.kinds import ROLE, ROLE_BINDING, SERVICE_ACCOUNT, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.resources.meta import manifest
 
 
 def access(names: Names, owner: Mapping[str, Any]) -> list[Manifest]:

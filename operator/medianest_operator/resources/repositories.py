@@ -11,9 +11,9 @@ from medianest_operator import naming
 from medianest_operator.api.backup import Repository, S3Repository, VolumeRepository
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.model import LocalReference, OnDelete
-from medianest_operator.controller.kinds import CLAIM
+from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.resources.meta import manifest
 
 
 @dataclass(frozen=True)

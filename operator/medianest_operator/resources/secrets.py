@@ -2,37 +2,15 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.controller.kinds import SECRET
+from medianest_operator.kubernetes.kinds import SECRET, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources.meta import Manifest, manifest
-
-
-@dataclass(frozen=True)
-class LoginRole:
-    """A role that people or programs log in as."""
-
-    suffix: str
-    """Of the Secret's and the role's name."""
-    read_only: bool = False
-    """Connects to the replicas."""
-
-
-APP = LoginRole("app")
-READ_ONLY = LoginRole("readonly", read_only=True)
-MIGRATOR = LoginRole("migrator")
-MONITOR = LoginRole("monitor")
-BACKUP = LoginRole("backup")
-LOGIN_ROLES = (APP, READ_ONLY, MIGRATOR, MONITOR, BACKUP)
-
-
-def role_name(spec: DatabaseSpec, role: LoginRole) -> str:
-    return f"{spec.database.owner}_{role.suffix}"
+from medianest_operator.postgres.logins import MIGRATOR, LoginRole, role_name
+from medianest_operator.resources.meta import manifest
 
 
 def encode(data: Mapping[str, str]) -> dict[str, str]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.controller.kinds import SERVICE
+from medianest_operator.kubernetes.kinds import SERVICE, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.resources.meta import Manifest, manifest
+from medianest_operator.resources.meta import manifest
 
 _POSTGRES_PORT = {"name": "postgres", "port": naming.POSTGRES_PORT, "targetPort": naming.POSTGRES_PORT}
 

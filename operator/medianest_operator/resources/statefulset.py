@@ -6,10 +6,10 @@ from typing import Any
 from medianest_operator import naming
 from medianest_operator.api.database import AntiAffinity, DatabaseSpec
 from medianest_operator.api.model import OnDelete
-from medianest_operator.controller.kinds import DISRUPTION_BUDGET, STATEFUL_SET
+from medianest_operator.api.quantity import MIB, to_bytes
+from medianest_operator.kubernetes.kinds import DISRUPTION_BUDGET, STATEFUL_SET, Manifest, digest
 from medianest_operator.naming import Names
-from medianest_operator.postgres.quantity import MIB, to_bytes
-from medianest_operator.resources.meta import Manifest, digest, manifest, restricted_container, restricted_pod
+from medianest_operator.resources.meta import manifest, restricted_container, restricted_pod
 
 
 def pod_inputs(spec: DatabaseSpec, image: str) -> str:

@@ -1,0 +1,1 @@
+"""Backups by pg_dump: taking them, and bringing them back."""

@@ -1,0 +1,126 @@
+"""Which backup is meant, and in which repository it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.catalog import LATEST, LATEST_VERIFIED, Backup, Catalog, CatalogError
+from medianest_operator.backups.repository.client import Repository, RepositoryError
+from medianest_operator.backups.repository.layout import Format, Origin
+from medianest_operator.results.backup import Reason, RunFailure
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A database, as far as it is said which.
+
+    Attributes:
+        namespace: of the MediaNestDatabase; empty: any.
+        name: its name; empty: any.
+        system_identifier: of its server; empty: any.
+    """
+
+    namespace: str = ""
+    name: str = ""
+    system_identifier: str = ""
+
+    def fits(self, origin: Origin) -> bool:
+        """Whether it is that one."""
+        return (
+            self.namespace in ("", origin.namespace)
+            and self.name in ("", origin.name)
+            and self.system_identifier in ("", origin.system_identifier)
+        )
+
+
+@dataclass
+class Found:
+    """What the repositories hold of the wanted database.
+
+    Attributes:
+        catalogs: of those that could be read.
+        failures: what was wrong with the others.
+        transient: those may come back.
+    """
+
+    catalogs: list[Catalog] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    transient: bool = False
+
+    def origins(self) -> list[Origin]:
+        """The databases that have backups."""
+        return sorted({origin for catalog in self.catalogs for origin in catalog.origins})
+
+
+def look(repositories: Sequence[Repository], wanted: Wanted, report: Callable[[str], None]) -> Found:
+    """Read the catalogs of the wanted database."""
+    found = Found()
+    for repository in repositories:
+        try:
+            found.catalogs.append(_read(repository, wanted))
+        except RepositoryError as error:
+            report(f"left out: {error}")
+            found.failures[repository.name] = str(error)
+            found.transient = found.transient or error.transient
+    return found
+
+
+def choose(found: Found, which: str, needs: Format = Format.CUSTOM) -> list[tuple[Repository, Backup]]:
+    """The backup that is meant, in all repositories that have it.
+
+    Args:
+        which: `latest`, `latest-verified` or an id.
+
+    Raises:
+        RunFailure: there is none, or it isn't clear which.
+    """
+    if not found.catalogs:
+        raise RunFailure(Reason.REPOSITORY_FAILED, "; ".join(found.failures.values()), found.transient)
+    origins = found.origins()
+    by_time = which in (LATEST, LATEST_VERIFIED)
+    if by_time and len(origins) > 1:
+        raise RunFailure(Reason.NO_SUCH_BACKUP, _ambiguous(found, origins))
+    places: list[tuple[Repository, Backup]] = []
+    problems: list[str] = []
+    for catalog in found.catalogs:
+        for own in [catalog.of(origin) for origin in origins] or [catalog]:
+            try:
+                places.append((catalog.repository, own.choose(which, needs)))
+            except CatalogError as error:
+                if own.backups or len(origins) < 2:
+                    problems.append(str(error))
+    if not places:
+        text = "; ".join(dict.fromkeys([*problems, *found.failures.values()]))
+        raise RunFailure(Reason.NO_SUCH_BACKUP, f"{text}.", transient=bool(found.failures) and found.transient)
+    newest = max(backup.id for _, backup in places)
+    return [(repository, backup) for repository, backup in places if backup.id == newest]
+
+
+def _read(repository: Repository, wanted: Wanted) -> Catalog:
+    if not (wanted.namespace and wanted.name):
+        catalog = Catalog.read(repository)
+        return Catalog(repository, [backup for backup in catalog.backups if wanted.fits(backup.place.origin)])
+    objects = repository.list(f"{wanted.namespace}/{wanted.name}")
+    origins = {parsed[0].origin for item in objects if (parsed := layout.parse(item.path)) is not None}
+    return Catalog(
+        repository,
+        [
+            backup
+            for origin in sorted(origins)
+            if wanted.fits(origin)
+            for backup in Catalog.read(repository, origin).backups
+        ],
+    )
+
+
+def _ambiguous(found: Found, origins: Sequence[Origin]) -> str:
+    newest = []
+    for origin in origins[:4]:
+        ids = [backup.id for catalog in found.catalogs for backup in catalog.of(origin).backups]
+        newest.append(f"{origin.prefix} (newest {max(ids)})")
+    return (
+        f"There are backups of {len(origins)} databases: {'; '.join(newest)}. Say which by its id, or by"
+        " --namespace, --name and --system-identifier."
+    )

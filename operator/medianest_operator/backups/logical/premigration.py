@@ -1,0 +1,181 @@
+"""The backup that a migration takes of what it is about to change: the tier `pre-migration` of the common layout.
+
+It is encrypted where all others are. The way back then needs the private key: without it no run is begun that only this
+backup could undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from medianest_operator.backups.repository import layout, retention
+from medianest_operator.backups.repository.catalog import Catalog, remove
+from medianest_operator.backups.repository.client import NotThereError, Repository, RepositoryError
+from medianest_operator.backups.repository.encryption import EncryptionError, decrypt, encrypt
+from medianest_operator.backups.repository.facts import DatabaseFacts, catalog_content, pg_dump_version
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, file_name, operator_version
+from medianest_operator.backups.repository.store import Content, cleanup, fetch, store
+from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
+
+DATA = Format.CUSTOM.file_name
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen on the snapshot that is dumped.
+
+    Attributes:
+        facts: of the database.
+        catalog: its definitions.
+        rows: of each table.
+        sequences: the last value of each, and whether it was called.
+        schema_version: the newest applied migration.
+    """
+
+    facts: DatabaseFacts
+    catalog: SchemaCatalog
+    rows: Mapping[str, int]
+    sequences: Mapping[str, tuple[int, bool]]
+    schema_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was stored.
+
+    Attributes:
+        path: of its data, the same in every repository.
+        repositories: the names of those that have it.
+        size: of the dump as it is stored, bytes.
+    """
+
+    path: str
+    repositories: tuple[str, ...]
+    size: int
+
+
+def take(
+    repositories: Sequence[Repository],
+    origin: Origin,
+    chunks: Iterable[bytes],
+    observed: Observed,
+    report: Callable[[str], None] = lambda line: None,
+    recipients: Sequence[str] = (),
+) -> Taken:
+    """Store a dump.
+
+    One repository that has it is enough to go back; the others' failures are reported.
+
+    Args:
+        recipients: age's public keys; none: not encrypted.
+
+    Raises:
+        RepositoryError: no repository has it; nothing of it is left.
+        DumpError: out of `chunks`; likewise.
+    """
+    began = datetime.now(UTC)
+    known = [id_ for repository in repositories for id_ in _ids(repository, origin)]
+    place = Place(origin, Tier.PRE_MIGRATION, layout.new_id(Tier.PRE_MIGRATION, began, known))
+    dump = Content(Format.CUSTOM, chunks)
+    if recipients:
+        dump = Content(Format.CUSTOM, encrypt(chunks, recipients), encrypted=True)
+    contents = [dump, catalog_content(observed.catalog)]
+    manifest, results = store(repositories, place, contents, partial(_manifest, place, began, observed))
+    failures = [result for result in results.values() if not result.ok]
+    if manifest is None or len(failures) == len(results):
+        text = "; ".join(failure.message for failure in failures)
+        raise RepositoryError(text, any(failure.transient for failure in failures))
+    for failure in failures:
+        report(f"warning: not backed up there: {failure.message}")
+    holding = tuple(name for name, result in results.items() if result.ok)
+    return Taken(place.file(file_name(Format.CUSTOM, dump.encrypted)), holding, manifest.files[0].bytes)
+
+
+def read(repositories: Sequence[Repository], path: str, identities: Sequence[str] = ()) -> Iterator[bytes]:
+    """A backup's dump, from the first repository that has it.
+
+    Args:
+        identities: age's private keys, where it is encrypted.
+
+    Raises:
+        RepositoryError: it isn't there, it is not what the manifest says, or none of the keys is its own.
+    """
+    repository, manifest = _find(repositories, path)
+    file = manifest.file(Format.CUSTOM)
+    if file is None:
+        raise RepositoryError(f"{path} is damaged: its manifest doesn't know it")
+    chunks = fetch(repository, manifest.place, file)
+    if not file.encrypted:
+        yield from chunks
+        return
+    try:
+        yield from decrypt(chunks, identities)
+    except EncryptionError as error:
+        raise RepositoryError(f"{path} can't be decrypted: {error}") from error
+
+
+def prune(repository: Repository, origin: Origin, but: str | None = None) -> list[str]:
+    """Remove all but the newest of them, and what never got a manifest; never the one at `but`.
+
+    Returns the paths that were removed.
+
+    Raises:
+        RepositoryError: the repository can't be listed, or something in it can't be removed.
+    """
+    removed = cleanup(repository, origin)
+    current = [layout.id_of(but)] if but else []
+    backups = Catalog.read(repository, origin).backups
+    counts = {Tier.PRE_MIGRATION: layout.PRE_MIGRATION_KEPT}
+    for removal in retention.plan(backups, datetime.now(UTC), {}, counts, current):
+        if removal.backup.tier is Tier.PRE_MIGRATION:
+            removed += remove(repository, removal.backup)
+    return removed
+
+
+def _ids(repository: Repository, origin: Origin) -> Iterator[str]:
+    """One that can't be listed says so when it is written to."""
+    try:
+        objects = repository.list(origin.prefix)
+    except RepositoryError:
+        return
+    for item in objects:
+        if (parsed := layout.parse(item.path)) is not None:
+            yield parsed[0].id
+
+
+def _find(repositories: Sequence[Repository], path: str) -> tuple[Repository, Manifest]:
+    manifest = f"{path.rpartition('/')[0]}/{layout.MANIFEST}"
+    missing: RepositoryError | None = None
+    for repository in repositories:
+        try:
+            return repository, Manifest.parse(b"".join(repository.read(manifest)))
+        except NotThereError as error:
+            missing = missing or error
+        except ManifestError as error:
+            missing = RepositoryError(f"{manifest} is damaged: {error}")
+        except RepositoryError as error:
+            # One that can't be asked at the moment may well have it.
+            missing = error
+    raise missing or RepositoryError(f"there is no repository to read {path} from")
+
+
+def _manifest(place: Place, began: datetime, observed: Observed, files: tuple[File, ...]) -> Manifest:
+    return Manifest(
+        id=place.id,
+        tier=place.tier,
+        origin=place.origin,
+        taken_at=began,
+        finished_at=datetime.now(UTC),
+        pg_dump_version=pg_dump_version(),
+        schema_version=observed.schema_version,
+        fingerprint=observed.catalog.fingerprint(),
+        rows=dict(observed.rows),
+        sequences=dict(observed.sequences),
+        files=files,
+        operator_version=operator_version(),
+        **observed.facts.for_manifest(),
+    )

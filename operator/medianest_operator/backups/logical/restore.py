@@ -1,0 +1,239 @@
+"""A backup back into an empty database: all of it, or an error; and proved equal to what was backed up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+
+from medianest_operator.backups.ending import result_of
+from medianest_operator.backups.logical.filling import fill, inspect, plan
+from medianest_operator.backups.logical.finding import Wanted, choose, look
+from medianest_operator.backups.logical.server import is_final
+from medianest_operator.backups.repository.catalog import Backup
+from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.verification.archive import Archive, downloaded
+from medianest_operator.backups.verification.proof import Comparison, compare, read_contents
+from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
+from medianest_operator.results.backup import Reason, Result, RunFailure
+from medianest_operator.results.text import cut
+
+MAINTENANCE = "postgres"
+_ELSEWHERE = (Reason.BACKUP_DAMAGED, Reason.REPOSITORY_FAILED)
+"""What another repository's copy may not have."""
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What is asked for.
+
+    Attributes:
+        wanted: whose backup.
+        which: `latest`, `latest-verified` or an id.
+        work: a folder with room for the dump.
+        identities: age's private keys.
+        jobs: connections that restore at the same time.
+        create: make the database first.
+        conninfo: the target's, for libpq; empty: its variables.
+        wait: seconds that the server gets to let us in.
+    """
+
+    wanted: Wanted
+    which: str
+    work: Path
+    identities: Sequence[str] = ()
+    jobs: int = 2
+    create: bool = False
+    conninfo: str = ""
+    wait: float = 60.0
+
+
+class RestoreRun:
+    """Restores one backup.
+
+    Args:
+        repositories: where it may be, the preferred one first.
+        report: called with a line of text now and then.
+    """
+
+    def __init__(
+        self, repositories: Sequence[Repository], options: RestoreOptions, report: Callable[[str], None] = print
+    ) -> None:
+        self._repositories = repositories
+        self._options = options
+        self._report = report
+        self._more: dict[str, Any] = {}
+
+    def run(self) -> Result:
+        """Restore; nothing is raised but what a bug raises."""
+        began = time.monotonic()
+        result = result_of(self._restore, "The restore was asked to stop; it is not complete.", self._more)
+        result.more["seconds"] = round(time.monotonic() - began, 1)
+        return result
+
+    def _restore(self) -> Result:
+        options = self._options
+        found = look(self._repositories, options.wanted, self._report)
+        places = choose(found, options.which)
+        manifest = places[0][1].manifest
+        assert manifest is not None
+        self._more["backup"] = manifest.id
+        check_version(manifest)
+        with ExitStack() as stack:
+            connection = stack.enter_context(closing(self._connect(manifest, stack)))
+            _check_server(manifest, connection)
+            target = inspect(connection, libpq_environment(connection))
+            archive, repository = self._download(places, stack)
+            self._more |= {"repository": repository.name, "schemaVersion": manifest.schema_version}
+            made = plan(target, archive)
+            began = time.monotonic()
+            self._report(f"restoring {len(made.entries)} entries with {options.jobs} connections")
+            fill(target, archive, made, options.jobs)
+            self._report(f"restored in {time.monotonic() - began:.1f} s; comparing")
+            comparison = compare(
+                manifest,
+                archive.catalog,
+                read_contents(connection),
+                privileges=made.privileges,
+                left_out=made.left_out,
+            )
+            comparison.notes[:0] = made.notes
+            result = self._told(manifest, comparison)
+            stack.pop_all().close()
+        return result
+
+    def _download(self, places: Sequence[tuple[Repository, Backup]], stack: ExitStack) -> tuple[Archive, Repository]:
+        for number, (repository, backup) in enumerate(places, start=1):
+            try:
+                with ExitStack() as inner:
+                    archive = inner.enter_context(
+                        downloaded(repository, backup, self._options.work, self._options.identities, self._report)
+                    )
+                    stack.push(inner.pop_all())
+                    return archive, repository
+            except RunFailure as failure:
+                if number == len(places) or failure.reason not in _ELSEWHERE:
+                    raise
+                self._report(f"{failure.message}; trying {places[number][0].name}")
+        raise AssertionError("no place")
+
+    def _connect(self, manifest: Manifest, stack: ExitStack) -> Connection[Any]:
+        options = self._options
+        if options.create:
+            self._create(manifest, stack)
+        return open_target(options.conninfo, options.wait, self._report)
+
+    def _create(self, manifest: Manifest, stack: ExitStack) -> None:
+        """Make the database, and take it away again where the restore fails."""
+        name = _target_name(self._options.conninfo)
+        with closing(open_target(self._options.conninfo, self._options.wait, self._report, MAINTENANCE)) as connection:
+            create_database(connection, name, manifest)
+
+        def drop(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None:
+                with closing(open_target(self._options.conninfo, 5, self._report, MAINTENANCE)) as connection:
+                    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+        stack.push(drop)
+
+    def _told(self, manifest: Manifest, comparison: Comparison) -> Result:
+        self._more |= {"tables": comparison.tables, "rows": comparison.rows}
+        if comparison.differences:
+            self._more["differences"] = comparison.differences
+            raise RunFailure(
+                Reason.NOT_EQUAL, f"{manifest.id} was restored, but is not what was backed up: {comparison.describe()}."
+            )
+        proof = "catalog, row counts and sequences equal those of the backup"
+        if comparison.exact:
+            proof = "fingerprint, row counts and sequences are exactly those of the backup"
+        notes = "".join(f" Note: {note}." for note in comparison.notes)
+        message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {proof}.{notes}"
+        return Result.success(cut(message), **self._more, differences=[])
+
+
+def open_target(
+    conninfo: str, wait: float, report: Callable[[str], None], dbname: str | None = None
+) -> Connection[Any]:
+    """A connection to the database that is to be filled.
+
+    Raises:
+        RunFailure: there is none.
+    """
+    text = psycopg.conninfo.make_conninfo(conninfo, dbname=dbname) if dbname else conninfo
+    try:
+        return connect(text, wait, report, "restore")
+    except ConnectError as error:
+        raise RunFailure(
+            Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}", not is_final(error)
+        ) from error
+
+
+def create_database(connection: Connection[Any], name: str, manifest: Manifest, owner: str | None = None) -> None:
+    """Make an empty database with the encoding and the collation that the backed-up one had.
+
+    Raises:
+        RunFailure: it exists, or the collation isn't there.
+    """
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}{}").format(
+        sql.Identifier(name),
+        sql.Literal(manifest.encoding),
+        sql.Literal(manifest.collate),
+        sql.Literal(manifest.ctype),
+        sql.SQL(" OWNER {}").format(sql.Identifier(owner)) if owner else sql.SQL(""),
+    )
+    try:
+        connection.execute(statement)
+    except psycopg.errors.DuplicateDatabase as error:
+        text = f"Database {name} exists. --create makes it: give another name, or drop it; nothing was changed."
+        raise RunFailure(Reason.TARGET_NOT_EMPTY, text) from error
+    except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
+        raise RunFailure(
+            Reason.TARGET_UNFIT,
+            f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed on this server:"
+            f" {' '.join(str(error).split())}",
+        ) from error
+
+
+def check_version(manifest: Manifest) -> None:
+    """Refuse a dump that this pg_restore can't read.
+
+    Raises:
+        RunFailure: it is of a newer one.
+    """
+    from medianest_operator.backups.repository.facts import pg_dump_version
+
+    own = pg_dump_version()
+    if _major(manifest.pg_dump_version) > _major(own):
+        raise RunFailure(
+            Reason.UNSUPPORTED_VERSION,
+            f"{manifest.id} was made by pg_dump {manifest.pg_dump_version}, which pg_restore {own} can't read.",
+        )
+
+
+def _check_server(manifest: Manifest, connection: Connection[Any]) -> None:
+    version = connection.info.server_version // 10000
+    if _major(manifest.postgres_version) > version:
+        raise RunFailure(
+            Reason.UNSUPPORTED_VERSION,
+            f"{manifest.id} is of PostgreSQL {manifest.postgres_version}; it can't go back to a server of version"
+            f" {version}. Nothing was changed.",
+        )
+
+
+def _major(version: str) -> int:
+    digits = version.partition(".")[0].partition(" ")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _target_name(conninfo: str) -> str:
+    from os import environ
+
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    return str(given.get("dbname") or environ.get("PGDATABASE") or given.get("user") or environ.get("PGUSER", ""))

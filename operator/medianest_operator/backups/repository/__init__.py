@@ -1,0 +1,1 @@
+"""The places that hold backups, and what lies there."""

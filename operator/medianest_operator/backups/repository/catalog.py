@@ -1,0 +1,331 @@
+"""Which backups there are: the repository is the truth, and this reads it. What isn't ours is ignored."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.client import NotThereError, Repository, RepositoryError, StoredObject
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.manifest import LARGEST, Manifest, ManifestError, Verification
+from medianest_operator.backups.repository.store import ABANDONED, READ_AT_MOST
+from medianest_operator.timestamps import stamp, stamp_now
+
+LATEST = "latest"
+LATEST_VERIFIED = "latest-verified"
+# Documents that are read at the same time: in a bucket each of them is a round trip.
+_READERS = 4
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class CatalogError(Exception):
+    """There is no such backup; the text says what there is."""
+
+
+class State(StrEnum):
+    """What a folder with our files is."""
+
+    COMPLETE = "Complete"
+    INCOMPLETE = "Incomplete"
+    """Without a manifest: being written, or left over. It is no backup."""
+    DAMAGED = "Damaged"
+    """With a manifest that isn't true."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup in one repository, or what should be one.
+
+    Attributes:
+        repository: its name.
+        place: where it lies.
+        state: whether it is one.
+        reason: what is damaged.
+        manifest: of a complete one, and of a damaged one whose manifest can be read.
+        verification: what its newest restore showed, if there was any.
+        read: somebody reads it at the moment.
+        modified: of its newest object, by the repository's clock.
+        bytes: of all its objects.
+    """
+
+    repository: str
+    place: Place
+    state: State
+    reason: str = ""
+    manifest: Manifest | None = None
+    verification: Verification | None = None
+    read: bool = False
+    modified: datetime = _NEVER
+    bytes: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.place.id
+
+    @property
+    def tier(self) -> Tier:
+        """Its tier."""
+        return self.place.tier
+
+    @property
+    def taken_at(self) -> datetime:
+        """When it began: its manifest's word, else its id's."""
+        if self.manifest is not None:
+            return self.manifest.taken_at
+        moment = layout.id_moment(self.id)
+        assert moment is not None
+        return moment
+
+    @property
+    def is_good(self) -> bool:
+        """Complete, and no restore of it has failed."""
+        return self.state is State.COMPLETE and (self.verification is None or self.verification.ok)
+
+    @property
+    def is_verified(self) -> bool:
+        """Complete, and restored with success."""
+        return self.state is State.COMPLETE and self.verification is not None and self.verification.ok
+
+
+class Catalog:
+    """The backups of a repository, the oldest first.
+
+    Ids, not clocks, say which is newer: see `layout.new_id`.
+    """
+
+    def __init__(self, repository: Repository, backups: Sequence[Backup]) -> None:
+        self.repository = repository
+        self.backups = tuple(sorted(backups, key=lambda backup: (backup.id, backup.place)))
+
+    @classmethod
+    def read(cls, repository: Repository, origin: Origin | None = None) -> Catalog:
+        """Read it, of one database or of all.
+
+        Raises:
+            RepositoryError: it can't be read; never because of what a document says.
+        """
+        objects = repository.list(origin.prefix if origin else "")
+        folders: dict[Place, dict[str, StoredObject]] = defaultdict(dict)
+        for item in objects:
+            parsed = layout.parse(item.path)
+            if parsed is not None:
+                folders[parsed[0]][parsed[1]] = item
+        if not folders:
+            return cls(repository, ())
+        newest = max(item.modified for item in objects)
+        with ThreadPoolExecutor(_READERS, "catalog") as pool:
+            found = pool.map(lambda place: _look(repository, place, folders[place], newest), list(folders))
+            return cls(repository, [backup for backup in found if backup is not None])
+
+    def of(self, origin: Origin) -> Catalog:
+        """The backups of one database."""
+        return Catalog(self.repository, [backup for backup in self.backups if backup.place.origin == origin])
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, also those of attempts that came to nothing; for `layout.new_id`."""
+        return tuple(backup.id for backup in self.backups)
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The databases that have anything here."""
+        return tuple(sorted({backup.place.origin for backup in self.backups}))
+
+    def choose(self, which: str, needs: Format | None = Format.CUSTOM) -> Backup:
+        """A backup to restore.
+
+        Args:
+            which: `latest`, the newest complete one that no restore has shown to be bad; `latest-verified`, the newest
+                one that a restore has shown to be good; or an id.
+            needs: the format of a file that it has to have.
+
+        Raises:
+            CatalogError: there is none, it is none, or the backups are of several databases.
+        """
+        where = f"repository {self.repository.name}"
+        if len(self.origins) > 1:
+            known = ", ".join(origin.prefix for origin in self.origins[:5])
+            raise CatalogError(f"{where} has backups of several databases, say which: {known}")
+        if which in (LATEST, LATEST_VERIFIED):
+            fitting = [
+                backup
+                for backup in self.backups
+                if (backup.is_verified if which == LATEST_VERIFIED else backup.is_good) and _has(backup, needs)
+            ]
+            if not fitting:
+                kind = "verified backup" if which == LATEST_VERIFIED else "backup"
+                raise CatalogError(f"{where} has no {kind} that could be restored; {self._told()}")
+            return fitting[-1]
+        found = next((backup for backup in self.backups if backup.id == which), None)
+        if found is None:
+            raise CatalogError(f"{where} has no backup {which}; {self._told()}")
+        if found.state is State.INCOMPLETE:
+            raise CatalogError(f"{where}: {which} is no backup: it has no manifest, so it never was complete")
+        if found.state is State.DAMAGED:
+            raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}")
+        if not _has(found, needs):
+            raise CatalogError(f"{where}: the backup {which} has no file of the format {needs}")
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """What results and status say of it, a few hundred bytes of JSON."""
+        complete = [backup for backup in self.backups if backup.state is State.COMPLETE]
+        tiers: dict[str, Any] = {}
+        for backup in complete:
+            count = tiers.get(backup.tier, {}).get("count", 0) + 1
+            tiers[backup.tier.value] = {"count": count, "last": stamp(backup.taken_at), "backup": backup.id}
+        summary: dict[str, Any] = {
+            "count": len(complete),
+            "bytes": sum(backup.bytes for backup in complete),
+            "tiers": tiers,
+        }
+        verified = [backup for backup in complete if backup.is_verified]
+        if verified and (verification := verified[-1].verification) is not None:
+            summary["lastVerified"] = {
+                "backup": verified[-1].id,
+                "at": stamp(verification.at),
+                "seconds": verification.seconds,
+            }
+        for state in (State.INCOMPLETE, State.DAMAGED):
+            count = sum(backup.state is state for backup in self.backups)
+            if count:
+                summary[state.lower()] = count
+        return summary
+
+    def _told(self) -> str:
+        complete = [backup.id for backup in self.backups if backup.state is State.COMPLETE]
+        if not complete:
+            return "it has no complete backup of this database"
+        return f"it has {len(complete)}, the newest {', '.join(complete[:-4:-1])}"
+
+
+@contextmanager
+def reading(repository: Repository, backup: Backup | Place) -> Iterator[bool]:
+    """Say that a backup is being read, so that nobody removes it meanwhile; for at most a day.
+
+    Yields whether that could be said: a repository that can only be read is good enough to restore from.
+
+    Raises:
+        RepositoryError: the backup isn't there (any more).
+    """
+    place = backup if isinstance(backup, Place) else backup.place
+    path = place.file(f"{layout.READING}{layout.token()}{layout.token()}.json")
+    text = json.dumps({"at": stamp_now()}).encode()
+    try:
+        repository.write(path, [text])
+        held = True
+    except RepositoryError as error:
+        if error.transient:
+            raise
+        held = False
+    try:
+        # Whoever removes looks for readers first; who reads looks whether it was removed before.
+        if not [item for item in repository.list(place.folder) if item.path == place.file(layout.MANIFEST)]:
+            raise NotThereError(f"repository {repository.name}: the backup {place.id} is not there any more")
+        yield held
+    finally:
+        if held:
+            with suppress(RepositoryError):
+                repository.delete(path)
+
+
+def write_verification(repository: Repository, backup: Backup | Place, verification: Verification) -> None:
+    """Note what a restore of a backup showed, in place of what an earlier one did.
+
+    Raises:
+        RepositoryError: it can't be written.
+    """
+    place = backup if isinstance(backup, Place) else backup.place
+    repository.write(place.file(layout.VERIFICATION), [verification.to_bytes()])
+
+
+def remove(repository: Repository, backup: Backup | Place) -> list[str]:
+    """Remove a backup, unless somebody has begun to read it; returns the paths that are gone.
+
+    The manifest goes first: from then on there is no such backup, whatever else can't be removed.
+
+    Raises:
+        RepositoryError: something of it can't be removed.
+    """
+    place = backup if isinstance(backup, Place) else backup.place
+    found = [item for item in repository.list(place.folder) if _is_of(item.path, place)]
+    names = {item.path.rpartition("/")[2]: item for item in found}
+    if any(name.startswith(layout.READING) for name in names):
+        return []
+    ordered = sorted(names, key=lambda name: (name != layout.MANIFEST, name))
+    for name in ordered:
+        repository.delete(names[name].path)
+    return [names[name].path for name in ordered]
+
+
+def _is_of(path: str, place: Place) -> bool:
+    parsed = layout.parse(path)
+    return parsed is not None and parsed[0] == place
+
+
+def _has(backup: Backup, format: Format | None) -> bool:
+    return format is None or (backup.manifest is not None and backup.manifest.file(format) is not None)
+
+
+def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject], newest: datetime) -> Backup | None:
+    """What a folder is; `None` where it has gone since it was listed."""
+    modified = max(item.modified for item in files.values())
+    common: dict[str, Any] = {
+        "repository": repository.name,
+        "place": place,
+        "modified": modified,
+        "bytes": sum(item.size for item in files.values()),
+        "read": any(
+            name.startswith(layout.READING) and newest - item.modified <= READ_AT_MOST for name, item in files.items()
+        ),
+    }
+    document = files.get(layout.MANIFEST)
+    if document is None:
+        # Nothing but the mark of a reader or of a check: the backup was removed beside them.
+        working = any(name.startswith(layout.WRITING) for name in files) and newest - modified <= ABANDONED
+        return Backup(**common, state=State.INCOMPLETE, reason="being written" if working else "it has no manifest")
+    try:
+        manifest = _manifest(repository, place, document)
+    except NotThereError:
+        return None
+    except ManifestError as error:
+        return Backup(**common, state=State.DAMAGED, reason=str(error))
+    common |= {"manifest": manifest, "verification": _verification(repository, files.get(layout.VERIFICATION))}
+    for file in manifest.files:
+        stored = files.get(file.name)
+        if stored is None:
+            return Backup(**common, state=State.DAMAGED, reason=f"{file.name} is missing")
+        if stored.size != file.bytes:
+            reason = f"{file.name} has {stored.size} bytes, and had {file.bytes} when it was stored"
+            return Backup(**common, state=State.DAMAGED, reason=reason)
+    return Backup(**common, state=State.COMPLETE)
+
+
+def _manifest(repository: Repository, place: Place, document: StoredObject) -> Manifest:
+    if document.size > LARGEST:
+        raise ManifestError(f"the manifest has {document.size} bytes, which none of ours has")
+    try:
+        manifest = Manifest.parse(b"".join(repository.read(document.path)))
+    except ManifestError as error:
+        raise ManifestError(f"the manifest can't be read: {error}") from error
+    if manifest.place != place:
+        raise ManifestError(f"the manifest is that of another backup: {manifest.place.folder}")
+    return manifest
+
+
+def _verification(repository: Repository, document: StoredObject | None) -> Verification | None:
+    if document is None or document.size > LARGEST:
+        return None
+    # One that can't be read verifies nothing.
+    with suppress(ManifestError, NotThereError):
+        return Verification.parse(b"".join(repository.read(document.path)))
+    return None

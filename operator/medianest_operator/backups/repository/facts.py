@@ -1,0 +1,141 @@
+"""What a manifest says of a database beside its contents, read on a connection to it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from psycopg import Connection
+from psycopg.rows import tuple_row
+
+from medianest_operator.backups.repository.client import CHUNK
+from medianest_operator.backups.repository.layout import Format
+from medianest_operator.backups.repository.manifest import RoleNeed
+from medianest_operator.backups.repository.store import Content
+from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.throwaway import ThrowawayError, postgres_program
+
+_DATABASE: LiteralString = """
+SELECT d.datname::text, pg_catalog.pg_get_userbyid(d.datdba)::text, pg_catalog.pg_encoding_to_char(d.encoding)::text,
+       d.datcollate, d.datctype, pg_catalog.current_setting('server_version'),
+       pg_catalog.pg_database_size(d.oid),
+       (SELECT system_identifier::text FROM pg_catalog.pg_control_system())
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+_EXTENSIONS: LiteralString = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1"
+# Whoever owns something of this database, has a right on it or is named by a policy (PostgreSQL manual, pg_shdepend),
+# with the roles that these are members of. The bootstrap superuser isn't noted there.
+_ROLES: LiteralString = """
+WITH RECURSIVE here AS (
+    SELECT oid, datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+), needed AS (
+    SELECT datdba AS role FROM here
+     UNION
+    SELECT s.refobjid FROM pg_catalog.pg_shdepend s, here
+     WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+       AND (s.dbid = here.oid OR (s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = here.oid))
+     UNION
+    SELECT m.roleid FROM needed JOIN pg_catalog.pg_auth_members m ON m.member = needed.role
+)
+SELECT r.rolname::text, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication,
+       r.rolbypassrls,
+       coalesce((SELECT array_agg(g.rolname::text ORDER BY 1)
+                   FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
+                  WHERE m.member = r.oid), '{}')
+  FROM pg_catalog.pg_roles r JOIN needed ON needed.role = r.oid
+ WHERE r.rolname !~ '^pg_' ORDER BY 1
+"""
+_ATTRIBUTES = (
+    "rolsuper",
+    "rolinherit",
+    "rolcreaterole",
+    "rolcreatedb",
+    "rolcanlogin",
+    "rolreplication",
+    "rolbypassrls",
+)
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """The fields of a manifest with the same names; `system_identifier` is its origin's."""
+
+    dbname: str
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    postgres_version: str
+    database_bytes: int
+    system_identifier: str
+    extensions: dict[str, str]
+    roles: tuple[RoleNeed, ...]
+
+    def for_manifest(self) -> dict[str, Any]:
+        """Arguments of `Manifest`."""
+        return {name: value for name, value in vars(self).items() if name != "system_identifier"}
+
+
+def read_facts(connection: Connection[Any]) -> DatabaseFacts:
+    """What there is to say of the database that the connection is in; any role may read it.
+
+    Raises:
+        psycopg.Error: the connection is lost.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    row = cursor.execute(_DATABASE).fetchone()
+    assert row is not None
+    extensions: dict[str, str] = dict(cursor.execute(_EXTENSIONS).fetchall())
+    roles = tuple(
+        RoleNeed(name=name, attributes=dict(zip(_ATTRIBUTES, flags, strict=True)), member_of=tuple(groups))
+        for name, *flags, groups in cursor.execute(_ROLES).fetchall()
+    )
+    dbname, owner, encoding, collate, ctype, version, size, identifier = row
+    return DatabaseFacts(dbname, owner, encoding, collate, ctype, version, size, identifier, extensions, roles)
+
+
+def read_system_identifier(connection: Connection[Any]) -> str:
+    """The cluster's own identifier, which any role may read.
+
+    Raises:
+        psycopg.Error: the connection is lost.
+    """
+    query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
+    row = connection.cursor(row_factory=tuple_row).execute(query).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def pg_dump_version() -> str:
+    """The version of the program that makes the dumps, `15.4`.
+
+    Raises:
+        ThrowawayError: it isn't installed here, or doesn't run.
+    """
+    try:
+        told = subprocess.run([postgres_program("pg_dump"), "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ThrowawayError(f"pg_dump doesn't tell its version: {error}") from error
+    # pg_dump (PostgreSQL) 15.4 (Debian 15.4-1)
+    return told.stdout.partition(")")[2].split()[0]
+
+
+def catalog_content(catalog: Catalog) -> Content:
+    """A catalog as one of a backup's files, so that later on a difference can be told in words.
+
+    Its plain text's SHA-256 is the manifest's fingerprint.
+    """
+
+    def chunks() -> Iterator[bytes]:
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
+            file.write(catalog.to_json().encode())
+        text = packed.getvalue()
+        for start in range(0, len(text), CHUNK):
+            yield text[start : start + CHUNK]
+
+    return Content(Format.CATALOG, chunks())

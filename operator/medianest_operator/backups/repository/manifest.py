@@ -1,0 +1,226 @@
+"""What is written beside a backup's data: what it is, and what a restore of it has shown.
+
+Neither holds data, secrets or passwords, and neither is encrypted: what a repository holds can be seen without a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+
+FORMAT_VERSION = 1
+LARGEST = 16 << 20
+"""A manifest that is larger isn't read, bytes."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ManifestError(ValueError):
+    """A document in a repository is not what it should be; the text says how."""
+
+
+class _Document(BaseModel):
+    # A later version may say more; what it says must not make an older one blind.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_bytes(self) -> bytes:
+        """JSON to be read by people as well."""
+        return (self.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """The document in a file.
+
+        Raises:
+            ManifestError: it is none.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ManifestError(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
+
+
+class File(_Document):
+    """One file of a backup.
+
+    Attributes:
+        name: in the backup's folder.
+        format: what it holds.
+        bytes: as it is stored.
+        sha256: of the stored bytes, lowercase hex.
+        encrypted: whether the stored bytes are age's.
+    """
+
+    name: str
+    format: Format
+    bytes: Count
+    sha256: Sha256
+    encrypted: bool
+
+    @model_validator(mode="after")
+    def _named_as_in_the_layout(self) -> Self:
+        if self.name != file_name(self.format, self.encrypted):
+            raise ValueError(f"{self.name!r} is not the name of a file of format {self.format}")
+        return self
+
+
+class RoleNeed(_Document):
+    """A role that objects of the database belong to or are granted to; never with its password.
+
+    Attributes:
+        name: as in pg_roles.
+        attributes: what it may do there: `rolcanlogin`, `rolbypassrls` and so on.
+        member_of: the roles that it is a member of.
+    """
+
+    name: str
+    attributes: Mapping[str, bool] = {}
+    member_of: tuple[str, ...] = ()
+
+
+class Manifest(_Document):
+    """What a backup is. It is written last: without it there is no backup.
+
+    Attributes:
+        format_version: of this document.
+        id: the backup's.
+        tier: its tier.
+        origin: whose it is.
+        dbname: the database's name in PostgreSQL.
+        owner: the role that owns it.
+        taken_at: when it began, by the clock of who took it; ages are counted from it.
+        finished_at: when the last byte was stored.
+        postgres_version: the server's, as in `server_version`.
+        pg_dump_version: the program's.
+        encoding: the database's.
+        collate: its `LC_COLLATE`.
+        ctype: its `LC_CTYPE`.
+        source: `primary`, or `replica NAME`.
+        schema_version: the newest applied migration.
+        fingerprint: of the catalog, see `postgres.catalog.Catalog.fingerprint`.
+        rows: of every table, counted on the dump's own snapshot.
+        sequences: the last value of each and whether it was called, of about the same moment: sequences know no
+            snapshots.
+        roles: the ones that a restore with all owners and rights needs.
+        extensions: their versions.
+        database_bytes: `pg_database_size`.
+        keep_until: kept until then, and no longer, whatever its tier says.
+        files: all files with data.
+        operator_version: who wrote this.
+    """
+
+    format_version: int = FORMAT_VERSION
+    id: str
+    tier: Tier
+    origin: Origin
+    dbname: str
+    owner: str
+    taken_at: AwareDatetime
+    finished_at: AwareDatetime
+    postgres_version: str
+    pg_dump_version: str
+    encoding: str
+    collate: str
+    ctype: str
+    source: str = "primary"
+    schema_version: str | None = None
+    fingerprint: str
+    rows: dict[str, Count]
+    sequences: dict[str, tuple[int, bool]]
+    roles: tuple[RoleNeed, ...] = ()
+    extensions: dict[str, str] = {}
+    database_bytes: Count = 0
+    keep_until: AwareDatetime | None = None
+    files: Annotated[tuple[File, ...], Field(min_length=1)]
+    operator_version: str = ""
+
+    @field_validator("format_version")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value > FORMAT_VERSION:
+            raise ValueError(f"format {value} is of a newer version of the operator; this one reads {FORMAT_VERSION}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if layout.id_moment(self.id) is None or layout.id_tier(self.id) is not self.tier:
+            raise ValueError(f"{self.id!r} is no id of the tier {self.tier}")
+        if len({file.name for file in self.files}) != len(self.files):
+            raise ValueError("a file is there twice")
+        return self
+
+    @property
+    def place(self) -> Place:
+        """Where the backup says that it lies."""
+        return Place(self.origin, self.tier, self.id)
+
+    @property
+    def bytes(self) -> int:
+        """All stored files together."""
+        return sum(file.bytes for file in self.files)
+
+    def file(self, format: Format) -> File | None:
+        """The file of a format, if the backup has one."""
+        return next((file for file in self.files if file.format is format), None)
+
+
+class Verification(_Document):
+    """What the newest restore of a backup showed.
+
+    Attributes:
+        outcome: `ok`, or `failed`: the backup can't be trusted.
+        at: when it ended.
+        seconds: how long it took.
+        message: what was found, for people.
+        stages: seconds by stage: download, restore, compare, amcheck.
+        operator_version: who wrote this.
+    """
+
+    outcome: Literal["ok", "failed"]
+    at: AwareDatetime
+    seconds: Annotated[float, Field(ge=0)]
+    message: str = ""
+    stages: dict[str, float] = {}
+    operator_version: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the backup was restored and equal to what its manifest says."""
+        return self.outcome == "ok"
+
+    @classmethod
+    def of(
+        cls, ok: bool, at: datetime, seconds: float, message: str = "", stages: Mapping[str, float] | None = None
+    ) -> Verification:
+        """One made now."""
+        return cls(
+            outcome="ok" if ok else "failed",
+            at=at,
+            seconds=round(seconds, 3),
+            message=message,
+            stages={name: round(value, 3) for name, value in (stages or {}).items()},
+            operator_version=operator_version(),
+        )
+
+
+def file_name(format: Format, encrypted: bool) -> str:
+    """The name of a backup's file."""
+    return format.file_name + (layout.ENCRYPTED if encrypted else "")
+
+
+def operator_version() -> str:
+    """This program's version, empty where it isn't installed."""
+    try:
+        return version("medianest-operator")
+    except PackageNotFoundError:
+        return ""

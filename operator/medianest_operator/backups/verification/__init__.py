@@ -1,0 +1,1 @@
+"""Restoring a backup into a throwaway server, and comparing."""

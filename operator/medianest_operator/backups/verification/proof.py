@@ -1,0 +1,220 @@
+"""Whether a restored database is the one that was backed up: its definitions, every table's rows, its sequences."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Connection
+
+from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.encryption import decrypt
+from medianest_operator.backups.repository.layout import Format, Tier
+from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.repository.store import fetch
+from medianest_operator.hardening.fingerprint import without_hardening
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
+from medianest_operator.postgres.contents import count_rows, read_sequences, read_tables
+from medianest_operator.results.backup import Reason, RunFailure
+
+_HISTORY = "_prisma_migrations"
+# What a dump of one database doesn't hold: who may connect, and settings of roles and of the database itself.
+_OUTSIDE = ("grants", "", "database")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What has to be equal.
+
+    Attributes:
+        catalog: every definition.
+        rows: of each table.
+        sequences: the last value of each, and whether it was handed out.
+    """
+
+    catalog: Catalog
+    rows: Mapping[str, int]
+    sequences: Mapping[str, tuple[int, bool]]
+
+
+@dataclass
+class Comparison:
+    """What was found.
+
+    Attributes:
+        differences: what isn't equal, in words; empty if all is.
+        notes: what was left out of the comparison, in words.
+        exact: the fingerprint itself is the same.
+        rows: rows that there are.
+    """
+
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    exact: bool = False
+    tables: int = 0
+    rows: int = 0
+
+    def describe(self) -> str:
+        """For the end of a sentence."""
+        shown = "; ".join(self.differences[:3])
+        more = f"; and {len(self.differences) - 3} more" if len(self.differences) > 3 else ""
+        return shown + more
+
+
+def dumped_catalog(connection: Connection[Any]) -> Catalog:
+    """The catalog of what pg_dump writes of a database: all but what belongs to its surroundings."""
+    return _dumped(read_catalog(connection))
+
+
+def read_contents(connection: Connection[Any], report: Callable[[str], None] = lambda line: None) -> Contents:
+    """What a database holds now.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    rows = {}
+    for name, count in count_rows(connection, read_tables(connection)):
+        rows[name] = count
+        report(f"counted {name}: {count}")
+    return Contents(dumped_catalog(connection), rows, read_sequences(connection))
+
+
+def stored_catalog(repository: Repository, manifest: Manifest, identities: Sequence[str]) -> Catalog | None:
+    """The catalog that was stored with a backup; `None` where it has none.
+
+    Raises:
+        RunFailure: it is damaged.
+        RepositoryError: it can't be read.
+        EncryptionError: it can't be decrypted.
+    """
+    file = manifest.file(Format.CATALOG)
+    if file is None:
+        return None
+    chunks = fetch(repository, manifest.place, file)
+    packed = b"".join(decrypt(chunks, identities) if file.encrypted else chunks)
+    try:
+        text = gzip.decompress(packed)
+        if hashlib.sha256(text).hexdigest() != manifest.fingerprint:
+            raise ValueError("its SHA-256 is not the manifest's fingerprint")
+        return parse_catalog(text)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+        raise RunFailure(Reason.BACKUP_DAMAGED, f"{file.name} of {manifest.id} is damaged: {error}") from error
+
+
+def parse_catalog(text: bytes) -> Catalog:
+    """A catalog out of its canonical JSON."""
+    objects = {}
+    for raw in json.loads(text):
+        kind, table, name = raw.pop("kind"), raw.pop("table"), raw.pop("name")
+        item = CatalogObject(kind, table, name, raw)
+        objects[item.key] = item
+    return Catalog(objects)
+
+
+def compare(
+    manifest: Manifest,
+    expected: Catalog | None,
+    found: Contents,
+    *,
+    privileges: bool = True,
+    left_out: Collection[str] = (),
+) -> Comparison:
+    """A restored database with its backup's manifest.
+
+    Args:
+        expected: the stored catalog, so that differences have words.
+        privileges: owners and rights count too.
+        left_out: labels of objects that this restore left out.
+    """
+    result = Comparison(tables=len(found.rows), rows=sum(found.rows.values()))
+    result.differences += row_differences(manifest.rows, _rows_of(manifest, found))
+    if manifest.tier is not Tier.PRE_MIGRATION:
+        # There the sequences were read before the dump, while others were writing.
+        result.differences += sequence_differences(manifest.sequences, found.sequences)
+    catalog = _scope(manifest, found.catalog)
+    result.exact = catalog.fingerprint() == manifest.fingerprint
+    if result.exact:
+        return result
+    if expected is None:
+        if privileges and not left_out:
+            result.differences.append(
+                "the catalog's fingerprint is not the manifest's, which has no catalog to compare"
+            )
+        else:
+            result.notes.append("the definitions were not compared: the backup has no catalog, only a fingerprint")
+        return result
+    expected = _dumped(expected)
+    if not privileges:
+        expected, catalog = expected.without_privileges(), catalog.without_privileges()
+        result.notes.append("owners and rights were not restored and not compared")
+    expected, catalog, notes = without_versions(expected, catalog)
+    result.notes += notes
+    gone = {key for key, item in expected.objects.items() if item.label in left_out} - catalog.objects.keys()
+    expected = Catalog({key: item for key, item in expected.objects.items() if key not in gone})
+    result.differences += difference(expected, catalog)
+    return result
+
+
+def without_versions(expected: Catalog, found: Catalog) -> tuple[Catalog, Catalog, list[str]]:
+    """Both without the versions of extensions, which are the server's own, and a word on those that aren't equal."""
+    notes = []
+    for item in expected.of_kind("extension"):
+        other = found.objects.get(item.key)
+        if other is not None and other.attributes.get("version") != item.attributes.get("version"):
+            versions = other.attributes.get("version"), item.attributes.get("version")
+            notes.append(f"extension {item.name} is version {versions[0]} here and was {versions[1]}")
+    return _versionless(expected), _versionless(found), notes
+
+
+def row_differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
+    """In words."""
+    lines = []
+    for name in sorted(expected.keys() | found.keys()):
+        was, now = expected.get(name), found.get(name)
+        if was is None:
+            lines.append(f"table {name} is not expected")
+        elif now is None:
+            lines.append(f"table {name} is missing")
+        elif was != now:
+            lines.append(f"table {name} holds {now} rows, expected {was}")
+    return lines
+
+
+def sequence_differences(expected: Mapping[str, tuple[int, bool]], found: Mapping[str, tuple[int, bool]]) -> list[str]:
+    """In words; a sequence that is missing is told by the catalog."""
+    return [
+        f"sequence {name} stands at {found[name][0]}, expected {value[0]}"
+        for name, value in sorted(expected.items())
+        if name in found and tuple(found[name]) != tuple(value)
+    ]
+
+
+def _dumped(catalog: Catalog) -> Catalog:
+    kept = {key: item for key, item in catalog.objects.items() if key != _OUTSIDE and key[0] != "settings"}
+    return Catalog(kept)
+
+
+def _rows_of(manifest: Manifest, found: Contents) -> Mapping[str, int]:
+    if manifest.tier is not Tier.PRE_MIGRATION:
+        return found.rows
+    return {name: count for name, count in found.rows.items() if name in manifest.rows or name != _HISTORY}
+
+
+def _scope(manifest: Manifest, catalog: Catalog) -> Catalog:
+    """A migration's own backup speaks of what migrations change: no history, none of the operator's own objects."""
+    if manifest.tier is not Tier.PRE_MIGRATION:
+        return catalog
+    return without_hardening(catalog.without_table(_HISTORY))
+
+
+def _versionless(catalog: Catalog) -> Catalog:
+    objects = dict(catalog.objects)
+    for item in catalog.of_kind("extension"):
+        attributes = {name: value for name, value in item.attributes.items() if name != "version"}
+        objects[item.key] = CatalogObject(item.kind, item.table, item.name, attributes)
+    return Catalog(objects)

@@ -1,0 +1,248 @@
+"""The proof that a backup can be restored: it is, into a throwaway server, and compared and checked there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from medianest_operator.backups.ending import result_of
+from medianest_operator.backups.logical.filling import fill, inspect, plan
+from medianest_operator.backups.logical.finding import Wanted, choose, look
+from medianest_operator.backups.logical.restore import MAINTENANCE, check_version, create_database
+from medianest_operator.backups.repository.catalog import Backup, Catalog, write_verification
+from medianest_operator.backups.repository.client import Repository, RepositoryError
+from medianest_operator.backups.repository.manifest import Manifest, Verification
+from medianest_operator.backups.repository.store import DamagedError, fetch
+from medianest_operator.backups.verification import amcheck
+from medianest_operator.backups.verification.archive import Archive, downloaded
+from medianest_operator.backups.verification.proof import compare, read_contents
+from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
+from medianest_operator.results.backup import Reason, Result, RunFailure
+from medianest_operator.results.text import cut
+
+JOBS = 2
+_READ_BACK = "readBack"
+"""The only stage of a copy that has the same bytes as one that was restored."""
+# Beside this process and pg_restore in the same container, whose memory is small.
+_SETTINGS = {
+    "shared_buffers": "8MB",
+    "maintenance_work_mem": "8MB",
+    "wal_buffers": "1MB",
+    "max_wal_size": "256MB",
+    "max_connections": "8",
+}
+# What speaks of the backup itself; everything else, of the place where it was tried.
+_OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
+_NO_ROOM = (
+    "No space left on device", "could not extend file", "could not write", "Disk quota exceeded", "out of memory",
+    "Cannot allocate memory",
+)  # fmt: skip
+_WORDS = {
+    "rolsuper": ("SUPERUSER", ""),
+    "rolinherit": ("", "NOINHERIT"),
+    "rolcreaterole": ("CREATEROLE", ""),
+    "rolcreatedb": ("CREATEDB", ""),
+    "rolcanlogin": ("LOGIN", ""),
+    "rolbypassrls": ("BYPASSRLS", ""),
+}
+
+
+@dataclass
+class Stages:
+    """How long each part took, seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - began, 2)
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What is asked for.
+
+    Attributes:
+        wanted: whose backup.
+        which: `latest`, `latest-verified` or an id.
+        work: a folder with room for the dump and the restored database.
+        identities: age's private keys.
+        now: the clock.
+    """
+
+    wanted: Wanted
+    which: str
+    work: Path
+    identities: Sequence[str] = ()
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class VerifyRun:
+    """Verifies one backup.
+
+    Args:
+        repositories: where it may be.
+        report: called with a line of text now and then.
+    """
+
+    def __init__(
+        self, repositories: Sequence[Repository], options: VerifyOptions, report: Callable[[str], None] = print
+    ) -> None:
+        self._repositories = repositories
+        self._options = options
+        self._report = report
+        self._more: dict[str, Any] = {}
+
+    def run(self) -> Result:
+        """Verify; nothing is raised but what a bug raises."""
+        stages = Stages()
+        stopped = "The verification was asked to stop; it says nothing."
+        result = result_of(lambda: self._verify(stages), stopped, self._more)
+        result.more = {**self._more, "seconds": stages.seconds, **result.more}
+        return result
+
+    def _verify(self, stages: Stages) -> Result:
+        found = look(self._repositories, self._options.wanted, self._report)
+        for catalog in found.catalogs:
+            self._more.setdefault("catalog", {})[catalog.repository.name] = catalog.summary()
+        places = choose(found, self._options.which)
+        repository, backup = _least_verified(places)
+        self._more |= {"backup": backup.id, "repository": repository.name}
+        failure: RunFailure | None = None
+        began = time.monotonic()
+        try:
+            message = self._try(repository, backup, stages)
+        except RunFailure as error:
+            if error.reason not in _OF_BACKUP or error.transient:
+                raise
+            failure, message = error, error.message
+        seconds = time.monotonic() - began
+        verification = Verification.of(failure is None, self._options.now(), seconds, cut(message), stages.seconds)
+        noted = self._note(repository, backup, verification)
+        if failure is None:
+            noted += self._read_back(backup, [place for place in places if place[0] is not repository], verification)
+        if failure is not None:
+            return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{backup.id} is not good: {message}{noted}"))
+        return Result.success(f"Verified {backup.id} of {repository.name}: {message}{noted}")
+
+    def _read_back(self, good: Backup, places: Sequence[tuple[Repository, Backup]], verification: Verification) -> str:
+        """Another repository's copy is as good if it has the same bytes: they are read back and summed up again."""
+        noted = ""
+        for repository, copy in places:
+            assert good.manifest is not None
+            assert copy.manifest is not None
+            if copy.manifest.files != good.manifest.files:
+                noted += f" The one in {repository.name} is another: it has to be verified by itself."
+                continue
+            began = time.monotonic()
+            try:
+                for file in copy.manifest.files:
+                    for _ in fetch(repository, copy.place, file):
+                        pass
+            except DamagedError as error:
+                # What is left of it has to be told now, not at the next drill.
+                damaged = Verification.of(False, self._options.now(), 0, cut(str(error)), {})
+                self._note(repository, copy, damaged)
+                raise RunFailure(
+                    Reason.VERIFICATION_FAILED, f"{good.id} is good, but not in {repository.name}: {error}"
+                ) from error
+            except RepositoryError as error:
+                noted += f" The one in {repository.name} could not be read back: {error}"
+                continue
+            seconds = round(time.monotonic() - began, 2)
+            same = {**dict(verification), "message": f"the same bytes: {verification.message}"}
+            self._note(repository, copy, Verification.model_validate(same | {"stages": {_READ_BACK: seconds}}))
+            noted += f" The same bytes in {repository.name}."
+        return noted
+
+    def _note(self, repository: Repository, backup: Backup, verification: Verification) -> str:
+        try:
+            write_verification(repository, backup, verification)
+            catalog = Catalog.read(repository, backup.place.origin)
+        except RepositoryError as error:
+            return f" That could not be noted: {error}"
+        self._more["catalog"][repository.name] = catalog.summary()
+        return ""
+
+    def _try(self, repository: Repository, backup: Backup, stages: Stages) -> str:
+        manifest = backup.manifest
+        assert manifest is not None
+        check_version(manifest)
+        work = self._options.work
+        with downloaded(repository, backup, work, self._options.identities, self._report) as archive:
+            stages.seconds["download"] = round(archive.seconds, 2)
+            try:
+                with throwaway_server(work, settings=_SETTINGS) as server:
+                    return self._look_at(server, manifest, archive, stages)
+            except ThrowawayError as error:
+                raise RunFailure(Reason.NO_ROOM, f"{work}: {error}") from error
+            except psycopg.Error as error:
+                text = " ".join(str(error).split())
+                raise RunFailure(Reason.INTERNAL_ERROR, f"The throwaway server gave up: {text}", True) from error
+
+    def _look_at(self, server: ThrowawayServer, manifest: Manifest, archive: Archive, stages: Stages) -> str:
+        server.create_roles(_roles(manifest))
+        with server.connect(MAINTENANCE) as connection:
+            create_database(connection, manifest.dbname, manifest, manifest.owner)
+        with server.connect(manifest.dbname) as connection:
+            target = inspect(connection, server.environment(manifest.dbname))
+            made = plan(target, archive)
+            with stages.timed("restore"):
+                try:
+                    # Nobody queries it; and 30,000 rows with their long texts take more memory than all the rest.
+                    fill(target, archive, made, JOBS, analyze=False)
+                except RunFailure as failure:
+                    # Where there was no room for it, nothing is said of the backup.
+                    here = any(words in failure.message for words in _NO_ROOM)
+                    reason = Reason.NO_ROOM if here else failure.reason
+                    text = f"it can't be restored: {failure.message}"
+                    raise RunFailure(reason, text, failure.transient) from failure
+            with stages.timed("compare"):
+                comparison = compare(
+                    manifest, archive.catalog, read_contents(connection),
+                    privileges=made.privileges, left_out=made.left_out,
+                )  # fmt: skip
+            if comparison.differences:
+                raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
+            with stages.timed("amcheck"):
+                checked, problems = amcheck.check(connection)
+            if problems:
+                raise RunFailure(Reason.NOT_EQUAL, f"amcheck found damage: {'; '.join(problems[:3])}")
+        seconds = stages.seconds
+        notes = "".join(f" Note: {note}." for note in [*made.notes, *comparison.notes])
+        return (
+            f"{comparison.tables} tables with {comparison.rows} rows restored in"
+            f" {seconds['download'] + seconds['restore']:.1f} s, {'fingerprint' if comparison.exact else 'catalog'},"
+            f" rows and sequences equal, {checked} tables and indexes checked.{notes}"
+        )
+
+
+def _least_verified(places: Sequence[tuple[Repository, Backup]]) -> tuple[Repository, Backup]:
+    """Of the copies of a backup the one that was not verified, or only read back, or longest ago: they take turns."""
+
+    def merit(place: tuple[Repository, Backup]) -> tuple[int, datetime]:
+        verification = place[1].verification
+        if verification is None:
+            return 0, datetime.min.replace(tzinfo=UTC)
+        return 1 if _READ_BACK in verification.stages else 2, verification.at
+
+    return min(places, key=merit)
+
+
+def _roles(manifest: Manifest) -> list[RoleCopy]:
+    roles = []
+    for role in manifest.roles:
+        words = [_WORDS[name][0 if value else 1] for name, value in role.attributes.items() if name in _WORDS]
+        roles.append(RoleCopy(role.name, tuple(word for word in words if word), role.member_of))
+    return roles

@@ -1,0 +1,1 @@
+"""What is observed of a serving database: the instances, and the state of its indexes."""

@@ -1,0 +1,264 @@
+"""Finish what a run began whose process is gone: found whole, or taken back and proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations import history as prisma
+from medianest_operator.migrations.errors import UNPROVED_ADVICE, RunError
+from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
+from medianest_operator.migrations.rollback.fence import Fence, FenceError, lift_fence, raise_fence
+from medianest_operator.migrations.rollback.undo import Backup, Undo, UndoUnfinished
+from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.apply import Failure
+from medianest_operator.migrations.run.checks import check_destruction, check_indexes, read_holders
+from medianest_operator.migrations.run.evidence import Evidence, Proof, application_catalog
+from medianest_operator.migrations.run.parts import Strategy
+from medianest_operator.migrations.run.work import Work
+from medianest_operator.postgres import run_lock
+from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rollback
+
+_ROWS_OF_RUN = """
+SELECT migration_name, bool_or(finished_at IS NOT NULL)
+  FROM public._prisma_migrations
+ WHERE migration_name = ANY(%s) AND rolled_back_at IS NULL
+ GROUP BY migration_name
+"""
+
+_MARK_ROLLED_BACK = """
+UPDATE public._prisma_migrations SET rolled_back_at = now(), logs = coalesce(logs, %s)
+ WHERE migration_name = ANY(%s) AND rolled_back_at IS NULL
+"""
+
+
+class RunEnd(Exception):
+    """The run has its result already."""
+
+    def __init__(self, result: MigrationResult) -> None:
+        super().__init__(result.message)
+        self.result = result
+
+
+def way_back(
+    work: Work,
+    entry: Entry,
+    *,
+    before: Evidence,
+    why: str,
+    finish: Callable[[Rollback], Mapping[str, Any]],
+    failure: Failure | None = None,
+    transaction: int | None = None,
+) -> Rollback:
+    """Undo a run, prove it, and write both down; safe to begin again from any point.
+
+    Args:
+        work: the run that goes the way back.
+        entry: the run that is undone: the same, or an earlier one that was cut off.
+        transaction: the server's id of the transaction that held the whole run, where one did.
+        finish: makes what the journal keeps.
+
+    Raises:
+        RunError: it can't be gone to its end now; the next run begins it again.
+        psycopg.OperationalError: the connection is lost; likewise.
+    """
+    started = time.monotonic()
+    connection, workbench = work.connection, work.workbench
+    session.roll_back(connection)
+    work.journal.step(entry, Step.ROLLING_BACK)
+    names = list(entry.plan["names"])
+    fenced = entry.fence is not None
+    backup = None
+    if workbench.no_way_back is None and entry.backup is not None:
+        backup = Backup(workbench.repositories, entry.backup, workbench.environment, workbench.identities)
+    downs = entry.plan.get("downs", {})
+    rows = _rows_of_run(connection, names)
+    committed = [name for name, finished in rows.items() if finished]
+    undo = Undo(
+        connection,
+        work.options,
+        work.report,
+        before=before,
+        downs={name: downs[name] for name in sorted(committed) if name in downs},
+        fenced=fenced,
+        backup=backup,
+        # The rows of the history commit with the run's only transaction.
+        changed=entry.strategy != Strategy.TRANSACTION or bool(rows),
+    )
+    try:
+        undone = undo.run()
+    except (UndoUnfinished, psycopg.errors.LockNotAvailable) as error:
+        held = "Writers stay held off. " if fenced else ""
+        raise RunError(
+            Reason.ROLLBACK_UNFINISHED,
+            f"{why} Undoing it is not finished: {' '.join(str(error).split())}. {held}Trying again.",
+            failure.failed if failure else None,
+        ) from error
+    proof = _with_transaction(connection, undone.proof, transaction)
+    rollback = Rollback(
+        strategy=undone.strategy,
+        proved=proof.is_equal,
+        proof=proof.describe(),
+        milliseconds=round((time.monotonic() - started) * 1000),
+    )
+    work.report(f"undone by {undone.strategy.lower()}: {rollback.proof}")
+    with connection.transaction():
+        if proof.is_equal:
+            _settle_history(connection, names, why, failure)
+            if entry.fence is not None:
+                lift_fence(connection, Fence.from_json(entry.fence))
+        ending = Ending.ROLLED_BACK if proof.is_equal else Ending.UNPROVED
+        kept = dict(finish(rollback))
+        if not proof.is_equal:
+            kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNPROVED}
+        work.journal.finish(entry, ending, kept)
+    return rollback
+
+
+def _with_transaction(connection: Connection[Any], proof: Proof, transaction: int | None) -> Proof:
+    """Rows that differ with writers at work are the writers' only if the server says that the run's transaction ended
+    without a commit (PostgreSQL manual, pg_xact_status)."""
+    if transaction is None or not proof.writers:
+        return proof
+    row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
+    if row is not None and row[0] == "aborted":
+        return proof
+    told = row[0] if row else "nothing"
+    lines = (*proof.differences, f"the server says {told} of transaction {transaction}, expected aborted")
+    return Proof(lines, proof.tables, proof.rows)
+
+
+def _rows_of_run(connection: Connection[Any], names: list[str]) -> dict[str, bool]:
+    """The run's names that the history holds, and whether each is finished."""
+    return {row[0]: row[1] for row in connection.execute(_ROWS_OF_RUN, (names,)).fetchall()}
+
+
+def _settle_history(connection: Connection[Any], names: list[str], why: str, failure: Failure | None) -> None:
+    """Leave the rows that `prisma migrate resolve --rolled-back` leaves, the failed one with its logs."""
+    if failure is not None and failure.reason.outcome is Outcome.FAILED:
+        name = failure.planned.name
+        if failure.row_id is None or name not in _rows_of_run(connection, [name]):
+            row_id = prisma.insert_started(connection, failure.planned.migration, failure.started_at)
+        else:
+            row_id = failure.row_id
+        prisma.mark_failed(connection, row_id, failure.logs)
+    connection.execute(_MARK_ROLLED_BACK, (why, names))
+
+
+class Recovery:
+    """Brings an open journal entry to its end.
+
+    Args:
+        work: the run that found it.
+        entry: of a run that never ended, or whose way back wasn't proved.
+    """
+
+    def __init__(self, work: Work, entry: Entry) -> None:
+        self._work = work
+        self._entry = entry
+
+    def run(self) -> None:
+        """Decide what became of the run.
+
+        Raises:
+            RunError: it could not be proved undone, or not be finished now.
+        """
+        entry = self._entry
+        names = list(entry.plan["names"])
+        self._work.report(f"an earlier run ({', '.join(names)}) was cut off at {entry.step}; finishing it first")
+        if entry.strategy == Strategy.NONE:
+            self._finish(Ending.REFUSED, Reason.INTERRUPTED, "cut off; what it had applied stays (onFailure: Halt)")
+            return
+        if entry.step not in CHANGING or entry.before is None:
+            self._finish(Ending.ROLLED_BACK, Reason.INTERRUPTED, "cut off before it changed anything")
+            return
+        if entry.fence is not None:
+            # The rights were taken before; whoever came in by another way must go as well.
+            self._raise_fence_again()
+        before = Evidence.from_json(entry.before)
+        rows = _rows_of_run(self._work.connection, names)
+        going_back = entry.unproved or entry.step is Step.ROLLING_BACK
+        if not going_back and all(rows.get(name) for name in names) and self._is_whole(before):
+            self._finish(Ending.APPLIED, Reason.APPLIED, "found applied as a whole after it was cut off")
+            return
+        rollback = way_back(
+            self._work,
+            entry,
+            before=before,
+            why="The run was cut off.",
+            finish=lambda rollback: {
+                "outcome": Outcome.TRANSIENT,
+                "reason": Reason.INTERRUPTED,
+                "message": f"The run was cut off and undone by {rollback.strategy.lower()}: {rollback.proof}.",
+                "rollback": rollback.model_dump(mode="json"),
+            },
+        )
+        if not rollback.proved:
+            raise RunEnd(
+                MigrationResult.of(
+                    Reason.ROLLBACK_UNPROVED,
+                    f"A run of {', '.join(names)} was cut off and could not be proved undone: {rollback.proof}."
+                    f" {UNPROVED_ADVICE}",
+                    rollback=rollback,
+                    backup=entry.backup,
+                )
+            )
+
+    def _raise_fence_again(self) -> None:
+        try:
+            raise_fence(self._work.connection, Fence.from_json(self._entry.fence), self._work.report)
+        except FenceError as error:
+            raise RunError(Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again.") from error
+
+    def _is_whole(self, before: Evidence) -> bool:
+        """Every file is recorded as finished; that counts if the run's own last look would have let it pass."""
+        plan = self._entry.plan
+        holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
+        try:
+            check_destruction(holders, read_holders(self._work.connection), RunOptions())
+            check_indexes(before.catalog, application_catalog(self._work.connection), plan.get("indexes", ()))
+        except RunError:
+            return False
+        return True
+
+    def _finish(self, ending: Ending, reason: Reason, message: str) -> None:
+        with self._work.connection.transaction():
+            if self._entry.fence is not None:
+                lift_fence(self._work.connection, Fence.from_json(self._entry.fence))
+            outcome = Outcome.APPLIED if ending is Ending.APPLIED else Outcome.TRANSIENT
+            self._work.journal.finish(self._entry, ending, {"outcome": outcome, "reason": reason, "message": message})
+        self._work.report(f"the earlier run: {message}")
+
+
+def settle(connection: Connection[Any], journal: Journal) -> str | None:
+    """Accept the database as it is after a run that could not be proved undone: lift the fence, close the entry.
+
+    Returns what was settled, in words; `None` if nothing was open.
+
+    Raises:
+        RunError: a run is at work.
+        psycopg.Error: as the server says.
+    """
+    if not run_lock.try_lock(connection):
+        holder = run_lock.lock_holder(connection)
+        raise RunError(Reason.LOCK_NOT_GRANTED, f"a migration run is at work: {holder or 'no longer known'}")
+    entry = journal.open_entry() if journal.exists() else None
+    if entry is None:
+        return None
+    with connection.transaction():
+        if entry.fence is not None:
+            lift_fence(connection, Fence.from_json(entry.fence))
+        if entry.unproved or entry.step is Step.ROLLING_BACK:
+            # The way back was gone: what the history still calls applied or begun isn't there any more, and a next
+            # try must not pass it over.
+            connection.execute(_MARK_ROLLED_BACK, ("settled by hand after it was undone", list(entry.plan["names"])))
+        message = "accepted as it is by hand"
+        journal.finish(
+            entry, Ending.REFUSED, {"outcome": Outcome.FAILED, "reason": Reason.INTERRUPTED, "message": message}
+        )
+    return f"run {entry.id} of {', '.join(entry.plan['names'])}"

@@ -1,0 +1,106 @@
+"""A run's own way back: undone, proved and recorded, and what the run then ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from medianest_operator.errors import Interrupted
+from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
+from medianest_operator.migrations.journal import result_as_json
+from medianest_operator.migrations.rollback.halt import halt
+from medianest_operator.migrations.rollback.recovery import way_back
+from medianest_operator.migrations.run.apply import Failure
+from medianest_operator.migrations.run.parts import Strategy
+from medianest_operator.migrations.run.results import result_of, server_failure
+from medianest_operator.migrations.run.work import Work
+from medianest_operator.results.migration import Outcome, Reason, Rollback
+
+STOPPED = "The run was asked to stop before its end."
+
+
+@contextmanager
+def undone_where_it_fails(work: Work) -> Iterator[None]:
+    """From the first change on every failure takes the way back, unless the connection is gone: then the next run finds
+    the entry open and takes it. With `onFailure: Halt` nothing is taken back.
+
+    Raises:
+        RunError: what the run ends with.
+        Interrupted, psycopg.Error: nothing was undone; the last commit may have gone through (`Work.is_applied`).
+    """
+    try:
+        yield
+    except Failure as failure:
+        if work.halts:
+            raise halt(work.connection, failure, work.applied) from failure
+        raise roll_back(work, failure) from failure
+    except (Interrupted, RunError, psycopg.Error) as error:
+        if work.halts or not work.is_connected or work.is_applied():
+            raise
+        raise roll_back(work, _told(work, error)) from error
+
+
+def _told(work: Work, error: BaseException) -> RunError:
+    if isinstance(error, RunError):
+        return error
+    if isinstance(error, psycopg.Error):
+        found = server_failure(work, error)
+        return RunError(found.reason, found.message)
+    return RunError(Reason.INTERRUPTED, STOPPED)
+
+
+def roll_back(work: Work, cause: Failure | RunError) -> RunError:
+    """Go back, prove that, and write both down; returns what the run ends with.
+
+    Raises:
+        RunError: it can't be gone to its end now; the next run begins it again.
+        psycopg.OperationalError: the connection is lost; likewise.
+    """
+    assert work.entry is not None
+    assert work.before is not None
+    text = cause.text if isinstance(cause, Failure) else cause.message
+    work.report(text)
+
+    def remembered(rollback: Rollback) -> Mapping[str, Any]:
+        """What the journal keeps is what this run ends with: who doesn't try again tells the same."""
+        work.rollback = rollback
+        end = _end(cause, text, rollback)
+        return result_as_json(result_of(work, end.reason, end.message, end.failed).to_json())
+
+    transaction = work.application.transaction if work.application else None
+    go = partial(
+        way_back,
+        work,
+        work.entry,
+        before=work.before,
+        failure=cause if isinstance(cause, Failure) else None,
+        why=text,
+        transaction=transaction if work.undo.strategy is Strategy.TRANSACTION else None,
+        finish=remembered,
+    )
+    try:
+        rollback = go()
+    except Interrupted:
+        # It is on its way back already; a further signal is ignored.
+        rollback = go()
+    return _end(cause, text, rollback)
+
+
+def _end(cause: Failure | RunError, text: str, rollback: Rollback) -> RunError:
+    if not rollback.proved:
+        return RunError(
+            Reason.ROLLBACK_UNPROVED,
+            f"{text} It could not be proved undone: {rollback.proof}. {UNPROVED_ADVICE}",
+            cause.failed,
+        )
+    final = cause.reason.outcome is Outcome.FAILED
+    by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
+    return RunError(
+        cause.reason,
+        f"{text} It was undone{by}: {rollback.proof}. {ADVICE if final else 'Trying again.'}",
+        cause.failed,
+    )

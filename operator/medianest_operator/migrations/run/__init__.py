@@ -1,0 +1,1 @@
+"""One migration run: its steps, and what they share."""

@@ -1,0 +1,201 @@
+"""What must be equal before and after: the catalog, every table's rows, where the sequences stand.
+
+This is the proof's substance. The catalog's fingerprint covers every definition; the row counts, and with the writers
+held off a digest of every table's content, cover the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
+
+from medianest_operator import naming
+from medianest_operator.hardening.fingerprint import without_hardening
+from medianest_operator.migrations.history import TABLE
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
+from medianest_operator.postgres.contents import read_sequences
+from medianest_operator.results.text import first_three
+
+# Tables that hold rows of their own, in the application's schemas; the history is the run's own book-keeping.
+_TABLES: LiteralString = """
+SELECT n.nspname, c.relname,
+       CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(c.relname)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+   AND (c.relkind = 'r' OR c.relispopulated)
+   AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
+   AND NOT (n.nspname = 'public' AND c.relname = %s)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                      AND d.deptype = 'e')
+ ORDER BY 1, 2
+"""
+
+_DATABASE_RIGHTS = ("grants", "", "database")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A database at one moment.
+
+    Attributes:
+        catalog: every definition, without the history's table.
+        rows: each table's exact number of rows.
+        contents: a digest of each table's rows that doesn't depend on their order; empty where it wasn't taken.
+        sequences: the last value of each sequence, and whether it was handed out.
+    """
+
+    catalog: Catalog
+    rows: Mapping[str, int]
+    contents: Mapping[str, str] = field(default_factory=dict)
+    sequences: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.catalog.fingerprint()
+
+    @property
+    def total_rows(self) -> int:
+        return sum(self.rows.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            "catalog": [
+                {"kind": item.kind, "table": item.table, "name": item.name, "attributes": dict(item.attributes)}
+                for _, item in sorted(self.catalog.objects.items())
+            ],
+            "rows": dict(self.rows),
+            "contents": dict(self.contents),
+            "sequences": {name: list(value) for name, value in self.sequences.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Evidence:
+        """Back from the journal."""
+        return cls(
+            catalog=catalog_from_json(document["catalog"]),
+            rows=dict(document["rows"]),
+            contents=dict(document["contents"]),
+            sequences={name: (int(last), bool(called)) for name, (last, called) in document["sequences"].items()},
+        )
+
+
+def catalog_from_json(items: Any) -> Catalog:
+    """A catalog from the journal's form of it."""
+    objects = (CatalogObject(item["kind"], item["table"], item["name"], item["attributes"]) for item in items)
+    return Catalog({item.key: item for item in objects})
+
+
+def application_catalog(connection: Connection[Any]) -> Catalog:
+    """The catalog without what a run changes itself: Prisma's history, and who may connect while it holds writers off.
+
+    No migration changes the latter: rights on the database are refused (lint). The operator's own objects of
+    `spec.hardening` are left out too: they come and go by themselves.
+    """
+    found = without_hardening(read_catalog(connection).without_table(TABLE))
+    return Catalog({key: item for key, item in found.objects.items() if key != _DATABASE_RIGHTS})
+
+
+def read_evidence(connection: Connection[Any], contents: bool = False) -> Evidence:
+    """Look at everything in the transaction that is open, or in one of its own.
+
+    Args:
+        contents: digest the rows themselves as well, at the cost of hashing each; meant for when nobody writes.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    rows: dict[str, int] = {}
+    digests: dict[str, str] = {}
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        tables = cursor.execute(_TABLES, (naming.JOURNAL_SCHEMA, TABLE)).fetchall()
+        for schema, table, name in tables:
+            # ONLY: what inherits is counted on its own. A sum of 64-bit hashes is the same in any order.
+            wanted = sql.SQL("count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text")
+            query = sql.SQL("SELECT {} FROM ONLY {} t").format(
+                wanted if contents else sql.SQL("count(*), ''"), sql.Identifier(schema, table)
+            )
+            row = cursor.execute(query).fetchone()
+            assert row is not None
+            rows[name] = row[0]
+            if contents:
+                digests[name] = row[1]
+    return Evidence(application_catalog(connection), rows, digests, read_sequences(connection))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whether a database is as it was.
+
+    Attributes:
+        differences: what isn't, in words; empty if all is equal.
+        tables: how many tables were counted.
+        rows: how many rows there were before.
+        contents: whether the rows themselves were compared, not only their number.
+        writers: rows differ, but only others can have written them: the run's own changes were never committed, or
+            none of its statements writes rows.
+    """
+
+    differences: tuple[str, ...]
+    tables: int
+    rows: int
+    contents: bool = False
+    writers: bool = False
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.differences
+
+    def describe(self) -> str:
+        """The proof in words, for the end of a sentence."""
+        if self.differences:
+            return f"not as before: {first_three(self.differences)}"
+        counted = "catalog, row counts and contents equal" if self.contents else "catalog and row counts equal"
+        if self.writers:
+            return "catalog equals that before, and rows were changed by the application alone (proved)"
+        return f"{counted} those before (proved)"
+
+
+def prove(before: Evidence, after: Evidence, writers_may_write: bool) -> Proof:
+    """Compare two moments.
+
+    Args:
+        writers_may_write: others could write meanwhile and the run itself can't have changed rows: then the number of
+            rows may differ, and the catalog alone decides.
+    """
+    lines = difference(before.catalog, after.catalog)
+    moved = _row_changes(before, after)
+    if not writers_may_write:
+        lines += moved
+        lines += _sequence_changes(before, after)
+    return Proof(
+        differences=tuple(lines),
+        tables=len(before.rows),
+        rows=before.total_rows,
+        contents=bool(before.contents and after.contents) and not writers_may_write,
+        writers=writers_may_write and bool(moved),
+    )
+
+
+def _row_changes(before: Evidence, after: Evidence) -> list[str]:
+    lines = []
+    for table in sorted(before.rows.keys() & after.rows.keys()):
+        was, now = before.rows[table], after.rows[table]
+        if was != now:
+            lines.append(f"table {table} holds {now} rows, expected {was}")
+        elif table in before.contents and before.contents[table] != after.contents.get(table, before.contents[table]):
+            lines.append(f"table {table}: {now} rows as before, but their content differs")
+    return lines
+
+
+def _sequence_changes(before: Evidence, after: Evidence) -> list[str]:
+    return [
+        f"sequence {name} stands at {after.sequences[name][0]}, expected {value[0]}"
+        for name, value in sorted(before.sequences.items())
+        if name in after.sequences and after.sequences[name] != value
+    ]

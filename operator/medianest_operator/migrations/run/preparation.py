@@ -1,0 +1,203 @@
+"""Before a run changes anything: what the database looks like, its backup, and the rehearsal on a copy of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.backups.logical import premigration
+from medianest_operator.backups.logical.dump import DumpError, dump
+from medianest_operator.backups.repository.client import Repository, RepositoryError, open_folder
+from medianest_operator.backups.repository.facts import read_facts
+from medianest_operator.backups.repository.layout import Origin
+from medianest_operator.migrations.errors import ADVICE, RunError
+from medianest_operator.migrations.journal import Step
+from medianest_operator.migrations.run import rehearsal
+from medianest_operator.migrations.run.apply import Failure
+from medianest_operator.migrations.run.checks import check_indexes, named_indexes
+from medianest_operator.migrations.run.evidence import Evidence, read_evidence
+from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
+from medianest_operator.migrations.run.work import Work
+from medianest_operator.postgres.contents import snapshot
+from medianest_operator.postgres.throwaway import ThrowawayError
+from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
+
+_ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
+
+
+class Preparation:
+    """Observes, backs up, rehearses.
+
+    Args:
+        work: the run's; its backup's path is noted in its entry.
+        stack: closed when the run needs no copy any more.
+    """
+
+    def __init__(self, work: Work, stack: ExitStack) -> None:
+        assert work.entry is not None
+        self._work = work
+        self._connection = work.connection
+        self._journal = work.journal
+        self._entry = work.entry
+        self._options = work.options
+        self._workbench = work.workbench
+        self._clock = work.clock
+        self._report = work.report
+        # Without a table there is nothing yet that a migration could harm, and so nothing to keep.
+        self._repositories = self._choose_repositories(not work.tables, stack)
+        self._taken: premigration.Taken | None = None
+        self._before: Evidence | None = None
+
+    def observe_and_back_up(self, contents: bool = False) -> Evidence:
+        """One snapshot for the evidence and for the backup.
+
+        Args:
+            contents: digest the rows as well, not only count them.
+
+        Raises:
+            RunError: the backup failed.
+        """
+        if self._repositories:
+            self._journal.step(self._entry, Step.BACKING_UP)
+        with snapshot(self._connection) as exported:
+            with self._clock.timed("observe"):
+                self._before = read_evidence(self._connection, contents)
+            if self._repositories:
+                with self._clock.timed("backup"):
+                    self._taken = self._back_up(exported)
+        if self._taken is not None and self._repositories is self._workbench.repositories:
+            self._work.stored_backup = StoredBackup(repositories=self._taken.repositories, bytes=self._taken.size)
+            self._entry.backup = self._taken.path
+            self._report(f"backed up to {self._taken.path}")
+        return self._before
+
+    def rehearse(self, parts: Sequence[Part], undo: UndoPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
+        """Apply everything to a copy first: a failure there never touches the database.
+
+        Returns what was seen, `None` where no copy could be made, and the same for the result.
+
+        Raises:
+            RunError: the run fails on the copy, or there has to be one and there is none.
+        """
+        assert self._before is not None
+        self._journal.step(self._entry, Step.REHEARSING)
+        schema_only, note = self._choose_data()
+        with ExitStack() as stack:
+            try:
+                with self._clock.timed("restore"):
+                    copy = self._make_copy(schema_only, stack)
+            except RepositoryError as error:
+                raise RunError(
+                    Reason.BACKUP_FAILED,
+                    f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
+                ) from error
+            except (rehearsal.CopyError, DumpError) as error:
+                if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
+                    raise RunError(
+                        Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
+                    ) from error
+                self._report(f"warning: not rehearsed: {error}")
+                return None, Rehearsal(data=False, note=str(error))
+            if self._work.stored_backup is not None and not schema_only:
+                self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
+            self._report("rehearsing on a copy")
+            with self._clock.timed("rehearse"):
+                done = self._try_on(copy, parts, undo, schema_only)
+        for lock in done.locks:
+            self._report(f"on the copy it locked {lock}")
+        summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
+        return done, summary
+
+    def _choose_repositories(self, is_empty: bool, stack: ExitStack) -> tuple[Repository, ...]:
+        """Where the backup goes: for a rehearsal alone, the scratch space will do."""
+        if is_empty and self._options.rehearse is not Rehearse.ALWAYS:
+            return ()
+        if self._workbench.repositories and not is_empty:
+            return self._workbench.repositories
+        if self._workbench.scratch is None or self._options.rehearse is Rehearse.NEVER:
+            return ()
+        return (open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch)))),)
+
+    def _back_up(self, exported: str) -> premigration.Taken:
+        assert self._before is not None
+        facts = read_facts(self._connection)
+        origin = (
+            Origin(*self._workbench.database, facts.system_identifier)
+            if self._workbench.database
+            else Origin.local(facts.dbname, facts.system_identifier)
+        )
+        version = self._entry.plan.get("version")
+        before = self._before
+        observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
+        try:
+            chunks = dump(self._workbench.environment, exported)
+            recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
+            taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
+        except (RepositoryError, DumpError, ThrowawayError) as error:
+            raise RunError(
+                Reason.BACKUP_FAILED, f"The pre-migration backup failed: {error}. Nothing was changed; trying again."
+            ) from error
+        for repository in self._repositories:
+            try:
+                premigration.prune(repository, origin, but=taken.path)
+            except RepositoryError as error:
+                self._report(f"warning: older backups stay: {error}")
+        return taken
+
+    def _choose_data(self) -> tuple[bool, str | None]:
+        """Whether only the definitions are copied, and why."""
+        if self._options.rehearse is Rehearse.ALWAYS:
+            return False, None
+        row = self._connection.execute("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())").fetchone()
+        assert row is not None
+        size, limit = row[0], self._options.rehearsal_limit
+        if size <= limit:
+            return False, None
+        note = (
+            f"the database has {size >> 20} MiB, more than the {limit >> 20} MiB up to which the data are copied:"
+            " only the definitions were rehearsed"
+        )
+        self._report(note)
+        return True, note
+
+    def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
+        """Restore the backup next to this process; a backup that can't be restored is none."""
+        assert self._before is not None
+        scratch = self._workbench.scratch
+        if scratch is None or self._taken is None:
+            raise rehearsal.CopyError("there is no room for a copy")
+        if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
+            raise rehearsal.CopyError(problem)
+        chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
+        info = self._connection.info
+        return rehearsal.make_copy(
+            scratch,
+            chunks,
+            rehearsal.read_roles(self._connection),
+            (info.dbname, info.user),
+            self._before,
+            schema_only,
+            stack,
+        )
+
+    def _try_on(
+        self, copy: rehearsal.Copy, parts: Sequence[Part], undo: UndoPlan, schema_only: bool
+    ) -> rehearsal.Rehearsed:
+        assert self._before is not None
+        try:
+            done = rehearsal.rehearse(copy, parts, self._options, undo, schema_only, self._report)
+            if done.undo_problem is None:
+                check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
+        except Failure as failure:
+            transient = failure.reason.outcome is not Outcome.FAILED
+            raise RunError(
+                Reason.MIGRATION_FAILED if transient else failure.reason,
+                f"{failure.text} {_ON_THE_COPY} {ADVICE}",
+                failure.failed,
+            ) from failure
+        except RunError as stop:
+            raise RunError(stop.reason, f"{stop.message} {_ON_THE_COPY} {ADVICE}", stop.failed) from stop
+        return done

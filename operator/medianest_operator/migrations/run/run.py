@@ -1,0 +1,370 @@
+"""A migration run, one method a step: lock, recover, plan, lint, back up, rehearse, fence, apply, prove, record.
+
+Whatever happens, the run ends in one of two ways: everything up to the target is applied, or the database is as it was
+before and that has been proved. Where the process itself is cut off, the journal tells the next run how far it came,
+and that one finishes the way back before it does anything else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from medianest_operator.api.migrations import Rehearse
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.errors import Interrupted
+from medianest_operator.migrations import history as prisma
+from medianest_operator.migrations.errors import RunError
+from medianest_operator.migrations.journal import Ending, Step
+from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
+from medianest_operator.migrations.plan import make_plan
+from medianest_operator.migrations.rollback.fence import Fence, FenceError, lift_fence, observe, obstacle, raise_fence
+from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
+from medianest_operator.migrations.rollback.rollback import STOPPED, undone_where_it_fails
+from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.admission import refusal
+from medianest_operator.migrations.run.apply import Application
+from medianest_operator.migrations.run.checks import (
+    check_destruction,
+    check_indexes,
+    check_rehearsed,
+    named_indexes,
+    read_holders,
+)
+from medianest_operator.migrations.run.evidence import application_catalog
+from medianest_operator.migrations.run.options import Workbench
+from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan, make_parts, parse_all, plan_undo
+from medianest_operator.migrations.run.preparation import Preparation
+from medianest_operator.migrations.run.results import (
+    ended_applied,
+    result_of,
+    server_failure,
+    settle,
+    success,
+    up_to_date,
+)
+from medianest_operator.migrations.run.watch import Watcher
+from medianest_operator.migrations.run.work import Work
+from medianest_operator.migrations.source import Migration
+from medianest_operator.migrations.versions import adopt_baseline, record_version, schema_of
+from medianest_operator.postgres import run_lock
+from medianest_operator.postgres.catalog import difference
+from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rehearsal
+
+# How often the run's lock is asked for while another run holds it, seconds.
+LOCK_POLL = 0.25
+
+
+class MigrationRun:
+    """One run over one connection, which must be in autocommit and direct: a pooler would lose the session's lock.
+
+    Args:
+        connection: logged in as a role whose objects belong to the schema's owner.
+        source: the migrations.
+        options: target, timeouts, and what is allowed.
+        report: called with a line of text for people at each step.
+        workbench: where backups go and copies are made.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        source: Sequence[Migration],
+        options: RunOptions | None = None,
+        report: Callable[[str], None] = lambda line: None,
+        workbench: Workbench | None = None,
+    ) -> None:
+        if not connection.autocommit:
+            raise ValueError("a migration run needs a connection in autocommit")
+        self._work = Work(connection, source, options or RunOptions(), report, workbench or Workbench())
+
+    def run(self) -> MigrationResult:
+        """Go through all steps; whatever happens ends in a result, never in an exception of the server's."""
+        work = self._work
+        try:
+            return self._run()
+        except RunEnd as end:
+            return end.result
+        except RunError as stop:
+            result = result_of(work, stop.reason, stop.message, stop.failed)
+        except Interrupted:
+            if work.is_applied():
+                return ended_applied(work)
+            result = result_of(work, Reason.INTERRUPTED, f"{STOPPED} Trying again continues it.")
+        except psycopg.Error as error:
+            if work.is_applied():
+                return ended_applied(work)
+            result = server_failure(work, error)
+        return settle(work, result)
+
+    def _run(self) -> MigrationResult:
+        work = self._work
+        with work.clock.timed("lock"):
+            self._prepare_session()
+            self._take_lock()
+        with work.clock.timed("recover"):
+            self._recover()
+        self._stop_if_failed_before()
+        with work.clock.timed("plan"):
+            self._make_plan()
+        if not work.plan.pending:
+            record_version(work)
+            return up_to_date(work)
+        self._lint()
+        self._choose_parts()
+        work.begin()
+        self._look_for_drift()
+        if not work.halts:
+            self._prepare()
+            self._fence()
+        with undone_where_it_fails(work):
+            with work.clock.timed("apply"):
+                self._apply()
+            with work.clock.timed("prove"):
+                self._prove()
+        record_version(work)
+        return success(work)
+
+    # The steps.
+
+    def _prepare_session(self) -> None:
+        """Set what every file must find, and refuse a server that can't be written to."""
+        work = self._work
+        session.prepare(work.connection, work.options)
+        row = work.connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
+        if row and row[0]:
+            raise RunError(Reason.NOT_PRIMARY, "The server is a replica; migrations run on the primary. Trying again.")
+
+    def _take_lock(self) -> None:
+        """Take Prisma's lock, so that neither another Job nor a `prisma migrate deploy` runs at the same time."""
+        work = self._work
+        deadline = time.monotonic() + work.options.run_lock_timeout
+        told = False
+        while not run_lock.try_lock(work.connection):
+            holder = run_lock.lock_holder(work.connection)
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    Reason.LOCK_NOT_GRANTED,
+                    f"Another migration run holds the lock for {work.options.run_lock_timeout:g} s already:"
+                    f" {holder or 'no longer known'}. Nothing was changed; trying again.",
+                )
+            if not told and holder:
+                work.report(f"waiting for another migration run to end: {holder}")
+                told = True
+            time.sleep(LOCK_POLL)
+
+    def _recover(self) -> None:
+        """Bring what an earlier run left to its end, before anything else happens."""
+        work = self._work
+        if not work.journal.exists():
+            return
+        entry = work.journal.open_entry()
+        if entry is None:
+            return
+        if entry.unproved and work.options.once and entry.source == work.digest:
+            self._stop_if_failed_before()
+        Recovery(work, entry).run()
+
+    def _stop_if_failed_before(self) -> None:
+        """What failed isn't tried again until its content, an option or the retry id changes."""
+        work = self._work
+        if not work.options.once or not work.journal.exists():
+            return
+        known = work.journal.result_of(work.digest)
+        if known is not None and known[1].get("outcome") == Outcome.FAILED:
+            work.report("this source has failed before and hasn't changed since; it is not tried again")
+            raise RunEnd(MigrationResult.model_validate(known[1]))
+
+    def _make_plan(self) -> None:
+        """Read the history, compare, and stop if nothing may be applied."""
+        work = self._work
+        history = prisma.read_history(work.connection)
+        plan = make_plan(work.source, history, work.options.target)
+        if plan.blocker is not None and plan.blocker.reason is Reason.BASELINE_REQUIRED:
+            history = adopt_baseline(work, plan.blocker.message)
+            plan = make_plan(work.source, history, work.options.target)
+        work.plan = plan
+        for warning in plan.warnings:
+            work.report(f"warning: {warning}")
+        if plan.blocker is not None:
+            raise RunError(plan.blocker.reason, _capital(plan.blocker.message))
+        if not history.exists:
+            prisma.ensure_table(work.connection)
+
+    def _lint(self) -> None:
+        """Look at what the files say, before any of it runs."""
+        work = self._work
+        with work.clock.timed("lint"):
+            sizes = read_table_sizes(work.connection)
+            work.tables = {name: size for name, size in sizes.items() if name != prisma.TABLE}
+            findings = lint(work.plan.pending, work.tables)
+        for finding in findings:
+            work.report(f"{finding.severity}: {finding}")
+        work.lint_warnings = tuple(str(finding) for finding in findings if finding.severity is Severity.WARNING)
+        refused = refusal(findings, work.options)
+        if refused is not None:
+            raise refused
+
+    def _choose_parts(self) -> None:
+        """Cut the run into parts, and choose how each would be undone."""
+        work = self._work
+        planned = parse_all(work.plan.pending)
+        together = not work.halts
+        work.parts = make_parts(planned, together)
+        if not together:
+            work.undo = UndoPlan(Strategy.NONE)
+            return
+        work.holders = read_holders(work.connection)
+        self._set_undo(plan_undo(work.parts, application_catalog(work.connection)))
+
+    def _set_undo(self, undo: UndoPlan) -> None:
+        """Take an undo plan, if this run can go through with it."""
+        work = self._work
+        if undo.fenced and work.tables:
+            problem = obstacle(work.connection)
+            if problem is None and undo.strategy is Strategy.RESTORE:
+                problem = work.workbench.no_way_back
+            if problem:
+                raise RunError(
+                    Reason.ROLLBACK_IMPOSSIBLE,
+                    f"This run could not be undone without holding writers off, since {undo.why}; and they can't be"
+                    f" held off, or nothing could be restored: {problem}. Nothing was changed. Put such statements"
+                    " into a migration of their own, or set spec.migrations.onFailure to Halt.",
+                )
+        work.undo = undo
+
+    def _look_for_drift(self) -> None:
+        """Say what no migration has made. It doesn't stop the run: the proof compares with what is, not with that."""
+        work = self._work
+        if work.plan.version is None:
+            work.undrifted = not work.tables
+            return
+        known = work.journal.version(work.plan.version)
+        if known is None:
+            return
+        unlike = difference(known[1], schema_of(application_catalog(work.connection)))
+        work.undrifted = not unlike
+        for line in unlike[:10]:
+            work.report(f"warning: drift: {line}")
+
+    def _prepare(self) -> None:
+        """Take the pre-migration backup, and try the run on a copy of it."""
+        work = self._work
+        assert work.entry is not None
+        skip = not work.tables and work.options.rehearse is not Rehearse.ALWAYS
+        rehearses = work.options.rehearse is not Rehearse.NEVER and not skip
+        if skip:
+            work.rehearsal = Rehearsal(data=False, note="the database was empty")
+        if work.undo.fenced and not rehearses:
+            # What the run goes back to is looked at once nobody writes any more.
+            return
+        with ExitStack() as stack:
+            preparation = Preparation(work, stack)
+            work.before = preparation.observe_and_back_up()
+            if not rehearses:
+                return
+            work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.undo)
+        if work.rehearsed is not None and work.rehearsed.undo_problem is not None:
+            problem = work.rehearsed.undo_problem
+            work.report(f"the way back by {work.undo.strategy.lower()} fails on the copy: {problem}")
+            why = f"the way back by {work.undo.strategy.lower()} doesn't lead back on a copy ({problem})"
+            self._set_undo(UndoPlan(Strategy.RESTORE, True, why))
+            work.rehearsed = None
+
+    def _fence(self) -> None:
+        """Hold the writers off where the way back needs that, and take the evidence that it goes back to."""
+        work = self._work
+        assert work.entry is not None
+        if work.undo.fenced:
+            work.report(f"holding writers off: {work.undo.why}")
+            fence = observe(work.connection)
+            # Written first: whoever finds the run interrupted has to lift it.
+            work.journal.update(work.entry, step=Step.FENCING, strategy=work.undo.strategy, fence=fence.to_json())
+            with work.clock.timed("fence"):
+                try:
+                    raise_fence(work.connection, fence, work.report)
+                except FenceError as error:
+                    raise RunError(
+                        Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again."
+                    ) from error
+            with ExitStack() as stack:
+                work.before = Preparation(work, stack).observe_and_back_up(contents=True)
+        assert work.before is not None
+        work.journal.update(work.entry, step=Step.APPLYING, strategy=work.undo.strategy, before=work.before.to_json())
+
+    def _apply(self) -> None:
+        """Send the files; a failure takes the way back."""
+        work = self._work
+        assert work.entry is not None
+        if work.halts:
+            self._journal_step(Step.APPLYING)
+        watcher = Watcher(work.workbench.environment, work.report) if work.workbench.environment else None
+        work.application = Application(
+            work.connection,
+            work.options,
+            work.report,
+            before_commit=self._before_commit,
+            watcher=watcher,
+        )
+        work.application.run(work.parts)
+
+    def _before_commit(self, part: Part) -> None:
+        """The last look before the last commit, which carries the run's end in the journal with it."""
+        work = self._work
+        if part is not work.parts[-1] or work.halts:
+            return
+        with work.clock.timed("prove"):
+            self._check_reached()
+        self._finish_applied()
+
+    def _check_reached(self) -> None:
+        """Whether the database is where the rehearsal came to, and nothing was lost or left invalid."""
+        work = self._work
+        assert work.before is not None
+        reached = application_catalog(work.connection)
+        check_destruction(work.holders, read_holders(work.connection), work.options)
+        check_indexes(work.before.catalog, reached, named_indexes(work.parts))
+        if work.rehearsed is not None and work.rehearsal is not None and work.rehearsal.data:
+            check_rehearsed(work.rehearsed.catalog, reached)
+
+    def _finish_applied(self) -> None:
+        work = self._work
+        assert work.entry is not None
+        assert work.application is not None
+        if work.entry.fence is not None:
+            lift_fence(work.connection, Fence.from_json(work.entry.fence))
+        result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": work.plan.pending_names[-1]}
+        work.journal.finish(work.entry, Ending.APPLIED, result)
+
+    def _prove(self) -> None:
+        """Where the run's last file stood alone, the last look comes after it."""
+        work = self._work
+        assert work.entry is not None
+        if work.halts:
+            self._finish_applied()
+            return
+        if work.parts[-1].is_transaction:
+            return
+        self._journal_step(Step.PROVING)
+        self._check_reached()
+        with work.connection.transaction():
+            self._finish_applied()
+
+    # What the steps use.
+
+    def _journal_step(self, step: Step) -> None:
+        """Note a step, unless a transaction is open for reading only: then the row follows with the next write."""
+        work = self._work
+        assert work.entry is not None
+        work.entry.step = step
+        if work.connection.info.transaction_status.name == "IDLE":
+            work.journal.step(work.entry, step)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,128 @@
+"""What a backup, a verification, a restore or an import ends in, as the Job hands it to the operator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from medianest_operator.results.text import RESULT_LIMIT, cut
+
+
+class Outcome(StrEnum):
+    """How a run ended, and with it the exit code."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    """It would fail again."""
+    TRANSIENT = "Transient"
+    """Another try may help."""
+
+    @property
+    def exit_code(self) -> int:
+        return {Outcome.SUCCEEDED: 0, Outcome.FAILED: 1, Outcome.TRANSIENT: 2}[self]
+
+
+class Reason(StrEnum):
+    """Why."""
+
+    SUCCEEDED = "Succeeded"
+    CONNECT_FAILED = "ConnectFailed"
+    PERMISSION_DENIED = "PermissionDenied"
+    DUMP_FAILED = "DumpFailed"
+    REPOSITORY_FAILED = "RepositoryFailed"
+    NO_SUCH_BACKUP = "NoSuchBackup"
+    BACKUP_DAMAGED = "BackupDamaged"
+    DECRYPTION_FAILED = "DecryptionFailed"
+    VERIFICATION_FAILED = "VerificationFailed"
+    TARGET_NOT_EMPTY = "TargetNotEmpty"
+    TARGET_UNFIT = "TargetUnfit"
+    RESTORE_FAILED = "RestoreFailed"
+    NOT_EQUAL = "NotEqual"
+    UNSUPPORTED_VERSION = "UnsupportedVersion"
+    NO_ROOM = "NoRoom"
+    INVALID_OPTIONS = "InvalidOptions"
+    INTERRUPTED = "Interrupted"
+    INTERNAL_ERROR = "InternalError"
+
+
+class RunFailure(Exception):
+    """A run can't go on.
+
+    Attributes:
+        reason: for programs.
+        message: for people: what is wrong, and what to do.
+        transient: another try may help.
+    """
+
+    def __init__(self, reason: Reason, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.transient = transient
+
+
+@dataclass
+class Result:
+    """What is told.
+
+    Attributes:
+        outcome: how it ended.
+        reason: why.
+        message: for people.
+        more: what else there is to tell, by the names in the JSON; absent values are left out.
+    """
+
+    outcome: Outcome
+    reason: Reason
+    message: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def success(cls, message: str, **more: Any) -> Result:
+        """One that went well."""
+        return cls(Outcome.SUCCEEDED, Reason.SUCCEEDED, message, more)
+
+    @classmethod
+    def failure(cls, failure: RunFailure, **more: Any) -> Result:
+        """One that didn't."""
+        outcome = Outcome.TRANSIENT if failure.transient else Outcome.FAILED
+        return cls(outcome, failure.reason, failure.message, more)
+
+    def to_json(self) -> str:
+        """At most `RESULT_LIMIT` bytes: long texts and lists are cut, the longest first."""
+        document: dict[str, Any] = {"outcome": self.outcome, "reason": self.reason, "message": cut(self.message)}
+        document |= {name: value for name, value in self.more.items() if value is not None}
+        text = _dump(document)
+        limits = iter(_limits())
+        while len(text.encode()) > RESULT_LIMIT:
+            letters, items = next(limits)
+            text = _dump(_shortened(document, letters, items))
+        return text
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    letters, items = 600, 20
+    while letters:
+        yield letters, items
+        letters, items = letters * 2 // 3, items * 2 // 3
+
+
+def _shortened(value: Any, letters: int, items: int) -> Any:
+    match value:
+        case dict():
+            # Repositories and tiers count as well as others' lists do.
+            kept = list(value.items())[: max(items, 16)]
+            return {name: _shortened(item, letters, items) for name, item in kept}
+        case list() | tuple():
+            kept_items = [_shortened(item, letters, items) for item in value[:items]]
+            return [*kept_items, f"and {len(value) - items} more"] if len(value) > items else kept_items
+        case str():
+            return cut(value, max(letters, 40))
+    return value
+
+
+def _dump(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
