@@ -1,17 +1,19 @@
 """How a reconcile, or a run, ends when it can't finish: each kind says what happens next."""
 
+from medianest_operator.api.conditions import Reason
+
 
 class ReconcileError(Exception):
-    """A reason from the fixed list of the API, and a sentence that says what is wrong and what to do."""
+    """A reason of the API, and a sentence that says what is wrong and what to do."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
 
 
 class Transient(ReconcileError):
-    """Worth another try by itself, with backoff."""
+    """Worth another try, with backoff: it passes without a person."""
 
 
 class Permanent(ReconcileError):

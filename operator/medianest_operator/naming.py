@@ -216,9 +216,10 @@ class Names:
     def pod(self, ordinal: int) -> str:
         return f"{self.stateful_set}-{ordinal}"
 
-    def ordinal(self, pod: str) -> int:
-        """The ordinal of a pod of this database. Raises ValueError for a pod of another."""
-        return int(pod.removeprefix(f"{self.stateful_set}-"))
+    def ordinal(self, pod: str) -> int | None:
+        """The ordinal of a pod of this database's StatefulSet; `None` for one of another name."""
+        prefix, _, number = pod.rpartition("-")
+        return int(number) if prefix == self.stateful_set and number.isascii() and number.isdigit() else None
 
     def pod_fqdn(self, pod: str) -> str:
         return f"{pod}.{self.pods_service}.{self.namespace}.svc"

@@ -4,10 +4,15 @@ kstatus (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus) r
 last two exist only while they are true.
 """
 
-from enum import StrEnum
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 
 class Condition(StrEnum):
+    """The types of conditions, in the order in which the status lists them."""
+
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
@@ -18,15 +23,33 @@ class Condition(StrEnum):
     BACKUPS_HEALTHY = "BackupsHealthy"
 
 
-ABNORMAL_TRUE = frozenset({Condition.RECONCILING, Condition.STALLED})
+ABNORMAL_TRUE: Final = frozenset({Condition.RECONCILING, Condition.STALLED})
+
+
+class Severity(IntEnum):
+    """How bad a reason is. Of several that keep a database from being Ready, Ready shows the worst."""
+
+    GOOD = 0
+    """As the spec wants it."""
+    PROGRESS = 1
+    """On its way there; nobody has to do anything."""
+    DEGRADED = 2
+    """Something is wrong that a person should know of."""
+    STUCK = 3
+    """Nothing moves until a person changes something."""
+    OUTAGE = 4
+    """The application's statements fail or wait."""
 
 
 class Reason(StrEnum):
+    """Why a condition is as it is. What each means for people and tools is in `REASONS`."""
+
     # Ready, and why not yet
     READY = "Ready"
     CREATING = "Creating"
     SCALING = "Scaling"
     FAILING_OVER = "FailingOver"
+    SWITCHING_OVER = "SwitchingOver"
     RESTARTING = "Restarting"
     UPDATING = "Updating"
     CONFIGURING = "Configuring"
@@ -36,7 +59,8 @@ class Reason(StrEnum):
     HIBERNATED = "Hibernated"
     HIBERNATING = "Hibernating"
     PAUSED = "Paused"
-    # what a person must mend
+    REPLICA_NOT_STREAMING = "ReplicaNotStreaming"
+    # what a person must fix
     INVALID_SPEC = "InvalidSpec"
     INVALID_PARAMETER = "InvalidParameter"
     INVALID_CERTIFICATE = "InvalidCertificate"
@@ -47,21 +71,32 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_REJECTED = "PodRejected"
     POD_FAILING = "PodFailing"
-    API_ERROR = "ApiError"
+    OBJECT_REFUSED = "ObjectRefused"
     NAME_TAKEN = "NameTaken"
+    UNTRUSTED_OBJECT = "UntrustedObject"
+    OUTDATED_DEFINITION = "OutdatedDefinition"
+    # what kept the operator from observing or acting
+    API_ERROR = "ApiError"
+    PATRONI_UNREACHABLE = "PatroniUnreachable"
+    PATRONI_REFUSED = "PatroniRefused"
+    NOT_OBSERVED = "NotObserved"
+    STATEMENT_FAILED = "StatementFailed"
+    INTERNAL_ERROR = "InternalError"
     # Available
     PRIMARY_SERVING = "PrimaryServing"
     NO_PRIMARY = "NoPrimary"
     PRIMARY_UNREACHABLE = "PrimaryUnreachable"
+    PRIMARY_RESTARTING = "PrimaryRestarting"
+    COMMITS_WAIT = "CommitsWait"
     # SchemaUpToDate
     UP_TO_DATE = "UpToDate"
     MIGRATING = "Migrating"
     MIGRATION_FAILED = "MigrationFailed"
     MIGRATION_ROLLED_BACK = "MigrationRolledBack"
-    ROLLBACK_UNPROVED = "RollbackUnproved"
+    ROLLBACK_UNVERIFIED = "RollbackUnverified"
     DRIFTED = "Drifted"
     SOURCE_INVALID = "MigrationSourceInvalid"
-    BEHIND = "Behind"
+    MIGRATIONS_PENDING = "MigrationsPending"
     UNKNOWN = "Unknown"
     # IndexesHealthy
     INDEXES_HEALTHY = "IndexesHealthy"
@@ -90,3 +125,124 @@ class Reason(StrEnum):
     BACKUP_PENDING = "BackupPending"
     BACKUP_RUNNING = "BackupRunning"
     BACKUP_SUCCEEDED = "BackupSucceeded"
+
+    @property
+    def severity(self) -> Severity:
+        return REASONS[self].severity
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether its Event is a Warning, which webhooks are told of."""
+        return self.severity >= Severity.DEGRADED and not REASONS[self].quiet
+
+    @property
+    def passes(self) -> bool:
+        """Whether the operator, Patroni or the cluster gets out of it without a person."""
+        return REASONS[self].passes
+
+    @property
+    def has_runbook(self) -> bool:
+        """Whether docs/runbooks has a page of this name."""
+        return REASONS[self].runbook
+
+
+class Facts(NamedTuple):
+    """What a reason means.
+
+    Attributes:
+        severity: how bad it is.
+        passes: nobody has to do anything for it to end.
+        runbook: docs/runbooks has a page of its name.
+        quiet: it is neither an Event's Warning nor sent to webhooks, although it isn't good.
+    """
+
+    severity: Severity
+    passes: bool = True
+    runbook: bool = False
+    quiet: bool = False
+
+
+_GOOD = Facts(Severity.GOOD)
+_PROGRESS = Facts(Severity.PROGRESS)
+_DEGRADED = Facts(Severity.DEGRADED, passes=False, runbook=True)
+_STUCK = Facts(Severity.STUCK, passes=False, runbook=True)
+_OUTAGE = Facts(Severity.OUTAGE, runbook=True)
+_UNSEEN = Facts(Severity.DEGRADED, runbook=True, quiet=True)
+
+REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
+    {
+        Reason.READY: _GOOD,
+        Reason.CREATING: _PROGRESS,
+        Reason.SCALING: _PROGRESS,
+        Reason.FAILING_OVER: Facts(Severity.OUTAGE, quiet=True),
+        Reason.SWITCHING_OVER: _PROGRESS,
+        Reason.RESTARTING: _PROGRESS,
+        Reason.UPDATING: _PROGRESS,
+        Reason.CONFIGURING: _PROGRESS,
+        Reason.GROWING_VOLUMES: _PROGRESS,
+        Reason.WAITING_FOR_REPLICAS: _PROGRESS,
+        Reason.DELETING: _PROGRESS,
+        Reason.HIBERNATED: _GOOD,
+        Reason.HIBERNATING: _PROGRESS,
+        Reason.PAUSED: _GOOD,
+        Reason.REPLICA_NOT_STREAMING: _DEGRADED,
+        Reason.INVALID_SPEC: _STUCK,
+        Reason.INVALID_PARAMETER: _STUCK,
+        Reason.INVALID_CERTIFICATE: _STUCK,
+        Reason.IMAGE_UNAVAILABLE: _DEGRADED,
+        Reason.UNSCHEDULABLE: _DEGRADED,
+        Reason.VOLUME_UNAVAILABLE: _DEGRADED,
+        Reason.VOLUME_CANNOT_GROW: _STUCK,
+        Reason.QUOTA_EXCEEDED: _DEGRADED,
+        Reason.POD_REJECTED: _DEGRADED,
+        Reason.POD_FAILING: _DEGRADED,
+        Reason.OBJECT_REFUSED: _STUCK,
+        Reason.NAME_TAKEN: _STUCK,
+        Reason.UNTRUSTED_OBJECT: _STUCK,
+        Reason.OUTDATED_DEFINITION: _DEGRADED,
+        Reason.API_ERROR: _UNSEEN,
+        Reason.PATRONI_UNREACHABLE: _UNSEEN,
+        Reason.PATRONI_REFUSED: Facts(Severity.DEGRADED, runbook=True),
+        Reason.NOT_OBSERVED: _UNSEEN,
+        Reason.STATEMENT_FAILED: _DEGRADED,
+        Reason.INTERNAL_ERROR: _DEGRADED,
+        Reason.PRIMARY_SERVING: _GOOD,
+        Reason.NO_PRIMARY: _OUTAGE,
+        Reason.PRIMARY_UNREACHABLE: _OUTAGE,
+        Reason.PRIMARY_RESTARTING: Facts(Severity.OUTAGE, quiet=True),
+        Reason.COMMITS_WAIT: _OUTAGE,
+        Reason.UP_TO_DATE: _GOOD,
+        Reason.MIGRATING: _PROGRESS,
+        Reason.MIGRATION_FAILED: _STUCK,
+        Reason.MIGRATION_ROLLED_BACK: _STUCK,
+        Reason.ROLLBACK_UNVERIFIED: _STUCK,
+        Reason.DRIFTED: _DEGRADED,
+        Reason.SOURCE_INVALID: _STUCK,
+        Reason.MIGRATIONS_PENDING: _STUCK,
+        Reason.UNKNOWN: _PROGRESS,
+        Reason.INDEXES_HEALTHY: _GOOD,
+        Reason.INDEXES_MISSING: _DEGRADED,
+        Reason.INDEXES_INVALID: _DEGRADED,
+        # A duplicate costs writes and breaks nothing: the condition stays True, and nobody is woken.
+        Reason.INDEXES_DUPLICATE: Facts(Severity.GOOD, passes=False, runbook=True),
+        Reason.HARDENING_APPLIED: _GOOD,
+        Reason.HARDENING_APPLYING: _PROGRESS,
+        Reason.HARDENING_WAITING: _PROGRESS,
+        Reason.HARDENING_FAILED: _DEGRADED,
+        Reason.BACKUPS_HEALTHY: _GOOD,
+        Reason.NO_BACKUP_YET: _PROGRESS,
+        Reason.BACKUP_FAILED: _DEGRADED,
+        Reason.BACKUP_OVERDUE: _DEGRADED,
+        Reason.BACKUPS_SUSPENDED: _PROGRESS,
+        Reason.BACKUP_MISCONFIGURED: _DEGRADED,
+        Reason.VERIFICATION_FAILED: _DEGRADED,
+        Reason.RESTORING: _PROGRESS,
+        Reason.RESTORE_FAILED: _STUCK,
+        Reason.IMPORTING: _PROGRESS,
+        Reason.IMPORT_FAILED: _STUCK,
+        Reason.BACKUP_PENDING: _PROGRESS,
+        Reason.BACKUP_RUNNING: _PROGRESS,
+        Reason.BACKUP_SUCCEEDED: _GOOD,
+    }
+)
+"""The one table of what reasons mean: Events, webhooks, the runbooks' index and docs/gitops/health.lua follow it."""

@@ -25,6 +25,7 @@ from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Sessions, Unreachable
 from medianest_operator.reconcile.context import Services
 from medianest_operator.reconcile.database import DatabaseReconciler
+from medianest_operator.reconcile.handovers import Handovers
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.settings import Settings
@@ -47,6 +48,7 @@ class Loop:
         self._sessions = Sessions()
         recorder = Recorder(client, settings.identity)
         self._notifier = Notifier(client, recorder)
+        self._handovers = Handovers(self._queue.add)
         services = Services(
             settings=settings,
             client=client,
@@ -56,6 +58,7 @@ class Loop:
             sessions=self._sessions,
             memory=Memory(),
             notifier=self._notifier,
+            handovers=self._handovers,
         )
         self._reconciler = DatabaseReconciler(services)
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,6 +77,7 @@ class Loop:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._handovers.close()
         await self._notifier.close()
         await self._sessions.close()
 

@@ -13,7 +13,8 @@ from medianest_operator.observability import metrics
 log = logging.getLogger(__name__)
 
 _BACKOFF_FIRST: Final = 0.5
-_BACKOFF_LAST: Final = 300.0
+_BACKOFF_LAST: Final = 60.0
+"""Seconds. Not longer, since what can be observed of a database is observed in the same run."""
 
 
 class WorkQueue:

@@ -1,4 +1,4 @@
-"""What one look at an instance tells."""
+"""What one probe of an instance over SQL tells."""
 
 from dataclasses import dataclass
 from typing import LiteralString
@@ -25,6 +25,8 @@ class InstanceFacts:
     """PostgreSQL says that a changed parameter takes effect only after a restart."""
     refused_parameters: list[str]
     """Lines of the configuration files that PostgreSQL could not apply."""
+    synchronous_standbys: str
+    """`synchronous_standby_names`: whom a commit waits for; nobody where it is empty."""
 
 
 _FACTS: LiteralString = """
@@ -35,6 +37,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
        coalesce((SELECT array_agg(format('%%s = %%s: %%s', name, setting, error) ORDER BY name)
                  FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied'), '{}')
          AS refused_parameters,
+       current_setting('synchronous_standby_names') AS synchronous_standbys,
        current_setting(%(marker)s, true) AS configuration,
        EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart
 """
@@ -59,6 +62,15 @@ class Replica:
     state: str
     sync_state: str
     lag_bytes: int
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.state == "streaming"
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether commits wait for it, or for one of several like it."""
+        return self.is_streaming and self.sync_state in {"sync", "quorum"}
 
 
 _REPLICAS: LiteralString = """

@@ -67,8 +67,9 @@ class Applier:
                 raise Permanent(Reason.QUOTA_EXCEEDED, f"{what}: {error.message}") from error
             if error.status == 403 and "being terminated" in error.message:
                 raise Transient(Reason.DELETING, f"{what}: the namespace is being deleted") from error
-            if error.refused:
-                raise Permanent(Reason.API_ERROR, f"{what} was refused: {error.message}") from error
+            # Server-side apply answers 500 for a field that the kind doesn't have (structured-merge-diff, typed).
+            if error.refused or "field not declared in schema" in error.message:
+                raise Permanent(Reason.OBJECT_REFUSED, f"{what} was refused: {error.message}") from error
             raise
         self._cache.put(kind, applied)
         return applied

@@ -76,8 +76,8 @@ def serve(port: int) -> None:
     start_http_server(port)
 
 
-def tell_backups(namespace: str, name: str, backups: Backups) -> None:
-    """What the status tells of the backups, as figures."""
+def report_backups(namespace: str, name: str, backups: Backups) -> None:
+    """What the status says of the backups, as figures."""
     key = (namespace, name)
     for tier in backups.tiers:
         _set_time(BACKUP_LAST_SUCCESS, tier.last_success, *key, tier.name)

@@ -16,32 +16,50 @@ from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import BACKUP, DATABASE, JOB, Manifest, digest
 from medianest_operator.naming import Key
 from medianest_operator.observability.notifications import Message
-from medianest_operator.reconcile import findings, jobs
-from medianest_operator.reconcile.conditions import Verdict
+from medianest_operator.reconcile import attempts
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.migration import MigrationState
+from medianest_operator.reconcile.restore import Restores
+from medianest_operator.reconcile.servers import Servers
 from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs
 from medianest_operator.resources.meta import owner_reference
 
 
-async def reconcile(run: Run, obstacle: str | None, migration: MigrationRun | None) -> None:
-    """Take the backups of this database that are asked for, one Job each, and tell what became of them.
-
-    Args:
-        obstacle: why none can begin now, in words that follow the database's name.
-        migration: the last one, whose backup gets an object as well.
-    """
+async def reconcile(run: Run) -> Outcome:
+    """Take the backups of this database that are asked for, one Job each, and report what became of them."""
+    state = run.facts.get(MigrationState)
+    migration = state.run if state else None
     if migration is not None and migration.finished_at is not None and migration.backup is not None:
         await _record(run, migration, migration.backup)
+    obstacle = _obstacle(run)
     for manifest in run.services.cache.of_database(BACKUP, run.key):
         await _Object(run.services, manifest).reconcile(run, obstacle, migration)
+    return Outcome()
+
+
+def _obstacle(run: Run) -> str | None:
+    """Why no backup can begin now, in words that follow the database's name."""
+    if run.spec.hibernate or run.spec.paused:
+        return "is hibernated" if run.spec.hibernate else "is paused"
+    servers, restores, migration = run.facts.get(Servers), run.facts.get(Restores), run.facts.get(MigrationState)
+    if servers is None or not servers.serving or restores is None or not restores.has_database:
+        return "does not serve yet"
+    if restores.active:
+        return "is being restored"
+    if migration is not None and migration.is_running:
+        # A dump's locks and a migration's would wait for each other.
+        return "is being migrated"
+    return None
 
 
 async def reject(services: Services, key: Key) -> None:
-    """Tell those whose database isn't there that they wait for it."""
+    """Report of those whose database isn't there that they wait for it."""
     for manifest in services.cache.of_database(BACKUP, key):
         await _Object(services, manifest).wait(
-            f"There is no {naming.KIND} {key[1]} in this namespace; the backup is taken once it is there and serves."
+            f"There is no {naming.KIND} {key[1]} in this namespace; the backup is taken once it exists and serves."
         )
 
 
@@ -52,7 +70,7 @@ async def _record(run: Run, migration: MigrationRun, path: str) -> None:
     if services.cache.get(BACKUP, run.names.namespace, name) is not None:
         return
     wanted = backup_jobs.migration_backup(run.names, name, migration.job, owner)
-    await _Object(services, await services.applier.apply(BACKUP, wanted)).tell_of(migration)
+    await _Object(services, await services.applier.apply(BACKUP, wanted)).report_migration(migration)
     # Their names, and so what is listed, sort by the time at which they were taken.
     told = [item for item in services.cache.of_database(BACKUP, run.key) if "migration" in item["spec"]]
     for item in told[: -layout.PRE_MIGRATION_KEPT]:
@@ -74,7 +92,7 @@ class _Object:
     async def wait(self, why: str) -> None:
         """Tell what it waits for; one that is over waits for nothing."""
         if not self._is_over and "job" not in self._known:
-            await self._tell(BackupPhase.PENDING, Reason.BACKUP_PENDING, why)
+            await self._report(BackupPhase.PENDING, Reason.BACKUP_PENDING, why)
 
     async def reconcile(self, run: Run, obstacle: str | None, migration: MigrationRun | None) -> None:
         """Start its Job once, then follow it."""
@@ -83,7 +101,7 @@ class _Object:
         try:
             wanted = BackupSpec.model_validate(self._manifest["spec"])
         except pydantic.ValidationError as error:
-            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, f"spec is not valid: {error}")
+            await self._report(BackupPhase.FAILED, Reason.INVALID_SPEC, f"spec is not valid: {error}")
             return
         if wanted.migration is not None:
             await self._look_up(wanted.migration, migration)
@@ -91,21 +109,21 @@ class _Object:
         name = run.names.on_demand_backup_job(digest(self._manifest["metadata"]["uid"]))
         job = self._services.cache.get(JOB, run.names.namespace, name)
         if job is not None:
-            await self._follow(run, job)
+            await self._follow(Attempt(run, job))
         elif "job" in self._known:
-            await self._tell(
+            await self._report(
                 BackupPhase.FAILED, Reason.BACKUP_FAILED, f"Job {name} was deleted before it ended.", job=name
             )
         elif unknown := [item for item in wanted.repositories if run.spec.backup.repository(item) is None]:
             there = ", ".join(item.name for item in run.spec.backup.repositories)
             message = f"spec.repositories names {', '.join(unknown)}; {naming.KIND} {run.key[1]} has {there}."
-            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+            await self._report(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
         elif wanted.verify and not backup_jobs.can_verify(run.spec):
             message = (
                 f"spec.verify needs the private key: {naming.KIND} {run.key[1]} names none in"
                 " spec.backup.encryption.identitySecret."
             )
-            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+            await self._report(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
         elif obstacle is not None:
             await self.wait(f"{naming.KIND} {run.key[1]} {obstacle}.")
         else:
@@ -114,21 +132,21 @@ class _Object:
     async def _look_up(self, job: str, migration: MigrationRun | None) -> None:
         """One that names a migration, and was not told of it yet."""
         if migration is not None and migration.job == job and migration.finished_at and migration.backup:
-            await self.tell_of(migration)
+            await self.report_migration(migration)
         else:
             message = (
                 f"spec.migration: the last migration is not {job}, or it took no backup. The operator makes such"
                 " objects itself; one for a backup that is to be taken has no spec.migration."
             )
-            await self._tell(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
+            await self._report(BackupPhase.FAILED, Reason.INVALID_SPEC, message)
 
-    async def tell_of(self, migration: MigrationRun) -> None:
+    async def report_migration(self, migration: MigrationRun) -> None:
         """Say what is known of the backup that a migration took."""
         assert migration.backup is not None
         identity = layout.id_of(migration.backup)
         stored = migration.stored_backup or StoredBackup()
         restored = ", and restored for its rehearsal" if stored.restored else ""
-        await self._tell(
+        await self._report(
             BackupPhase.SUCCEEDED,
             Reason.BACKUP_SUCCEEDED,
             f"{identity} was taken by Job {migration.job} before it changed anything{restored}.",
@@ -143,46 +161,49 @@ class _Object:
         )
 
     async def _start(self, run: Run, wanted: BackupSpec, identity: str) -> None:
-        image = run.spec.image or self._services.settings.postgres_image
         owner = owner_reference(self._manifest, BACKUP)
         asked_at = datetime.fromisoformat(self._manifest["metadata"]["creationTimestamp"])
-        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, asked_at, identity, image, owner)
+        manifest = backup_jobs.on_demand_job(run.names, run.spec, wanted, asked_at, identity, run.job_image, owner)
         try:
-            job = await self._services.applier.apply(JOB, manifest)
+            attempt = await attempts.start(run, manifest)
         except Permanent as error:
-            await self._tell(BackupPhase.FAILED, Reason.BACKUP_FAILED, error.message)
+            await self._report(BackupPhase.FAILED, Reason.BACKUP_FAILED, error.message)
             return
-        await self._follow(run, job)
+        await self._follow(attempt)
 
-    async def _follow(self, run: Run, job: Manifest) -> None:
-        name, end = job["metadata"]["name"], jobs.ended(job)
-        told = jobs.result(run, job)
-        details: dict[str, Any] = {"job": name, "started_at": job.get("status", {}).get("startTime")}
-        if end is None:
-            why = findings.of_job(run, job)
-            message = why or f"Job {name} takes the backup."
-            await self._tell(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
+    async def _follow(self, attempt: Attempt) -> None:
+        result = attempt.result
+        details: dict[str, Any] = {"job": attempt.name, "started_at": attempt.started_at}
+        if attempt.is_stranded:
+            await attempt.discard()
+            message = f"The node of Job {attempt.name} was lost before the backup was complete; make another object."
+            await self._report(BackupPhase.FAILED, Reason.BACKUP_FAILED, message, **details)
             return
-        verification = told.get("verification")
+        if attempt.is_running:
+            message = attempt.obstacle or f"Job {attempt.name} is taking the backup."
+            await self._report(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
+            return
+        verification = result.get("verification")
         details |= {
-            "backup": told.get("backup"),
-            "repositories": sorted(key for key, item in told.get("repositories", {}).items() if item.get("ok")),
-            "bytes": told.get("bytes"),
-            "seconds": told.get("seconds"),
-            "source": told.get("source"),
+            "backup": result.get("backup"),
+            "repositories": sorted(key for key, item in result.get("repositories", {}).items() if item.get("ok")),
+            "bytes": result.get("bytes"),
+            "seconds": result.get("seconds"),
+            "source": result.get("source"),
             "verified": bool(verification.get("ok")) if verification else None,
-            "finished_at": told.get("finishedAt") or end["lastTransitionTime"],
+            "finished_at": result.get("finishedAt") or attempt.finished_at,
         }
-        succeeded = end["type"] == "Complete"
-        fallback = f"Job {name} {'ended' if succeeded else 'failed'} without a result: see its pod's log."
-        message = str(told.get("message") or fallback)
-        if succeeded:
-            await self._tell(BackupPhase.SUCCEEDED, Reason.BACKUP_SUCCEEDED, message, **details)
+        fallback = (
+            f"Job {attempt.name} {'ended' if attempt.succeeded else 'failed'} without a result: see its pod's log."
+        )
+        message = str(result.get("message") or fallback)
+        if attempt.succeeded:
+            await self._report(BackupPhase.SUCCEEDED, Reason.BACKUP_SUCCEEDED, message, **details)
         else:
             reason = Reason.VERIFICATION_FAILED if verification and not verification.get("ok") else Reason.BACKUP_FAILED
-            await self._tell(BackupPhase.FAILED, reason, message, **details)
+            await self._report(BackupPhase.FAILED, reason, message, **details)
 
-    async def _tell(self, phase: BackupPhase, reason: Reason, message: str, **details: Any) -> None:
+    async def _report(self, phase: BackupPhase, reason: Reason, message: str, **details: Any) -> None:
         """Write the status where it differs, and an Event where the reason is another."""
         metadata = self._manifest["metadata"]
         generation = int(metadata["generation"])
@@ -219,3 +240,6 @@ def _verdicts(phase: BackupPhase, reason: Reason, message: str) -> dict[Conditio
         return {Condition.READY: Verdict("True", reason, message)}
     why = Condition.STALLED if phase is BackupPhase.FAILED else Condition.RECONCILING
     return {Condition.READY: Verdict("False", reason, message), why: Verdict("True", reason, message)}
+
+
+CONCERN = Concern("on-demand backups", Needs.NOTHING, reconcile, reconcile)

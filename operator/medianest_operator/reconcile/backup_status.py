@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -18,6 +18,7 @@ from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.quantity import to_timedelta
+from medianest_operator.reconcile.concern import Truth
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
 from medianest_operator.timestamps import stamp
 
@@ -32,9 +33,6 @@ _WORDS = {
 }
 _LATE = timedelta(hours=1)
 """How much later than planned a backup may begin; the deadline comes on top."""
-
-
-Truth = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,7 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         series = ", ".join(state.overdue)
         return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
     if spec.backup.suspend:
-        message = f"spec.backup.suspend is true: no backup is taken by itself. {_fallback(backups)}"
+        message = f"spec.backup.suspend is true: no backup is scheduled. {_fallback(backups)}"
         return "False", Reason.BACKUPS_SUSPENDED, message
     if backups.last is None:
         coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
@@ -277,7 +275,7 @@ def _fallback(backups: api.Backups) -> str:
         return "There is no backup."
     words = f"Last backup {backups.last.id}"
     if backups.verified is None:
-        return f"{words}; none was restored to prove it yet."
+        return f"{words}; no backup has been verified by a test restore yet."
     if backups.verified.backup == backups.last.id:
-        return f"{words}, restored and proved."
-    return f"{words}; last one restored and proved {backups.verified.backup}."
+        return f"{words}, verified by a test restore."
+    return f"{words}; the latest verified one is {backups.verified.backup}."

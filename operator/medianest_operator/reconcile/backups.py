@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import Reason
+from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
-from medianest_operator.reconcile import jobs
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue
-from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue, verdict
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.context import Run, labels_of
 from medianest_operator.resources import backup_jobs, repositories
 
 log = logging.getLogger(__name__)
@@ -21,31 +25,41 @@ log = logging.getLogger(__name__)
 _SECRETS_EVERY = 60.0
 
 
-async def shape(run: Run) -> str | None:
-    """Make volumes and CronJobs what the spec wants. Returns in words why no backup can be taken; None if one can."""
+@dataclass(frozen=True)
+class BackupsPossible:
+    """The fact whether backups can be taken.
+
+    Attributes:
+        problem: why not, as a clause; `None` where they can.
+    """
+
+    problem: str | None = None
+
+
+async def reconcile(run: Run) -> Outcome:
+    """Make volumes and CronJobs what the spec wants, and find out whether the Jobs would have all that they need."""
     try:
         for claim in repositories.claims(run.names, run.spec, run.owner):
             await _apply_claim(run, claim)
-        image = run.spec.image or run.services.settings.postgres_image
-        wanted = backup_jobs.cron_jobs(run.names, run.spec, image, run.owner)
+        wanted = backup_jobs.cron_jobs(run.names, run.spec, run.job_image, run.owner)
         for cron_job in wanted:
             await run.services.applier.apply(CRON_JOB, cron_job)
     except Permanent as error:
-        return error.message.rstrip(".")
+        return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
     names = {cron_job["metadata"]["name"] for cron_job in wanted}
     for live in run.services.cache.of_database(CRON_JOB, run.key):
         if live["metadata"]["name"] not in names:
             await run.services.applier.delete(CRON_JOB, live)
-    return await _missing(run)
+    return Outcome(facts=(BackupsPossible(await _missing(run)),))
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:
-    """Raises Permanent where the volume can't be as wanted, with the field to mend."""
+    """Raises Permanent where the volume can't be as wanted, with the field to fix."""
     repository = claim["metadata"]["name"].removeprefix(run.names.backup_claim(""))
     try:
         await run.services.applier.apply(CLAIM, claim)
     except Permanent as error:
-        if error.reason != Reason.API_ERROR:
+        if error.reason is not Reason.OBJECT_REFUSED:
             raise
         raise Permanent(
             Reason.BACKUP_MISCONFIGURED,
@@ -70,31 +84,47 @@ async def _missing(run: Run) -> str | None:
     return None
 
 
-def look(run: Run, known: api.Backups | None, problem: str | None) -> State:
-    """Where the backups stand."""
+async def report(run: Run) -> Outcome:
+    """Where the backups stand: it says nothing about Ready, since a database without a backup serves."""
     now = datetime.now(UTC)
-    ended = [job for manifest in run.backup_jobs if (job := _ended(run, manifest)) is not None]
-    backups = collect(run.spec, known, ended, now)
+    ended = [job for manifest in run.backup_jobs if (job := _ended(Attempt(run, manifest))) is not None]
+    backups = collect(run.spec, _known(run), ended, now)
     crons = run.services.cache.of_database(CRON_JOB, run.key)
     since = {
-        str(item["metadata"]["labels"].get(naming.LABEL_TIER, "")): datetime.fromisoformat(
-            item["metadata"]["creationTimestamp"]
-        )
+        labels_of(item).get(naming.LABEL_TIER, ""): datetime.fromisoformat(item["metadata"]["creationTimestamp"])
         for item in crons
     }
-    metrics.tell_backups(*run.key, backups)
-    return State(backups, problem, overdue(run.spec, backups, since, now))
-
-
-def _ended(run: Run, job: Manifest) -> EndedJob | None:
-    end = jobs.ended(job)
-    if end is None:
-        return None
-    labels = job["metadata"]["labels"]
-    return EndedJob(
-        name=job["metadata"]["name"],
-        tier=labels.get(naming.LABEL_TIER),
-        finished=str(job.get("status", {}).get("completionTime") or end["lastTransitionTime"]),
-        succeeded=end["type"] == "Complete",
-        result=jobs.result(run, job),
+    metrics.report_backups(*run.key, backups)
+    possible = run.facts.get(BackupsPossible)
+    if possible is None and not run.spec.paused:
+        # Whether they could be taken was not found out this time.
+        return Outcome(status={"backup": backups})
+    state = State(backups, possible.problem if possible else None, overdue(run.spec, backups, since, now))
+    return Outcome(
+        conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))}, status={"backup": backups}
     )
+
+
+def _known(run: Run) -> api.Backups | None:
+    """What the status says so far; `None` too where a newer operator wrote what this one can't read."""
+    known = run.database.get("status", {}).get("backup")
+    try:
+        return api.Backups.model_validate(known) if known else None
+    except pydantic.ValidationError:
+        return None
+
+
+def _ended(attempt: Attempt) -> EndedJob | None:
+    if attempt.is_running:
+        return None
+    return EndedJob(
+        name=attempt.name,
+        tier=labels_of(attempt.job).get(naming.LABEL_TIER),
+        finished=str(attempt.finished_at),
+        succeeded=attempt.succeeded,
+        result=attempt.result,
+    )
+
+
+CONCERN = Concern("backups", Needs.NOTHING, reconcile)
+REPORT = Concern("backup status", Needs.NOTHING, report, report, conditions=(Condition.BACKUPS_HEALTHY,))

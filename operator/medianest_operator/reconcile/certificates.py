@@ -1,17 +1,29 @@
-"""The certificate authority and the certificates: made, renewed before their end, taken up without a restart."""
+"""The CA and the certificates: issued, renewed before they expire, loaded without a restart."""
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from medianest_operator import naming
+from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.quantity import to_timedelta
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import SECRET
+from medianest_operator.observability import metrics
 from medianest_operator.postgres import certificates
 from medianest_operator.postgres.certificates import KeyPair
 from medianest_operator.postgres.sessions import Credentials
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources import secrets
+from medianest_operator.timestamps import stamp
+
+_GIVEN_CA: Final = "given-server-ca"
+_SOONEST_RENEWAL: Final = 60.0
+"""Seconds: a certificate that is due although it was just issued must not make a busy loop."""
 
 
 def server_names(run: Run) -> tuple[str, ...]:
@@ -25,30 +37,70 @@ def server_names(run: Run) -> tuple[str, ...]:
     return (*found, "localhost")
 
 
-async def reconcile(run: Run) -> None:
-    """Leave valid certificates in their Secrets, and the controller's own credentials in the run.
+@dataclass(frozen=True)
+class ServerIdentity:
+    """The server's certificate.
 
-    Raises Permanent where the admin's server certificate can't be used.
+    Attributes:
+        ca: the CA that clients verify it with, as PEM; `None` where the admin's Secret can't be used and none was seen
+            before.
+    """
+
+    ca: str | None
+
+
+async def reconcile(run: Run) -> Outcome:
+    """Leave valid certificates in their Secrets; hand on the controller's credentials and the server's CA.
+
+    An admin's Secret that can't be used is a problem of its own: the operator's certificates are renewed all the same.
     """
     now = datetime.now(UTC)
     names = run.names
     authority = await _authority(run, now)
-    server_ca = authority.certificate
+    own = [
+        await _issued(run, names.patroni_tls_secret, naming.CERT_PATRONI, authority, now),
+        await _issued(run, names.controller_tls_secret, naming.CERT_CONTROLLER, authority, now),
+    ]
+    problem: Permanent | None = None
+    server: KeyPair | None = None
+    ca: str | None = authority.certificate
     if run.spec.tls.server_secret:
-        server, server_ca = await _given_server(run, run.spec.tls.server_secret)
+        try:
+            server, ca = await _given_server(run, run.spec.tls.server_secret)
+            run.services.memory.keep(run.key, _GIVEN_CA, None, ca)
+        except Permanent as error:
+            problem, ca = error, run.services.memory.recall(run.key, _GIVEN_CA, None, math.inf)
     else:
         server = await _issued(run, names.server_tls_secret, names.database, authority, now, server_names(run))
-    await _issued(run, names.patroni_tls_secret, naming.CERT_PATRONI, authority, now)
-    controller = await _issued(run, names.controller_tls_secret, naming.CERT_CONTROLLER, authority, now)
-    run.notes["server_ca"] = server_ca
-    run.notes["server_not_after"] = server.not_after()
-    run.notes["credentials"] = Credentials(controller.certificate, controller.key, server_ca)
+        own.append(server)
+    facts: list[object] = [ServerIdentity(ca)]
+    if ca is not None:
+        facts.append(Credentials(own[1].certificate, own[1].key, ca))
+    if server is not None:
+        metrics.CERTIFICATE_NOT_AFTER.labels(*run.key).set(server.not_after().timestamp())
+    return Outcome(
+        facts=tuple(facts),
+        status={"certificates": api.Certificates(server_not_after=stamp(server.not_after()))} if server else {},
+        problem=problem,
+        next_look=_until_renewal(run, own, now),
+    )
 
 
-def next_renewal(run: Run) -> timedelta:
-    """How long until the earliest certificate is due."""
-    due: datetime = run.notes["server_not_after"] - to_timedelta(run.spec.tls.renew_before)
-    return max(timedelta(seconds=1), due - datetime.now(UTC))
+async def observe(run: Run) -> Outcome:
+    """Only read what is there, for a database that nothing may be changed of."""
+    controller, authority = _read(run, run.names.controller_tls_secret), _read(run, run.names.ca_secret)
+    if controller is None or authority is None:
+        return Outcome()
+    server_ca = authority.certificate
+    if run.spec.tls.server_secret:
+        _, server_ca = await _given_server(run, run.spec.tls.server_secret)
+    return Outcome(facts=(ServerIdentity(server_ca), Credentials(controller.certificate, controller.key, server_ca)))
+
+
+def _until_renewal(run: Run, own: Iterable[KeyPair], now: datetime) -> float:
+    """Seconds until the first of the operator's own certificates is due; an admin's is renewed by the admin."""
+    due = min(pair.not_after() for pair in own) - to_timedelta(run.spec.tls.renew_before)
+    return max(_SOONEST_RENEWAL, (due - now).total_seconds())
 
 
 def _read(run: Run, name: str) -> KeyPair | None:
@@ -88,9 +140,11 @@ async def _issued(
 
 def _due(run: Run, pair: KeyPair, authority: KeyPair, now: datetime, dns_names: tuple[str, ...]) -> bool:
     try:
+        # A certificate never outlives its CA: what is left of the CA's time is all that a new one could have.
+        longest = min(to_timedelta(run.spec.tls.duration), authority.not_after() - now)
         return (
-            pair.not_after() - now < to_timedelta(run.spec.tls.renew_before)
-            or pair.not_after() - now > to_timedelta(run.spec.tls.duration) + timedelta(minutes=1)
+            pair.not_after() - now < min(to_timedelta(run.spec.tls.renew_before), longest / 2)
+            or pair.not_after() - now > longest + timedelta(minutes=1)
             or not certificates.signed_by(pair.certificate, authority.certificate)
             or not certificates.key_matches(pair.certificate, pair.key)
             or not certificates.dns_names(pair.certificate) >= set(dns_names)
@@ -124,10 +178,13 @@ async def _given_server(run: Run, name: str) -> tuple[KeyPair, str]:
         raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: Secret {name} can't be read: {error}") from error
     if ended:
         raise Permanent(
-            Reason.INVALID_CERTIFICATE, f"{field}: the certificate in Secret {name} ended {pair.not_after()}"
+            Reason.INVALID_CERTIFICATE,
+            f"{field}: the certificate in Secret {name} expired at {stamp(pair.not_after())}; put a valid one there",
         )
     if not fits:
-        raise Permanent(Reason.INVALID_CERTIFICATE, f"{field}: the key in Secret {name} is not the certificate's")
+        raise Permanent(
+            Reason.INVALID_CERTIFICATE, f"{field}: the private key in Secret {name} does not match the certificate"
+        )
     needed = {
         run.names.service_fqdn(run.names.read_write_service),
         f"*.{run.names.pods_service}.{run.names.namespace}.svc",
@@ -139,13 +196,4 @@ async def _given_server(run: Run, name: str) -> tuple[KeyPair, str]:
     return pair, ca
 
 
-async def load(run: Run) -> bool:
-    """Only read what is there, for a database that nothing may be changed of. Returns whether there is anything."""
-    controller, authority = _read(run, run.names.controller_tls_secret), _read(run, run.names.ca_secret)
-    if controller is None or authority is None:
-        return False
-    server_ca = authority.certificate
-    if run.spec.tls.server_secret:
-        _, server_ca = await _given_server(run, run.spec.tls.server_secret)
-    run.notes["credentials"] = Credentials(controller.certificate, controller.key, server_ca)
-    return True
+CONCERN = Concern("certificates", Needs.NOTHING, reconcile, observe)

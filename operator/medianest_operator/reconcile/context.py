@@ -15,6 +15,8 @@ from medianest_operator.kubernetes.events import Recorder
 from medianest_operator.kubernetes.kinds import CLAIM, JOB, POD, STATEFUL_SET, Manifest
 from medianest_operator.naming import Key, Names
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
+from medianest_operator.reconcile.concern import Facts
+from medianest_operator.reconcile.handovers import Handovers
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.resources.meta import owner_reference
@@ -33,6 +35,7 @@ class Services:
     sessions: Sessions
     memory: Memory
     notifier: Notifier
+    handovers: Handovers
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,11 @@ class Pod:
     def member(self) -> Mapping[str, Any]:
         """Patroni's own word on this member; empty before its first."""
         text = self.manifest["metadata"].get("annotations", {}).get(naming.PATRONI_STATUS_ANNOTATION)
-        return json.loads(text) if text else {}
+        try:
+            member = json.loads(text) if text else {}
+        except ValueError:
+            return {}
+        return member if isinstance(member, dict) else {}
 
     @property
     def role(self) -> str:
@@ -107,12 +114,18 @@ class Pod:
 
     @property
     def streaming(self) -> bool:
-        """A replica that follows its primary."""
-        return self.ready and self.role == naming.ROLE_REPLICA and self.member.get("state") == "running"
+        """A replica that follows its primary, as Patroni last said: `replication_state` is absent where it doesn't."""
+        return self.ready and self.role == naming.ROLE_REPLICA and self.member.get("replication_state") == "streaming"
 
     @property
     def pending_restart(self) -> bool:
         return bool(self.member.get("pending_restart"))
+
+
+def labels_of(manifest: Manifest) -> Mapping[str, str]:
+    """An object's labels; an object without any has no such field."""
+    labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
+    return labels
 
 
 @dataclass
@@ -122,9 +135,8 @@ class Run:
     services: Services
     database: Manifest
     spec: DatabaseSpec
-    notes: dict[str, Any] = field(default_factory=dict)
-    has_database: bool = False
-    """The application's database is there, and was let in."""
+    facts: Facts = field(default_factory=Facts)
+    """What the concerns before this one have found out."""
 
     @property
     def key(self) -> Key:
@@ -151,8 +163,9 @@ class Run:
     def pods(self) -> list[Pod]:
         manifests = self.services.cache.of_database(POD, self.key)
         label = naming.LABEL_COMPONENT
-        pods = [Pod(pod) for pod in manifests if pod["metadata"]["labels"].get(label) == naming.COMPONENT_POSTGRES]
-        return sorted(pods, key=lambda pod: self.names.ordinal(pod.name))
+        pods = [Pod(pod) for pod in manifests if labels_of(pod).get(label) == naming.COMPONENT_POSTGRES]
+        numbered = {ordinal: pod for pod in pods if (ordinal := self.names.ordinal(pod.name)) is not None}
+        return [numbered[ordinal] for ordinal in sorted(numbered)]
 
     @property
     def primary(self) -> Pod | None:
@@ -182,7 +195,7 @@ class Run:
 
     def _jobs_of(self, component: str) -> list[Manifest]:
         jobs = self.services.cache.of_database(JOB, self.key)
-        return [job for job in jobs if job["metadata"]["labels"].get(naming.LABEL_COMPONENT) == component]
+        return [job for job in jobs if labels_of(job).get(naming.LABEL_COMPONENT) == component]
 
     @property
     def claims(self) -> list[Manifest]:
@@ -209,7 +222,15 @@ class Run:
         return Instance(*self.key, pod.name, pod.uid, pod.address or "", host, dbname)
 
     @property
+    def job_image(self) -> str:
+        """The image of Jobs: the spec's, else the one of *this* operator, although the servers keep theirs.
+
+        A Job's program and the controller that reads its result then always are of one version. PostgreSQL's own
+        programs in it work with older servers of the same major version (PostgreSQL manual, pg_dump).
+        """
+        return self.spec.image or self.services.settings.postgres_image
+
+    @property
     def credentials(self) -> Credentials:
-        """Set by the certificates' step."""
-        credentials: Credentials = self.notes["credentials"]
-        return credentials
+        """The controller's own, for a concern that needs them. Raises LookupError where no concern found them."""
+        return self.facts.require(Credentials)

@@ -1,49 +1,55 @@
-"""One run for one database: the order of the concerns, and nothing else."""
+"""One run for one database: every concern in its order, each guarded by itself, and the status that follows."""
+
+from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+import psycopg
 import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Condition, Reason
-from medianest_operator.api.database import DatabaseSpec, Synchronous
-from medianest_operator.api.status import Backups, DatabaseStatus
+from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.errors import Permanent, ReconcileError, Transient
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.kubernetes.kinds import DATABASE, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
 from medianest_operator.observability.notifications import Message
-from medianest_operator.postgres import parameters
-from medianest_operator.postgres.sessions import Unreachable
-from medianest_operator.reconcile import (
-    backup_objects,
-    backups,
-    certificates,
-    findings,
-    hardening,
-    logins,
-    migration,
-    patroni,
-    restore,
-    rollout,
-    server,
-    status,
-    volumes,
-    workload,
-)
-from medianest_operator.reconcile.conditions import Findings
-from medianest_operator.reconcile.context import Pod, Run, Services
+from medianest_operator.postgres.sessions import Credentials, Unreachable
+from medianest_operator.postgres.wording import as_clause
+from medianest_operator.reconcile import backup_objects, status
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
+from medianest_operator.reconcile.conditions import Report, conditions_of
+from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.order import ORDER
+from medianest_operator.reconcile.restore import Restores
+from medianest_operator.reconcile.schema import Schema
+from medianest_operator.reconcile.servers import Servers, ever_available
 from medianest_operator.reconcile.transitions import transitions
+from medianest_operator.timestamps import stamp
 
 log = logging.getLogger(__name__)
 
-_SOON = 2.0
-"""Seconds until another look while something is under way that tells no event."""
+_SOON: Final = 1.0
+"""Seconds; no run asks for another sooner than that."""
+
+
+_LONGEST: Final = 300
+"""Characters of an unexpected error's text in the status."""
+_API_AWAY: Final = (
+    "The API server can't be reached or refuses requests for the moment; what was observed before is kept, and the"
+    " operator tries again"
+)
+_PASSING: Final = (
+    psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.OperationalError, psycopg.InterfaceError,
+)  # fmt: skip
+"""A statement that took too long, a lock that somebody else holds, a connection that broke: none of them says that the
+database is bad."""
 
 
 class DatabaseReconciler:
@@ -53,162 +59,61 @@ class DatabaseReconciler:
         self._services = services
 
     async def reconcile(self, key: Key) -> float | None:
-        """One run. Returns the seconds until the next look, or None where there is nothing to look at.
+        """One run. Returns the seconds until the next, or None where there is nothing to come back for.
 
-        Raises Transient, ApiError or a connection error where it has to be tried again.
+        Raises:
+            Transient: something has to be tried again, after a backoff. The status says so already.
+            ApiError: the status could not be written.
         """
         database = self._services.cache.get(DATABASE, *key)
         if database is None or "deletionTimestamp" in database["metadata"]:
             await self._forget(key)
             await backup_objects.reject(self._services, key)
             return None
-        names = naming.Names(*key)
-        found = Findings(names, None, int(database["metadata"]["generation"]))
-        retry: Exception | None = None
         try:
             spec = _parse(database)
         except Permanent as error:
-            found.problem = error
-            await self._report(database, found)
+            unread = [Report(concern) for concern in ORDER]
+            await self._report(database, [Report(_SPEC, error=error), *unread], paused=False)
             return self._services.settings.sweep_interval
         run = Run(self._services, database, spec)
-        found.spec = spec
-        try:
-            if not spec.paused:
-                await self._shape(run, found)
-            await self._serve(run, found)
-            migrated = found.migration.run if found.migration else None
-            await backup_objects.reconcile(run, _not_to_be_dumped(run, found), migrated)
-        except ReconcileError as error:
-            if error.reason == Reason.DELETING:
+        reports = []
+        for concern in ORDER:
+            report = await _ask(run, concern)
+            if report.error is not None and report.error.reason is Reason.DELETING:
                 return self._services.settings.probe_interval
-            found.problem = found.problem or error
-            retry = error if isinstance(error, Transient) else None
-        except Unreachable as error:
-            found.serving, found.unreachable, retry = False, str(error), error
-        except (ApiError, *TRANSIENT_ERRORS) as error:
-            retry = error
-        await self._fill(run, found)
-        await self._report(database, found)
-        if retry:
-            raise retry
-        return self._next_look(run, found)
+            reports.append(report)
+        await self._report(database, reports, paused=spec.paused)
+        if errors := [report.error for report in reports if isinstance(report.error, Transient)]:
+            raise errors[0]
+        return self._next_run(run, reports)
 
-    async def _shape(self, run: Run, found: Findings) -> None:
-        """Everything that can be applied before the first server runs.
-
-        What a person must mend is noted, not raised: certificates go on being renewed and servers looked at meanwhile.
-        """
-        try:
-            await certificates.reconcile(run)
-            await logins.reconcile(run)
-            await workload.reconcile_surroundings(run)
-            if problems := parameters.problems(run.spec):
-                raise Permanent(Reason.INVALID_PARAMETER, "; ".join(problems))
-            await volumes.reconcile(run)
-            await workload.reconcile_stateful_set(run)
-            found.no_backups = await backups.shape(run)
-        except Permanent as error:
-            found.problem = error
-
-    async def _serve(self, run: Run, found: Findings) -> None:
-        """Look at the servers, and do what needs one; only look while paused or while the spec can't be acted on."""
-        passive = run.spec.paused or found.problem is not None
-        if "credentials" not in run.notes and not await certificates.load(run):
-            return
-        look = await server.look(run)
-        primary = found.primary = run.primary
-        found.serving = look.serves(primary)
-        if primary is None or not found.serving:
-            found.unreachable = look.unreachable.get(primary.name) if primary else None
-            if not passive and not run.spec.hibernate:
-                found.rollout = await rollout.replace_broken(run)
-            return
-        found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
-        if passive:
-            found.restore = restore.look(run)
-            schema = await self._schema(run, primary)
-            found.schema_version, found.indexes = schema.history.version, schema.indexes
-            return
-        await server.reconcile(run, primary, look)
-        found.restore = await restore.reconcile(run, primary, may_swap=not migration.is_running(run))
-        for reason, message in found.restore.events:
-            await self._services.recorder.record(run.database, "Normal", reason, message)
-        run.has_database = found.restore.has_database
-        if not run.has_database:
-            return
-        await server.reconcile_grants(run, primary)
-        schema = await self._schema(run, primary)
-        found.schema_version, found.indexes = schema.history.version, schema.indexes
-        refused = look.instances[primary.name].refused_parameters
-        found.indexes = hardening.application_indexes(schema.indexes)
-        if not found.restore.active:
-            await self._change_schema(run, found, primary, schema)
-        if refused and found.problem is None:
-            found.problem = Permanent(
-                Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
-            )
-        if not run.spec.hibernate:
-            loaded = parameters.marker(run.spec)
-            found.configuring = [name for name, facts in look.instances.items() if facts.configuration != loaded]
-            waiting = frozenset(name for name, facts in look.instances.items() if facts.pending_restart)
-            found.rollout = await rollout.reconcile(run, waiting)
-            if run.spec.instances > 1 and run.spec.postgresql.synchronous is not Synchronous.OFF:
-                found.unpromotable = not await patroni.synchronous_replicas(run)
-
-    async def _change_schema(self, run: Run, found: Findings, primary: Pod, schema: server.SchemaFacts) -> None:
-        """Migrate and harden, one at a time; never beside a restore, which would take it back."""
-        try:
-            found.migration = await migration.reconcile(run, await migration.source(run), schema)
-        except Permanent as error:
-            found.problem = error
-        found.hardening = await hardening.reconcile(run, primary, schema.history, found.migration)
-
-    async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
-        return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
-
-    async def _fill(self, run: Run, found: Findings) -> None:
-        """What the status tells whatever happened."""
-        found.pods = run.pods
-        found.primary = run.primary
-        found.wanted = 0 if run.spec.hibernate else run.spec.instances
-        found.image = run.image
-        found.server_not_after = run.notes.get("server_not_after")
-        found.growing = volumes.growing(run)
-        known = run.database.get("status", {}).get("backup")
-        found.backups = backups.look(run, Backups.model_validate(known) if known else None, found.no_backups)
-        if any(not pod.ready for pod in found.pods) or len(found.pods) < found.wanted:
-            try:
-                found.pod_findings = await findings.find(run, found.wanted)
-            except (ApiError, *TRANSIENT_ERRORS) as error:
-                log.info("could not look for the reasons: %s", error, extra={"database": "/".join(run.key)})
-
-    async def _report(self, database: Manifest, found: Findings) -> None:
-        """Write the status where it differs, then tell the transitions."""
+    async def _report(self, database: Manifest, reports: Sequence[Report], *, paused: bool) -> None:
+        """Write the status where it differs, then record what changed."""
+        metadata = database["metadata"]
+        key = metadata["namespace"], metadata["name"]
+        generation, now = int(metadata["generation"]), datetime.now(UTC)
         previous: Mapping[str, Any] = database.get("status") or {}
-        built = status.build(found, previous, datetime.now(UTC))
-        current = built.to_dict()
-        key = found.names.namespace, found.names.database
-        _measure(key, built, found)
-        if current == previous:
-            return
-        if not await self._services.applier.apply_status(DATABASE, database, current):
-            return
-        for transition in transitions(previous, built):
-            await self._services.recorder.record(database, transition.kind, transition.reason, transition.message)
-            if transition.kind == "Warning":
-                told = Message(*key, naming.KIND, transition.reason, transition.message)
-                self._services.notifier.warn(database, told)
+        conditions = conditions_of(reports, previous, generation, stamp(now), paused=paused)
+        current = status.build(reports, conditions, previous, generation, now)
+        metrics.READY.labels(*key).set(int(conditions[Condition.READY].status == "True"))
+        announcements = [event for report in reports if report.outcome for event in report.outcome.events]
+        if current != previous:
+            if not await self._services.applier.apply_status(DATABASE, database, current):
+                return
+            announcements += transitions(previous, current, conditions)
+        for item in announcements:
+            await self._services.recorder.record(database, item.kind, item.reason, item.message)
+            if item.kind == "Warning":
+                self._services.notifier.warn(database, Message(*key, naming.KIND, item.reason, item.message))
 
-    def _next_look(self, run: Run, found: Findings) -> float:
-        interval = self._services.settings.probe_interval * random.uniform(0.9, 1.1)
-        migrating = found.migration is not None and found.migration.is_running
-        waiting = found.configuring or found.unpromotable or found.silent or (found.primary and not found.serving)
-        if found.rollout or migrating or waiting:
-            return min(_SOON, interval)
-        if "server_not_after" in run.notes:
-            return min(interval, certificates.next_renewal(run).total_seconds())
-        return interval
+    def _next_run(self, run: Run, reports: Sequence[Report]) -> float:
+        """The earliest that a concern asked for; else the next probe, or the sweep where there are no servers."""
+        settings = self._services.settings
+        probed = bool(run.pods) or not run.spec.hibernate
+        regular = settings.probe_interval if probed else settings.sweep_interval
+        asked = [report.outcome.next_look for report in reports if report.outcome and report.outcome.next_look]
+        return max(_SOON, min([regular * random.uniform(0.9, 1.1), *asked]))
 
     async def _forget(self, key: Key) -> None:
         await self._services.sessions.forget(*key)
@@ -218,18 +123,67 @@ class DatabaseReconciler:
         metrics.forget(*key)
 
 
-def _not_to_be_dumped(run: Run, found: Findings) -> str | None:
-    """Why nobody should begin a backup that was asked for, in words."""
-    if run.spec.hibernate or run.spec.paused:
-        return "hibernates" if run.spec.hibernate else "is paused"
-    if not found.serving or not run.has_database:
-        return "doesn't serve yet"
-    if found.restore and found.restore.active:
-        return "is being restored"
-    if found.migration and found.migration.is_running:
-        # A dump's locks and a migration's would wait for each other.
-        return "is being migrated"
-    return None
+async def _ask(run: Run, concern: Concern) -> Report:
+    """Let one concern act, or observe while the database is paused. Whatever it raises becomes its report."""
+    act = concern.observe if run.spec.paused else concern.act
+    if act is None:
+        return Report(concern)
+    if concern.needs > _reached(run):
+        return Report(concern, unobserved=_missing(run))
+    try:
+        outcome = await act(run)
+    except Exception as error:
+        problem = _problem(run, concern, error)
+        return Report(concern, error=problem, unobserved=problem.message.rstrip("."))
+    for fact in outcome.facts:
+        run.facts.add(fact)
+    if outcome.problem is None:
+        return Report(concern, outcome)
+    return Report(concern, outcome, outcome.problem, unobserved=outcome.problem.message.rstrip("."))
+
+
+def _reached(run: Run) -> Needs:
+    """What there is so far, for the concerns that need it."""
+    servers, restores = run.facts.get(Servers), run.facts.get(Restores)
+    if run.facts.get(Credentials) is None:
+        return Needs.NOTHING
+    if servers is None or not servers.serving or run.spec.hibernate:
+        return Needs.CREDENTIALS
+    if restores is None or not restores.has_database:
+        return Needs.PRIMARY
+    return Needs.SCHEMA if run.facts.get(Schema) else Needs.DATABASE
+
+
+def _missing(run: Run) -> str | None:
+    """Why a concern can't observe what it would; `None` where that is as it should be."""
+    servers = run.facts.get(Servers)
+    if run.spec.hibernate or run.spec.paused or servers is None or not ever_available(run):
+        return None
+    return None if servers.serving else "no primary takes writes"
+
+
+def _problem(run: Run, concern: Concern, error: Exception) -> ReconcileError:
+    """What an exception means: what only kept a concern from observing is told apart from what is wrong."""
+    extra = {"database": "/".join(run.key), "concern": concern.name}
+    if isinstance(error, ReconcileError):
+        return error
+    if isinstance(error, (ApiError, *TRANSIENT_ERRORS)):
+        # The same words for every call that failed, so that an API server in trouble isn't written to over and over.
+        log.warning("%s: the API server: %s", concern.name, error, extra=extra)
+        return Transient(Reason.API_ERROR, _API_AWAY)
+    if isinstance(error, (Unreachable, *_PASSING)):
+        log.warning("%s: %s", concern.name, error, extra=extra)
+        return Transient(Reason.NOT_OBSERVED, f"the {concern.name} could not be observed: {as_clause(str(error))}")
+    if isinstance(error, psycopg.Error):
+        log.warning("%s: %s", concern.name, error, extra=extra)
+        message = f"A statement of the operator failed ({concern.name}): {as_clause(str(error))}"
+        return Transient(Reason.STATEMENT_FAILED, message)
+    log.error("%s: unexpected error", concern.name, exc_info=error, extra=extra)
+    message = (
+        f"The operator met an unexpected error ({concern.name}): {type(error).__name__}:"
+        f" {' '.join(str(error).split())[:_LONGEST]}. Its log has the details; please report it"
+    )
+    return Transient(Reason.INTERNAL_ERROR, message)
 
 
 def _parse(database: Manifest) -> DatabaseSpec:
@@ -243,11 +197,8 @@ def _parse(database: Manifest) -> DatabaseSpec:
         raise Permanent(Reason.INVALID_SPEC, problems) from error
 
 
-def _measure(key: Key, current: DatabaseStatus, found: Findings) -> None:
-    ready = any(item.type == Condition.READY and item.status == "True" for item in current.conditions)
-    metrics.READY.labels(*key).set(int(ready))
-    if current.instances:
-        metrics.INSTANCES.labels(*key, "ready").set(current.instances.ready)
-        metrics.INSTANCES.labels(*key, "desired").set(current.instances.desired)
-    if found.server_not_after:
-        metrics.CERTIFICATE_NOT_AFTER.labels(*key).set(found.server_not_after.timestamp())
+async def _no_one(_: Run) -> Outcome:
+    return Outcome()
+
+
+_SPEC: Final = Concern("spec", Needs.NOTHING, _no_one)

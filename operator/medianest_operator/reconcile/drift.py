@@ -1,4 +1,4 @@
-"""Whether the schema is still what its migrations made it: cheaply at every look, in full when something moved."""
+"""Whether the schema is still what its migrations made it: cheaply on every run, in full when something moved."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SELECT md5(string_agg(t.trace, ',' ORDER BY t.trace)) FROM (
 """
 
 
-async def look(run: Run, connection: Connection, history: History) -> tuple[str, ...] | None:
+async def observe(run: Run, connection: Connection, history: History) -> tuple[str, ...] | None:
     """What no migration has made, in words; `None` where nobody recorded what the version should look like."""
     if history.version is None:
         return ()

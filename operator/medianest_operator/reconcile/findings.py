@@ -3,14 +3,20 @@
 import re
 from dataclasses import dataclass
 
+from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.kubernetes.kinds import EVENT, STATEFUL_SET, Manifest
-from medianest_operator.reconcile import jobs
 from medianest_operator.reconcile.context import Pod, Run
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
+_HOW = {
+    # 128 and the signal's number (containerd, runc).
+    137: "was killed by SIGKILL (exit code 137)",
+    139: "crashed with SIGSEGV (exit code 139)",
+    143: "was ended by SIGTERM (exit code 143)",
+}
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -43,16 +49,22 @@ def of_pod(pod: Pod) -> Finding | None:
             return Finding(Reason.POD_FAILING, f"Pod {pod.name}: {_plain(message) or reason}")
         last = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
         if last and (reason == "CrashLoopBackOff" or "terminated" in container.get("state", {})):
-            return Finding(Reason.POD_FAILING, _ended(pod, last, container.get("restartCount", 0)))
+            named = last | {"container": container.get("name", naming.CONTAINER_POSTGRES)}
+            return Finding(Reason.POD_FAILING, _ended(pod, named, container.get("restartCount", 0), waiting))
     return None
 
 
-def _ended(pod: Pod, last: Manifest, restarts: int) -> str:
-    how = last.get("reason", "Error")
-    if how == "OOMKilled":
-        return f"Pod {pod.name}: out of memory; raise resources.limits.memory (restarted {restarts} times)"
-    how = f"{how}, exit code {last.get('exitCode')}"
-    return f"Pod {pod.name}: the container ended ({how}), restarted {restarts} times; see its log"
+def _ended(pod: Pod, last: Manifest, restarts: int, waiting: Manifest) -> str:
+    """How the container ended last, what the kubelet does about it, and which log tells more."""
+    how = _HOW.get(last.get("exitCode", 0), f"ended with exit code {last.get('exitCode')}")
+    if last.get("reason") == "OOMKilled":
+        how = "ran out of memory and was killed (OOMKilled); raise resources.limits.memory"
+    times = f"restarted {restarts} time{'' if restarts == 1 else 's'}"
+    pause = re.search(r"back-off (\S+) restarting", waiting.get("message", ""))
+    back_off = f"the kubelet waits {pause[1]} before the next restart (back-off)" if pause else ""
+    option = " --previous" if waiting else ""
+    log = f"see kubectl logs {pod.name} -c {last.get('container', naming.CONTAINER_POSTGRES)}{option}"
+    return "; ".join(filter(None, (f"Pod {pod.name}: its container {how}", times, back_off, log)))
 
 
 def _plain(message: str) -> str:
@@ -63,10 +75,9 @@ def _plain(message: str) -> str:
     return text.rstrip(".")
 
 
-def of_job(run: Run, job: Manifest) -> str | None:
-    """What keeps a Job's pods from working, as a sentence; `None` where nothing does."""
-    found = (of_pod(Pod(pod)) for pod in jobs.pods(run, job))
-    return next((f"{finding.message}." for finding in found if finding), None)
+def of_manifest(pod: Manifest) -> Finding | None:
+    """As `of_pod`, for the pod of a Job."""
+    return of_pod(Pod(pod))
 
 
 async def find(run: Run, wanted: int) -> list[Finding]:
@@ -91,7 +102,7 @@ async def _rejected(run: Run, stateful_set: Manifest) -> list[Finding]:
     for message in messages:
         text = _plain(message).split(" error: ", 1)[-1]
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.POD_REJECTED
-        return [Finding(reason, f"{STATEFUL_SET.kind} {run.names.stateful_set} can't make its pods: {text}")]
+        return [Finding(reason, f"{STATEFUL_SET.kind} {run.names.stateful_set} can't create its pods: {text}")]
     return []
 
 
@@ -101,7 +112,7 @@ async def _unbound(run: Run) -> list[Finding]:
             continue
         for message in await _warnings(run, claim["metadata"]["uid"], "ProvisioningFailed"):
             name = claim["metadata"]["name"]
-            return [Finding(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be made: {_plain(message)}")]
+            return [Finding(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {_plain(message)}")]
     return []
 
 

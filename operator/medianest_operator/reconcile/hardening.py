@@ -7,38 +7,38 @@ database neither from serving nor from being Ready.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import Reason
+from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.hardening import Option
 from medianest_operator.errors import Permanent
-from medianest_operator.hardening.naming import is_own
 from medianest_operator.hardening.objects import options_digest
 from medianest_operator.hardening.plan import OptionPlan, make_plans
 from medianest_operator.hardening.run import finished
-from medianest_operator.hardening.state import State as Found
-from medianest_operator.hardening.state import read_state_async
-from medianest_operator.health.indexes import IndexHealth
-from medianest_operator.kubernetes.kinds import JOB, Manifest
-from medianest_operator.migrations.history import History
+from medianest_operator.hardening.state import State, read_state_async
 from medianest_operator.postgres import logins
-from medianest_operator.reconcile import jobs, migration
-from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile import attempts
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.migration import MigrationState
+from medianest_operator.reconcile.schema import Schema
+from medianest_operator.reconcile.servers import Servers
 from medianest_operator.resources.hardening_job import hardening_job
 from medianest_operator.results.hardening import OptionState
-from medianest_operator.results.migration import Outcome
+from medianest_operator.results.migration import Outcome as JobOutcome
 
-_LOOK_EVERY = 60.0
+_READ_EVERY = 60.0
 _AGAIN_AFTER = timedelta(minutes=10)
 """How long until what was applied and is gone again is applied once more: somebody else may be at it."""
 
 _PENDING = {OptionState.APPLYING, OptionState.REMOVING}
 
 
-@dataclass
-class State:
+@dataclass(frozen=True)
+class HardeningState:
     """Where the options stand.
 
     Attributes:
@@ -47,8 +47,8 @@ class State:
         job: the Job that is at it, or that ended without success.
     """
 
-    options: dict[Option, OptionState] = field(default_factory=dict)
-    messages: dict[Option, str] = field(default_factory=dict)
+    options: Mapping[Option, OptionState] = field(default_factory=dict)
+    messages: Mapping[Option, str] = field(default_factory=dict)
     job: str | None = None
 
     @property
@@ -67,68 +67,87 @@ class State:
 
     @property
     def message(self) -> str:
-        told = list(dict.fromkeys(self.messages.values()))
+        details = list(dict.fromkeys(self.messages.values()))
         if self.reason == Reason.HARDENING_APPLIED:
-            return f"As spec.hardening wants: {self._of(OptionState.APPLIED)}."
+            return f"Hardening options applied: {self._of(OptionState.APPLIED)}."
         if self.reason == Reason.HARDENING_FAILED:
             again = f" To try the same options again, delete Job {self.job}." if self.job else ""
-            return f"Not applied: {self._of(OptionState.FAILED)}. {' '.join(told)}{again}"
+            return f"Not applied: {self._of(OptionState.FAILED)}. {' '.join(details)}{again}"
         if self.reason == Reason.HARDENING_WAITING:
-            return " ".join(told)
+            return " ".join(details)
         parts = {"applies": self._of(OptionState.APPLYING), "removes": self._of(OptionState.REMOVING)}
         doing = " and ".join(f"{verb} {names}" for verb, names in parts.items() if names)
-        return " ".join([f"{f'Job {self.job}' if self.job else 'A Job'} {doing}.", *told])
+        return " ".join([f"{f'Job {self.job}' if self.job else 'A Job'} {doing}.", *details])
 
     def as_status(self) -> api.Hardening | None:
         """`status.hardening`; absent while there is nothing to tell."""
         if self.is_off:
             return None
-        told = " ".join(dict.fromkeys(self.messages.values()))
+        message = " ".join(dict.fromkeys(self.messages.values()))
         options = {option.value: its.value for option, its in self.options.items()}
-        return api.Hardening.model_validate({**options, "message": told or None, "job": self.job})
+        return api.Hardening.model_validate({**options, "message": message or None, "job": self.job})
 
     def _of(self, state: OptionState) -> str:
         return ", ".join(option.value for option, its in self.options.items() if its == state)
 
 
-async def reconcile(run: Run, primary: Pod, history: History, migrated: migration.State | None) -> State | None:
-    """Start a Job where one is needed, and tell where the options stand; None where that can't be told now."""
-    if migrated is None or not migrated.up_to_date or migrated.is_running:
-        return None
+async def reconcile(run: Run) -> Outcome:
+    """Start a Job where one is needed, and report where the options stand.
+
+    Only on a schema that is up to date, and never beside a migration or a restore.
+    """
+    migrated, schema = run.facts.get(MigrationState), run.facts.require(Schema)
+    if migrated is None or not migrated.is_up_to_date or migrated.is_running:
+        return Outcome()
+    state = await _follow(run, schema)
+    verdict = Verdict("True" if state.reason is Reason.HARDENING_APPLIED else "False", state.reason, state.message)
+    status = state.as_status()
+    before = run.database.get("status", {}).get("hardening") or {}
+    return Outcome(
+        conditions={Condition.HARDENING_APPLIED: None if state.is_off else verdict},
+        status={"hardening": status},
+        events=tuple(Announcement("HardeningRemoved", text) for text in removals(before, status)),
+    )
+
+
+async def _follow(run: Run, schema: Schema) -> HardeningState:
     app_role = logins.role_name(run.spec, logins.APP)
-    digest = options_digest(run.spec.hardening, app_role, history.version)
-    name = run.names.hardening_job(digest)
-    job = next((job for job in run.hardening_jobs if job["metadata"]["name"] == name), None)
-    others = [job for job in run.hardening_jobs if job["metadata"]["name"] != name]
-    plans = make_plans(run.spec.hardening, app_role, await _look(run, primary, digest))
-    if any(jobs.ended(other) is None for other in others):
-        # One at a time: an earlier one ends first.
-        return judge(plans, others[0]["metadata"]["name"])
+    digest = options_digest(run.spec.hardening, app_role, schema.history.version)
+    attempt, others = attempts.named(run, run.hardening_jobs, run.names.hardening_job(digest))
+    plans = make_plans(run.spec.hardening, app_role, await _observe(run, digest))
     for other in others:
-        await run.services.applier.delete(JOB, other)
-    if job is None and any(plan.has_work for plan in plans):
-        image = run.spec.image or run.services.settings.postgres_image
-        wanted = hardening_job(run.names, run.spec, image, digest, run.owner)
+        if other.is_running and not other.is_stranded:
+            # One at a time: an earlier one ends first.
+            return judge(plans, other.name)
+    for other in others:
+        await other.discard()
+    if attempt is not None and attempt.is_stranded:
+        await attempt.discard()
+        attempt = None
+    if attempt is None and any(plan.has_work for plan in plans):
+        wanted = hardening_job(run.names, run.spec, run.job_image, digest, run.owner)
         try:
-            job = await run.services.applier.apply(JOB, wanted)
+            attempt = await attempts.start(run, wanted)
         except Permanent as error:
             # The next run tries again; meanwhile nothing else waits for it.
             return judge(plans, result={"message": error.message}, ended={"type": "Failed"})
-    if job is None:
+    if attempt is None:
         return judge(plans)
-    result = jobs.result(run, job)
-    state = judge(plans, job["metadata"]["name"], result, ended=jobs.ended(job))
-    if set(state.options.values()) & _PENDING and _is_due(job, result):
-        await run.services.applier.delete(JOB, job)
+    state = judge(plans, attempt.name, attempt.result, ended=attempt.end)
+    if set(state.options.values()) & _PENDING and _is_due(attempt):
+        await attempt.discard()
     return state
 
 
-async def _look(run: Run, primary: Pod, digest: str) -> Found:
-    """Our objects, looked at again after a minute or when a Job changed."""
-    ends = json.dumps([[job["metadata"]["uid"], jobs.ended(job) is not None] for job in run.hardening_jobs])
+async def _observe(run: Run, digest: str) -> State:
+    """The operator's own objects, read again after a minute or when a Job ended."""
+    primary = run.facts.require(Servers).primary
+    if primary is None:
+        raise LookupError("the schema was read, but there is no primary")
+    ends = json.dumps([[job["metadata"]["uid"], attempts.ended(job) is not None] for job in run.hardening_jobs])
     token = (primary.uid, digest, ends)
-    known = run.services.memory.recall(run.key, "hardening", token, _LOOK_EVERY)
-    if isinstance(known, Found):
+    known = run.services.memory.recall(run.key, "hardening", token, _READ_EVERY)
+    if isinstance(known, State):
         return known
     instance = run.instance(primary, run.spec.database.name)
     async with run.services.sessions.use(instance, run.credentials) as connection:
@@ -137,14 +156,12 @@ async def _look(run: Run, primary: Pod, digest: str) -> Found:
     return found
 
 
-def _is_due(job: Manifest, result: Mapping[str, Any]) -> bool:
+def _is_due(attempt: Attempt) -> bool:
     """Whether an ended Job makes room for another try: at once where it was the moment's fault, which took the Job
     itself minutes to give up on; later where what it applied is gone."""
-    end = jobs.ended(job)
-    if end is None or result.get("outcome") == Outcome.TRANSIENT:
-        return end is not None
-    since = datetime.now(UTC) - datetime.fromisoformat(end["lastTransitionTime"].replace("Z", "+00:00"))
-    return since > _AGAIN_AFTER
+    if attempt.is_running or attempt.result.get("outcome") == JobOutcome.TRANSIENT:
+        return not attempt.is_running
+    return attempt.age > _AGAIN_AFTER
 
 
 def judge(
@@ -153,37 +170,34 @@ def judge(
     result: Mapping[str, Any] | None = None,
     *,
     ended: Mapping[str, Any] | None = None,
-) -> State:
+) -> HardeningState:
     """Where the options stand, by what the database needs and what the Job said: pure."""
-    state = State()
-    told = result or {}
-    failed = ended is not None and ended["type"] == "Failed" and told.get("outcome") != Outcome.TRANSIENT
+    found = result or {}
+    failed = ended is not None and ended["type"] == "Failed" and found.get("outcome") != JobOutcome.TRANSIENT
+    options: dict[Option, OptionState] = {}
+    messages: dict[Option, str] = {}
+    at_it: str | None = None
     for plan in plans:
-        said = told.get("options", {}).get(plan.option.value, {})
+        said = found.get("options", {}).get(plan.option.value, {})
         if not plan.has_work:
             end = finished(plan)
-            state.options[plan.option] = end.state
+            options[plan.option] = end.state
             message = end.message
-        elif failed and (not told.get("options") or said.get("state") == OptionState.FAILED):
-            state.options[plan.option] = OptionState.FAILED
-            state.job = job
-            message = said.get("message") or told.get("message") or f"Job {job} failed: {_why(ended)}."
+        elif failed and (not found.get("options") or said.get("state") == OptionState.FAILED):
+            options[plan.option] = OptionState.FAILED
+            at_it = job
+            message = said.get("message") or found.get("message") or f"Job {job} failed: {_why(ended)}."
         else:
-            state.options[plan.option] = OptionState.APPLYING if plan.wanted else OptionState.REMOVING
-            state.job = job
+            options[plan.option] = OptionState.APPLYING if plan.wanted else OptionState.REMOVING
+            at_it = job
             message = said.get("message")
         if message:
-            state.messages[plan.option] = message
-    return state
+            messages[plan.option] = message
+    return HardeningState(options, messages, at_it)
 
 
 def _why(ended: Mapping[str, Any] | None) -> str:
     return str((ended or {}).get("message") or (ended or {}).get("reason") or "without a result")
-
-
-def application_indexes(health: IndexHealth) -> IndexHealth:
-    """Without our own indexes that aren't complete: the option tells of them, and mends them."""
-    return health.model_copy(update={"invalid": tuple(name for name in health.invalid if not is_own(name))})
 
 
 def removals(before: Mapping[str, Any], after: api.Hardening | None) -> Iterable[str]:
@@ -193,3 +207,6 @@ def removals(before: Mapping[str, Any], after: api.Hardening | None) -> Iterable
         if before.get(option.value, "Off") != "Off" and now.get(option.value, "Off") == "Off":
             data = ", its columns with what they held" if option == Option.AUDIT_COLUMNS else ""
             yield f"spec.hardening.{option} is off: its objects were removed from the database{data}."
+
+
+CONCERN = Concern("hardening", Needs.SCHEMA, reconcile, conditions=(Condition.HARDENING_APPLIED,))

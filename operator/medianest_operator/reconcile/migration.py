@@ -1,34 +1,39 @@
-"""The migration Job: one a source, found again after a restart by its name, never two at once."""
+"""Migrations: a Job where something is pending or unfinished, one for each source, never two at once."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
+
+import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import Reason
+from medianest_operator.api.conditions import Condition, Reason, Severity
+from medianest_operator.api.migrations import OnFailure
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import CONFIG_MAP, JOB, Manifest, digest
+from medianest_operator.kubernetes.kinds import CONFIG_MAP, digest
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
-from medianest_operator.reconcile import findings, jobs
+from medianest_operator.reconcile import attempts
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.server import SchemaFacts
+from medianest_operator.reconcile.restore import Restores
+from medianest_operator.reconcile.schema import Schema
+from medianest_operator.reconcile.servers import SOON
 from medianest_operator.resources.migration_job import migration_job, run_options
 from medianest_operator.results.text import first_three
 from medianest_operator.timestamps import stamp
 
+_SERVING: Final = "The database serves the schema that it has."
 RUNNING, APPLIED, FAILED = "Running", "Applied", "Failed"
 TRY_AGAIN_AFTER: Final = timedelta(minutes=5)
-"""A Job that ended for a reason that may pass by itself is made anew after this time."""
+"""A Job that ended for a reason that may pass is started again after this time."""
 FINISH_AFTER: Final = timedelta(seconds=20)
 """Likewise where a run was cut off in the middle: the database waits for somebody to finish it."""
-STRANDED_AFTER: Final = timedelta(seconds=10)
-"""A pod that is still there so long after the end of its grace period is on a lost node."""
 RECHECK_AFTER: Final = timedelta(hours=1)
 """An image that is named by a tag may hold other migrations by now."""
 
@@ -48,17 +53,26 @@ class Source:
     may_change: bool = False
 
 
-@dataclass
-class State:
-    """Where the schema stands."""
+@dataclass(frozen=True)
+class MigrationState:
+    """Where the schema stands.
 
-    reason: Reason = Reason.UNKNOWN
-    message: str = "The database has not been looked at yet."
-    up_to_date: bool | None = None
-    pending: list[str] = field(default_factory=list)
-    drift: list[str] = field(default_factory=list)
+    Attributes:
+        reason: of SchemaUpToDate; `None` where it keeps its last value.
+        pending: migrations of the source that are not applied yet.
+        run: the newest run, as the status has it.
+        is_running: a Job is at work.
+    """
+
+    reason: Reason | None
+    message: str
+    pending: tuple[str, ...] = ()
     run: api.MigrationRun | None = None
     is_running: bool = False
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return self.reason in {Reason.UP_TO_DATE, Reason.DRIFTED}
 
 
 async def source(run: Run) -> Source:
@@ -90,54 +104,58 @@ async def source(run: Run) -> Source:
     return Source(migrations, content_digest(migrations, options.digested()))
 
 
-def job_token(run: Run) -> str:
-    """Changes whenever a Job that changes the schema does, so that it is looked at again."""
-    changing = [*run.jobs, *run.hardening_jobs]
-    return json.dumps([[job["metadata"]["uid"], jobs.ended(job) is not None] for job in changing])
+async def reconcile(run: Run) -> Outcome:
+    """Start the Job where something is pending or unfinished, and report where the schema stands.
+
+    Never beside a restore, which would take the migration back.
+    """
+    schema = run.facts.require(Schema)
+    if run.facts.require(Restores).active:
+        return _outcome(run, schema, None)
+    try:
+        wanted = await source(run)
+    except Permanent as error:
+        verdict = Verdict("False", error.reason, f"{error.message}. {_SERVING}")
+        kept = {"schema": _status(schema, [], None, run)}
+        return Outcome(
+            conditions={Condition.SCHEMA_UP_TO_DATE: verdict}, status=kept, obstacle=verdict, stalled=verdict
+        )
+    return _outcome(run, schema, await _follow(run, wanted, schema))
 
 
-def is_running(run: Run) -> bool:
-    """Whether a migration Job is at work, so that its steps are worth looking at."""
-    return any(jobs.ended(job) is None for job in run.jobs)
+async def observe(run: Run) -> Outcome:
+    """Only what the schema itself tells."""
+    return _outcome(run, run.facts.require(Schema), None)
 
 
-async def reconcile(run: Run, wanted: Source, schema: SchemaFacts) -> State:
-    """Start the Job where something is pending or unfinished, and tell where the schema stands."""
+async def _follow(run: Run, wanted: Source, schema: Schema) -> MigrationState:
     history = schema.history
     plan = make_plan(wanted.migrations, history, run.spec.migrations.target) if wanted.migrations is not None else None
-    state = State(
-        pending=[migration.name for migration in plan.pending] if plan else [], drift=list(schema.drift or ())
-    )
-    name = run.names.migration_job(wanted.digest)
-    job = next((job for job in run.jobs if job["metadata"]["name"] == name), None)
-    others = [job for job in run.jobs if job["metadata"]["name"] != name]
-    if running := [other for other in others if jobs.ended(other) is None]:
-        state.run = run_of(run, running[0], schema.last_run)
-        state.reason, state.up_to_date, state.is_running = Reason.MIGRATING, False, True
-        state.message = f"Waiting for {running[0]['metadata']['name']}, which runs an earlier source."
-        return state
-    again = job is not None and _is_due_again(run, job, wanted, schema)
-    if job is not None and again:
-        await run.services.applier.delete(JOB, job)
-        run.services.cache.remove(JOB, job)
-        job = None
-    if job is None and _has_work(wanted, plan, schema):
-        job = await _start(run, wanted, schema, again)
+    pending = tuple(migration.name for migration in plan.pending) if plan else ()
+    attempt, others = attempts.named(run, run.jobs, run.names.migration_job(wanted.digest))
+    if running := [other for other in others if other.is_running]:
+        return MigrationState(
+            Reason.MIGRATING,
+            f"Waiting for {running[0].name}, which runs an earlier source.",
+            pending=pending,
+            run=run_of(running[0], schema.last_run),
+            is_running=True,
+        )
+    again = attempt is not None and _is_due_again(attempt, wanted, schema)
+    if attempt is not None and again:
+        await attempt.discard()
+        attempt = None
+    if attempt is None and _has_work(wanted, plan, schema):
+        attempt = await _start(run, wanted, schema, again)
     for other in others:
-        await run.services.applier.delete(JOB, other)
-    state.is_running = job is not None and jobs.ended(job) is None
-    state.run = run_of(run, job, schema.last_run) if job else _remembered(schema.last_run, wanted)
-    if job is not None and state.is_running and _is_recheck(job):
-        return state
-    _judge(run, state, plan, schema, job)
-    return state
+        await other.discard()
+    last = run_of(attempt, schema.last_run) if attempt else _remembered(schema.last_run, wanted)
+    if attempt is not None and attempt.is_running and naming.ANNOTATION_RECHECK in attempt.annotations:
+        return MigrationState(None, "", pending=pending, run=last, is_running=True)
+    return _judge(MigrationState(None, "", pending=pending, run=last), plan, schema, attempt)
 
 
-def _is_recheck(job: Manifest) -> bool:
-    return naming.ANNOTATION_RECHECK in job["metadata"].get("annotations", {})
-
-
-def _has_work(wanted: Source, plan: Plan | None, schema: SchemaFacts) -> bool:
+def _has_work(wanted: Source, plan: Plan | None, schema: Schema) -> bool:
     last = schema.last_run
     if last is not None and last.is_open:
         return True
@@ -152,98 +170,87 @@ def _failed_for_good(last: LastRun) -> bool:
     return not last.is_open and (last.result or {}).get("outcome") == FAILED
 
 
-def _is_due_again(run: Run, job: Manifest, wanted: Source, schema: SchemaFacts) -> bool:
+def _is_due_again(attempt: Attempt, wanted: Source, schema: Schema) -> bool:
     """Whether a Job is to be replaced by a new one of the same source."""
-    ended = jobs.ended(job)
-    if ended is None:
-        return _is_stranded(run, job)
-    age = datetime.now(UTC) - datetime.fromisoformat(ended["lastTransitionTime"])
+    if attempt.is_running:
+        return attempt.is_stranded
     last = schema.last_run
     if last is not None and last.is_open:
-        return age > FINISH_AFTER
-    if wanted.may_change and age > RECHECK_AFTER:
+        return attempt.age > FINISH_AFTER
+    if wanted.may_change and attempt.age > RECHECK_AFTER:
         return True
-    if ended["type"] == "Complete":
+    if attempt.succeeded:
         # It ended well, but over another history: Prisma may have gone on from there.
-        return schema.drift is None and age > FINISH_AFTER
-    result = _result(run, job)
-    return result.get("outcome", "Transient") == "Transient" and age > TRY_AGAIN_AFTER
+        return schema.drift is None and attempt.age > FINISH_AFTER
+    return _result(attempt).get("outcome", "Transient") == "Transient" and attempt.age > TRY_AGAIN_AFTER
 
 
-def _is_stranded(run: Run, job: Manifest) -> bool:
-    """Whether its pod was to end and can't: its node is lost. A Job waits for such a pod for ever.
-
-    Should the pod run on after all, unseen, the lock in the database keeps the next one waiting.
-    """
-    limit = datetime.now(UTC) - STRANDED_AFTER
-    stamps = [pod["metadata"].get("deletionTimestamp") for pod in jobs.pods(run, job)]
-    return bool(stamps) and all(stamp is not None and datetime.fromisoformat(stamp) < limit for stamp in stamps)
-
-
-async def _start(run: Run, wanted: Source, schema: SchemaFacts, again: bool) -> Manifest:
-    image = run.spec.image or run.services.settings.postgres_image
+async def _start(run: Run, wanted: Source, schema: Schema, again: bool) -> Attempt:
     backs_up = bool(schema.history.applied or schema.history.other_relations)
     last = schema.last_run
     recheck = again and wanted.may_change and (last is None or not last.is_open)
-    manifest = migration_job(run.names, run.spec, image, wanted.digest, run.owner, backs_up=backs_up, recheck=recheck)
-    return await run.services.applier.apply(JOB, manifest)
+    manifest = migration_job(
+        run.names, run.spec, run.job_image, wanted.digest, run.owner, backs_up=backs_up, recheck=recheck
+    )
+    return await attempts.start(run, manifest)
 
 
-def _judge(run: Run, state: State, plan: Plan | None, schema: SchemaFacts, job: Manifest | None) -> None:
+def _judge(state: MigrationState, plan: Plan | None, schema: Schema, attempt: Attempt | None) -> MigrationState:
+    """Where the schema stands, by its history and by what the last run came to."""
     last, version = state.run, schema.history.version
+    is_running = attempt is not None and attempt.is_running
     ended_well = last is not None and last.outcome == APPLIED
     if plan.is_up_to_date if plan is not None else ended_well:
+        if schema.drift:
+            message = (
+                f"The schema is at {version}, but differs from what its migrations make: {first_three(schema.drift)}."
+                " The operator changes nothing: put the difference into a migration, or revert it."
+            )
+            return replace(state, reason=Reason.DRIFTED, message=message, is_running=is_running)
         held = (
             f" {len(plan.held_back)} later ones are held back by migrations.target." if plan and plan.held_back else ""
         )
         notes = f" {' '.join(plan.warnings)}" if plan and plan.warnings else ""
-        state.reason, state.up_to_date = Reason.UP_TO_DATE, True
-        state.message = f"The schema is at {version}.{held}{notes}"
-        if schema.drift:
-            state.reason = Reason.DRIFTED
-            state.message = (
-                f"The schema is not what its migrations made it: {first_three(schema.drift)}. Nothing is"
-                " changed by itself: put it into a migration, or undo it."
-            )
-    elif last and last.outcome == FAILED:
-        state.reason, state.up_to_date = _failure_reason(last), False
-        again = " To try the same source again, set migrations.retry to a new value."
+        message = f"The schema is at {version}.{held}{notes}"
+        return replace(state, reason=Reason.UP_TO_DATE, message=message, is_running=is_running)
+    if last and last.outcome == FAILED:
         message = last.message or "The migration Job failed without a result."
-        state.message = message if "migrations.retry" in message else message + again
-    elif ended_well and plan is not None:
-        state.reason, state.up_to_date = Reason.BEHIND, False
-        why = plan.blocker.message if plan.blocker else f"still pending: {', '.join(state.pending)}"
-        state.message = (
-            f"Job {last.job if last else ''} ended, but {why}. Does spec.image hold other migrations than the operator?"
+        again = " To try the same source again, set migrations.retry to a new value."
+        message = message if "migrations.retry" in message else message + again
+        return replace(state, reason=_failure_reason(last), message=message, is_running=is_running)
+    if ended_well and plan is not None and last is not None:
+        why = plan.blocker.message if plan.blocker else f"these are still pending: {', '.join(state.pending)}"
+        message = (
+            f"Job {last.job} ended, but {why}. Check that spec.image matches the operator's version: its bundled"
+            " migrations may differ."
         )
-    else:
-        state.reason, state.up_to_date = Reason.MIGRATING, False
-        state.message = _progress(run, state, job)
+        return replace(state, reason=Reason.MIGRATIONS_PENDING, message=message, is_running=is_running)
+    return replace(state, reason=Reason.MIGRATING, message=_progress(state, attempt), is_running=is_running)
 
 
 def _failure_reason(last: api.MigrationRun) -> Reason:
-    if last.reason == Reason.ROLLBACK_UNPROVED:
-        return Reason.ROLLBACK_UNPROVED
+    if last.reason == Reason.ROLLBACK_UNVERIFIED:
+        return Reason.ROLLBACK_UNVERIFIED
     return Reason.MIGRATION_ROLLED_BACK if last.rollback and last.rollback.proved else Reason.MIGRATION_FAILED
 
 
 _STEPS: Final[Mapping[str, str]] = {
-    "Planned": "plans",
-    "BackingUp": "backs up before",
-    "Rehearsing": "rehearses on a copy",
-    "Fencing": "holds writers off for",
-    "Applying": "applies",
-    "Proving": "proves",
-    "RollingBack": "undoes",
+    "Planned": "is planning",
+    "BackingUp": "is taking the backup before",
+    "Rehearsing": "is rehearsing on a copy",
+    "Fencing": "is locking out writers before applying",
+    "Applying": "is applying",
+    "Proving": "is verifying",
+    "RollingBack": "is rolling back",
 }
 
 
-def _progress(run: Run, state: State, job: Manifest | None) -> str:
+def _progress(state: MigrationState, attempt: Attempt | None) -> str:
     last = state.run
     names = ", ".join(state.pending) or "the migrations"
-    if job is not None and (problem := findings.of_job(run, job)):
+    if attempt is not None and (problem := attempt.obstacle):
         return problem
-    doing = _STEPS.get(last.step or "", "applies") if last else "applies"
+    doing = _STEPS.get(last.step or "", "is applying") if last else "will apply"
     more = f" {last.message}" if last and last.message else ""
     return f"{f'Job {last.job}' if last else 'A Job'} {doing} {names}.{more}"
 
@@ -253,7 +260,7 @@ def _remembered(last: LastRun | None, wanted: Source) -> api.MigrationRun | None
     if last is None or last.source != wanted.digest or last.finished_at is None or not _failed_for_good(last):
         return None
     result = {"outcome": FAILED, **(last.result or {})}
-    return _told(
+    return _run_status(
         result,
         job="",
         digest=last.source,
@@ -263,23 +270,21 @@ def _remembered(last: LastRun | None, wanted: Source) -> api.MigrationRun | None
     )
 
 
-def run_of(run: Run, job: Manifest, last: LastRun | None = None) -> api.MigrationRun:
-    """A Job and the result that its newest pod left, as the status tells them."""
-    ended = jobs.ended(job)
-    outcome = RUNNING if ended is None else APPLIED if ended["type"] == "Complete" else FAILED
-    status = job.get("status", {})
+def run_of(attempt: Attempt, last: LastRun | None = None) -> api.MigrationRun:
+    """A Job and the result that its newest pod left, as the status has them."""
+    outcome = RUNNING if attempt.is_running else APPLIED if attempt.succeeded else FAILED
     # Its pods' Events may come after its own, or not at all where a pod was taken away; the journal has it anyway.
-    result = _result(run, job) or (_result_in_journal(last, status.get("startTime")) if ended else {})
-    if "message" not in result and outcome == FAILED and ended:
-        result["message"] = f"Job {job['metadata']['name']} failed: {ended.get('message') or ended.get('reason')}."
-    return _told(
+    result = _result(attempt) or ({} if attempt.is_running else _result_in_journal(last, attempt.started_at))
+    if "message" not in result and outcome == FAILED:
+        result = {**result, "message": f"Job {attempt.name} failed: {attempt.why_ended}."}
+    return _run_status(
         result,
-        job=job["metadata"]["name"],
-        digest=job["metadata"].get("annotations", {}).get(naming.ANNOTATION_SOURCE_DIGEST, ""),
+        job=attempt.name,
+        digest=attempt.annotations.get(naming.ANNOTATION_SOURCE_DIGEST, ""),
         outcome=outcome,
-        started_at=status.get("startTime"),
-        finished_at=status.get("completionTime") or (ended["lastTransitionTime"] if ended else None),
-        step=last.step if last is not None and last.is_open and ended is None else None,
+        started_at=attempt.started_at,
+        finished_at=attempt.finished_at,
+        step=last.step if last is not None and last.is_open and attempt.is_running else None,
     )
 
 
@@ -290,7 +295,7 @@ def _result_in_journal(last: LastRun | None, since: str | None) -> dict[str, Any
     return dict(last.result or {})
 
 
-def _told(
+def _run_status(
     result: Mapping[str, Any],
     *,
     job: str,
@@ -321,10 +326,89 @@ def _told(
     )
 
 
-def _result(run: Run, job: Manifest) -> dict[str, Any]:
-    """What a Job's newest pod left; a pod that never got to migrate tells why in its init container."""
-    found = jobs.result(run, job)
-    problem = jobs.copy_failure(run, job) if not found else None
+def _result(attempt: Attempt) -> dict[str, Any]:
+    """What a Job's newest pod left; a pod that never got to migrate says why in its init container."""
+    found = attempt.result
+    problem = attempt.copy_failure if not found else None
     if problem is not None:
         return {"message": f"The image's migrations can't be copied: {problem}", "outcome": FAILED}
     return found
+
+
+# What follows for the status.
+
+
+def _outcome(run: Run, schema: Schema, state: MigrationState | None) -> Outcome:
+    pending = list(state.pending) if state else list(_known(run).get("pending", []))
+    status = {"schema": _status(schema, pending, state.run if state else None, run)}
+    if state is None or state.reason is None:
+        return Outcome(facts=(state,) if state else (), status=status)
+    verdict = Verdict("True" if state.reason is Reason.UP_TO_DATE else "False", state.reason, state.message)
+    obstacle = None
+    # A drifted schema serves, and whoever changed it may have had a reason: it doesn't take Ready away.
+    if not state.is_up_to_date:
+        message = state.message
+        if state.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED} and schema.history.version:
+            message = _serving_as_before(run, schema, state)
+        obstacle = Verdict("False", state.reason, message)
+    return Outcome(
+        facts=(state,),
+        conditions={Condition.SCHEMA_UP_TO_DATE: verdict},
+        obstacle=obstacle,
+        stalled=verdict if state.reason.severity is Severity.STUCK else None,
+        status=status,
+        events=tuple(_events(run, state)),
+        next_look=SOON if state.is_running else None,
+    )
+
+
+def _known(run: Run) -> Mapping[str, Any]:
+    known: Mapping[str, Any] = run.database.get("status", {}).get("schema") or {}
+    return known
+
+
+def _status(schema: Schema, pending: list[str], last: api.MigrationRun | None, run: Run) -> api.Schema:
+    if last is None and (known := _known(run).get("lastRun")):
+        try:
+            last = api.MigrationRun.model_validate(known)
+        except pydantic.ValidationError:
+            # A newer operator wrote it; the journal has the run anyway.
+            last = None
+    return api.Schema(version=schema.history.version, pending=pending, drift=list(schema.drift or ()), last_run=last)
+
+
+def _serving_as_before(run: Run, schema: Schema, state: MigrationState) -> str:
+    failed = state.run.failed if state.run else None
+    what = f"Migration {failed.migration}" if failed else "A migration"
+    if run.spec.migrations.on_failure is OnFailure.HALT:
+        how = "failed; what was applied before it stays (onFailure: Halt)."
+        return f"Serving schema {schema.history.version}. {what} {how} See SchemaUpToDate."
+    if state.reason is Reason.MIGRATION_ROLLED_BACK:
+        how = "failed and was rolled back; the rollback was verified, no data was lost."
+    else:
+        how = "can't be applied; the database was not changed."
+    return f"Serving schema {schema.history.version} as before. {what} {how} See SchemaUpToDate."
+
+
+def _events(run: Run, state: MigrationState) -> Iterable[Announcement]:
+    """What a migration run does and did, step by step."""
+    now, known = state.run, _known(run).get("lastRun", {})
+    if now is None:
+        return
+    same = known.get("job") == now.job and known.get("startedAt") == now.started_at
+    if now.step and (not same or known.get("step") != now.step):
+        yield Announcement("MigrationProgress", f"Job {now.job}: {now.step}.")
+    if now.rollback and not (same and known.get("rollback")):
+        text = f"Rolled back by {now.rollback.strategy.lower()}: {now.rollback.proof}."
+        yield Announcement("RolledBack", text, "Normal" if now.rollback.proved else "Warning")
+    if now.outcome == APPLIED and now.applied and not (same and known.get("outcome") == APPLIED):
+        yield Announcement("MigrationsApplied", f"Applied {', '.join(item.name for item in now.applied)}.")
+
+
+CONCERN = Concern(
+    "migrations",
+    Needs.SCHEMA,
+    reconcile,
+    observe,
+    {Condition.SCHEMA_UP_TO_DATE: Verdict("Unknown", Reason.UNKNOWN, "The schema has not been observed yet.")},
+)

@@ -4,6 +4,7 @@ The address is the pod's, the verified name its DNS name, and the controller sho
 Patroni changes nothing.
 """
 
+import json
 import logging
 import ssl
 import tempfile
@@ -14,17 +15,19 @@ from typing import Any, Final
 import aiohttp
 
 from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Transient
 from medianest_operator.kubernetes.kinds import ENDPOINTS
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources.patroni import dynamic_configuration
+from medianest_operator.resources.patroni import LOOP_WAIT, dynamic_configuration
 
 log = logging.getLogger(__name__)
 
 _QUICK: Final = aiohttp.ClientTimeout(total=5)
 _SLOW: Final = aiohttp.ClientTimeout(total=60)
-UNREACHABLE: Final = "PatroniUnreachable"
+_LONGEST: Final = 1 << 20
+"""Bytes of an answer: the image, and so the program that answers, may be a stranger's."""
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
@@ -51,11 +54,17 @@ async def _call(
                 method, f"https://{pod.address}:{naming.PATRONI_PORT}{path}", json=body, server_hostname=host
             ) as response,
         ):
-            text = await response.text()
-            is_json = response.content_type == "application/json"
-            return response.status, (await response.json() if is_json else text)
+            content = await response.content.read(_LONGEST + 1)
+            if len(content) > _LONGEST:
+                raise Transient(Reason.PATRONI_UNREACHABLE, f"Patroni of {pod.name} answered with more than 1 MiB")
+            text = content.decode(errors="replace")
+            try:
+                return response.status, json.loads(text)
+            except ValueError:
+                return response.status, text[:500]
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise Transient(UNREACHABLE, f"Patroni of {pod.name} can't be reached: {error!r}") from error
+        what = str(error) or type(error).__name__
+        raise Transient(Reason.PATRONI_UNREACHABLE, f"Patroni of {pod.name} can't be reached: {what}") from error
 
 
 async def reconcile_configuration(run: Run, leader: Pod) -> bool:
@@ -65,10 +74,12 @@ async def reconcile_configuration(run: Run, leader: Pod) -> bool:
     if status == 200 and live == wanted:
         return False
     if status not in {200, 404}:
-        raise Transient(UNREACHABLE, f"Patroni of {leader.name} doesn't tell its configuration: {status} {live}")
+        raise Transient(
+            Reason.PATRONI_UNREACHABLE, f"Reading the Patroni configuration from {leader.name} failed: {status} {live}"
+        )
     status, answer = await _call(run, leader, "PUT", "/config", wanted)
     if status != 200:
-        raise Transient("ConfigurationRefused", f"Patroni refused the configuration: {status} {answer}")
+        raise Transient(Reason.PATRONI_REFUSED, f"Patroni refused the configuration: {status} {answer}")
     log.info("changed Patroni's configuration", extra={"database": "/".join(run.key)})
     return True
 
@@ -82,6 +93,14 @@ async def synchronous_replicas(run: Run) -> list[str]:
     return [name for name in named.split(",") if name]
 
 
+async def wake(run: Run, pod: Pod) -> None:
+    """Make Patroni of a pod look after its server now rather than at the end of its pause.
+
+    A PATCH of the configuration that changes nothing wakes the loop and writes nothing (patroni.api, do_PATCH_config).
+    """
+    await _call(run, pod, "PATCH", "/config", {"loop_wait": LOOP_WAIT})
+
+
 async def reload(run: Run, pod: Pod) -> None:
     """Make Patroni and PostgreSQL of a pod read their files again, certificates included."""
     await _call(run, pod, "POST", "/reload")
@@ -91,7 +110,9 @@ async def restart(run: Run, pod: Pod) -> None:
     """Restart PostgreSQL in its pod."""
     status, answer = await _call(run, pod, "POST", "/restart", {}, slow=True)
     if status not in {200, 202}:
-        raise Transient("RestartRefused", f"Patroni of {pod.name} refused to restart PostgreSQL: {status} {answer}")
+        raise Transient(
+            Reason.PATRONI_REFUSED, f"Patroni of {pod.name} refused to restart PostgreSQL: {status} {answer}"
+        )
 
 
 async def switch_over(run: Run, leader: Pod, candidate: Pod) -> None:
@@ -99,4 +120,6 @@ async def switch_over(run: Run, leader: Pod, candidate: Pod) -> None:
     body = {"leader": leader.name, "candidate": candidate.name}
     status, answer = await _call(run, leader, "POST", "/switchover", body, slow=True)
     if status != 200:
-        raise Transient("SwitchoverRefused", f"switchover to {candidate.name} was refused: {status} {answer}")
+        raise Transient(
+            Reason.PATRONI_REFUSED, f"Patroni refused the switchover to {candidate.name}: {status} {answer}"
+        )

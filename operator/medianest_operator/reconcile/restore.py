@@ -1,7 +1,7 @@
 """The application's database comes to be: empty, from a backup, or from another server; or anew, by a restore in place.
 
-What comes from elsewhere is filled into a candidate beside the live database, proved there by the Job that fills it,
-and takes the live one's name; the one that it replaces is kept until a later backup has succeeded. Each look begins
+What comes from elsewhere is filled into a candidate beside the live database, verified there by the Job that fills it,
+and takes the live one's name; the one that it replaces is kept until a later backup has succeeded. Each run begins
 with what the server holds (`postgres.databases`), so that an operator that was cut off goes on where it was.
 """
 
@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
+
+import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.bootstrap import Import, RestoreSource
-from medianest_operator.api.conditions import Reason
+from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.quantity import to_bytes
 from medianest_operator.errors import Permanent, Transient
-from medianest_operator.kubernetes.kinds import JOB, Manifest, digest
+from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import databases, logins, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
 from medianest_operator.postgres.sessions import Connection, Unreachable
-from medianest_operator.reconcile import findings, jobs
+from medianest_operator.reconcile import attempts
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.servers import SOON, Servers
 from medianest_operator.resources.backup_jobs import import_job, restore_job
 from medianest_operator.timestamps import stamp_now
 
@@ -56,10 +61,6 @@ class Request:
         return digest([self.id, self.source.model_dump(mode="json")])
 
     @property
-    def verb(self) -> str:
-        return "Importing" if isinstance(self.source, Import) else "Restoring"
-
-    @property
     def reasons(self) -> tuple[Reason, Reason]:
         """Under way, and failed."""
         if isinstance(self.source, Import):
@@ -67,9 +68,9 @@ class Request:
         return Reason.RESTORING, Reason.RESTORE_FAILED
 
 
-@dataclass
-class State:
-    """Where a request stands.
+@dataclass(frozen=True)
+class Restores:
+    """The fact where the application's database and a request for its content stand.
 
     Attributes:
         has_database: the application's database is there.
@@ -83,44 +84,69 @@ class State:
     reason: Reason | None = None
     message: str = ""
     failed: bool = False
-    told: api.Restored | None = None
-    events: list[tuple[str, str]] = field(default_factory=list)
+    report: api.Restored | None = None
+    events: tuple[Announcement, ...] = ()
 
 
-async def reconcile(run: Run, primary: Pod, *, may_swap: bool) -> State:
-    """Bring the database in, as far as it can be brought now.
-
-    Args:
-        may_swap: no migration is at work in the live database.
-    """
+async def reconcile(run: Run) -> Outcome:
+    """Bring the application's database in, as far as it can be brought now."""
+    primary = run.facts.require(Servers).primary
+    if primary is None:
+        return Outcome()
     instance = run.instance(primary, _MAINTENANCE_DATABASE)
+    # A database isn't replaced while a migration is at work in it.
+    may_cut_over = not any(attempts.ended(job) is None for job in run.jobs)
     async with run.services.sessions.use(instance, run.credentials, databases.PATIENCE) as connection:
         found = await databases.read_databases(connection)
-        return await _Arrival(run, primary, connection, found, may_swap).reconcile()
+        state = await _Restore(run, primary, connection, found, may_cut_over).reconcile()
+    return _outcome(state)
 
 
-def look(run: Run) -> State:
+async def observe(run: Run) -> Outcome:
     """For a run that must change nothing: what was known."""
+    return Outcome(facts=(Restores(has_database=True),))
+
+
+def _outcome(state: Restores) -> Outcome:
+    verdict = Verdict("False", state.reason, state.message) if state.reason else None
+    # Until the application's database is there, nobody can use the one that leads.
+    conditions = {} if state.has_database or verdict is None else {Condition.AVAILABLE: verdict}
+    return Outcome(
+        facts=(state,),
+        conditions=conditions,
+        obstacle=verdict,
+        stalled=verdict if state.failed else None,
+        status={"restore": state.report},
+        events=state.events,
+        next_look=SOON if state.active else None,
+    )
+
+
+def _known(run: Run) -> api.Restored | None:
+    """What the status says so far; `None` too where a newer operator wrote what this one can't read."""
     known = run.database.get("status", {}).get("restore")
-    return State(has_database=True, told=api.Restored.model_validate(known) if known else None)
+    try:
+        return api.Restored.model_validate(known) if known else None
+    except pydantic.ValidationError:
+        return None
 
 
-class _Arrival:
-    """One look at a database's requests."""
+class _Restore:
+    """One run over a database's requests."""
 
     def __init__(
-        self, run: Run, primary: Pod, connection: Connection, found: dict[str, LiveDatabase], may_swap: bool
+        self, run: Run, primary: Pod, connection: Connection, found: dict[str, LiveDatabase], may_cut_over: bool
     ) -> None:
         self._run = run
         self._primary = primary
         self._connection = connection
         self._found = found
-        self._may_swap = may_swap
+        self._may_cut_over = may_cut_over
         self._name = run.spec.database.name
-        known = run.database.get("status", {}).get("restore")
-        self._known = api.Restored.model_validate(known) if known else None
+        self._attempts = [Attempt(run, job) for job in run.restore_jobs]
+        self._known = _known(run)
 
-    async def reconcile(self) -> State:
+    async def reconcile(self) -> Restores:
         live = self._found.get(self._name)
         request = self._request(live)
         await self._clear(request)
@@ -130,24 +156,26 @@ class _Arrival:
             return await self._create()
         if not live.connects:
             await databases.allow_connections(self._connection, self._name)
-        return State(has_database=True, told=self._settled(live))
+        return Restores(has_database=True, report=self._known_end(live))
 
-    async def _create(self) -> State:
+    async def _create(self) -> Restores:
         """An empty database. A request that is there from the beginning, as in a manifest that was used before, finds
         nothing to take the place of."""
         wanted = self._run.spec.restore
         mark = Mark(Role.LIVE, wanted.request_id, stamp_now()) if wanted else None
         await databases.create(self._connection, self._name, self._run.spec.database.owner, mark)
         if wanted is None:
-            return State(has_database=True, told=self._known)
+            return Restores(has_database=True, report=self._known)
         message = (
             "The database was made with this request: there was nothing yet to restore in place of. To begin with a"
             " backup, use spec.bootstrap.restore; to restore now, give a new spec.restore.requestId."
         )
-        return State(has_database=True, told=api.Restored(request=wanted.request_id, phase=SKIPPED, message=message))
+        return Restores(
+            has_database=True, report=api.Restored(request=wanted.request_id, phase=SKIPPED, message=message)
+        )
 
-    def _settled(self, live: LiveDatabase) -> api.Restored | None:
-        """What there is to tell where nothing is asked for."""
+    def _known_end(self, live: LiveDatabase) -> api.Restored | None:
+        """What there is to report where nothing is asked for."""
         known = self._known
         if known is None or known.phase in {DONE, SKIPPED}:
             return known
@@ -187,20 +215,19 @@ class _Arrival:
 
     # One request.
 
-    async def _follow(self, request: Request, live: LiveDatabase | None) -> State:
-        tries = [job for job in self._run.restore_jobs if _request_of(job) == request.digest[:16]]
-        tries.sort(key=lambda job: int(job["metadata"]["annotations"][naming.ANNOTATION_TRY]))
-        job = tries[-1] if tries else None
-        if job is None:
+    async def _follow(self, request: Request, live: LiveDatabase | None) -> Restores:
+        tries = [item for item in self._attempts if _request_of(item) == request.digest[:16]]
+        tries.sort(key=_number_of)
+        if not tries:
             return self._failed_before(request, live) or await self._start(request, live, 0)
-        end = jobs.ended(job)
-        if end is None:
-            why = findings.of_job(self._run, job)
-            return self._told(request, live, RESTORING, why or self._doing(request, job), job=job)
-        result = jobs.result(self._run, job)
-        if end["type"] == "Complete":
-            return await self._swap(request, live, job, result)
-        message = str(result.get("message") or f"Job {job['metadata']['name']} failed without a result.")
+        attempt = tries[-1]
+        if attempt.is_running and not attempt.is_stranded:
+            return self._report(request, live, RESTORING, attempt.obstacle or self._doing(request, attempt), attempt)
+        result = attempt.result
+        if attempt.succeeded:
+            return await self._cut_over(request, live, attempt)
+        fallback = "lost its node" if attempt.is_stranded else "failed without a result"
+        message = str(result.get("message") or f"Job {attempt.name} {fallback}.")
         if result.get("outcome") == "Failed" or len(tries) >= _TRIES:
             if self._candidate(request) in self._found:
                 await databases.drop(self._connection, self._candidate(request))
@@ -209,54 +236,60 @@ class _Arrival:
                 if request.id == BOOTSTRAP
                 else "Nothing was changed. A new spec.restore.requestId tries again."
             )
-            return self._told(request, live, FAILED, f"{message.rstrip('.')}. {again}", job=job, result=result)
-        since = datetime.now(UTC) - datetime.fromisoformat(end["lastTransitionTime"])
-        if since < _PAUSE * 2 ** (len(tries) - 1):
-            return self._told(request, live, RESTORING, f"{message.rstrip('.')}. Trying again soon.", job=job)
+            return self._report(request, live, FAILED, f"{message.rstrip('.')}. {again}", attempt)
+        if not attempt.is_stranded and attempt.age < _PAUSE * 2 ** (len(tries) - 1):
+            return self._report(request, live, RESTORING, f"{message.rstrip('.')}. Trying again soon.", attempt)
         return await self._start(request, live, len(tries))
 
-    def _failed_before(self, request: Request, live: LiveDatabase | None) -> State | None:
+    def _failed_before(self, request: Request, live: LiveDatabase | None) -> Restores | None:
         """A request that failed, and whose Job somebody has cleaned away since: it must not begin again by that."""
         known = self._known
         if live is None or known is None or known.request != request.id or known.phase != FAILED:
             return None
-        return replace(self._told(request, live, FAILED, known.message or ""), told=known)
+        return replace(self._report(request, live, FAILED, known.message or ""), report=known)
 
-    def _doing(self, request: Request, job: Manifest) -> str:
-        name = job["metadata"]["name"]
+    def _doing(self, request: Request, attempt: Attempt) -> str:
+        name = attempt.name
         if isinstance(request.source, Import):
             return f"Job {name} imports the database that Secret {request.source.connection_secret.name} names."
         return f"Job {name} restores backup {request.source.backup} of repository {request.source.repository.name}."
 
-    async def _start(self, request: Request, live: LiveDatabase | None, number: int) -> State:
+    async def _start(self, request: Request, live: LiveDatabase | None, number: int) -> Restores:
         """An empty candidate, and a Job to fill it."""
         if (problem := await self._no_room(live)) is not None:
-            return self._told(request, live, FAILED, problem)
+            return self._report(request, live, FAILED, problem)
         run, candidate = self._run, self._candidate(request)
         await databases.drop(self._connection, candidate)
         migrator = logins.role_name(run.spec, logins.MIGRATOR)
         mark = Mark(Role.CANDIDATE, request.id, stamp_now())
         await databases.create_candidate(self._connection, candidate, run.spec.database.owner, migrator, mark)
-        image = run.spec.image or run.services.settings.postgres_image
+        image = run.job_image
         name = digest([request.digest, number])
+        annotations = {naming.ANNOTATION_REQUEST: request.digest[:16], naming.ANNOTATION_TRY: str(number)}
         if isinstance(request.source, Import):
-            manifest = import_job(run.names, run.spec, request.source, candidate, name, image, run.owner)
+            manifest = import_job(
+                run.names, run.spec, request.source, candidate, name, image, run.owner, annotations=annotations
+            )
         else:
             newest = request.own and request.source.backup.startswith("latest")
             identifier = await databases.system_identifier(self._connection) if newest else None
             manifest = restore_job(
-                run.names, run.spec, request.source, candidate, name, image, run.owner, system_identifier=identifier
+                run.names,
+                run.spec,
+                request.source,
+                candidate,
+                name,
+                image,
+                run.owner,
+                annotations=annotations,
+                system_identifier=identifier,
             )
-        manifest["metadata"]["annotations"] = {
-            naming.ANNOTATION_REQUEST: request.digest[:16],
-            naming.ANNOTATION_TRY: str(number),
-        }
         try:
-            job = await run.services.applier.apply(JOB, manifest)
+            attempt = await attempts.start(run, manifest)
         except Permanent as error:
             await databases.drop(self._connection, candidate)
-            return self._told(request, live, FAILED, error.message)
-        return self._told(request, live, RESTORING, self._doing(request, job), job=job)
+            return self._report(request, live, FAILED, error.message)
+        return self._report(request, live, RESTORING, self._doing(request, attempt), attempt)
 
     async def _no_room(self, live: LiveDatabase | None) -> str | None:
         """A volume that runs full takes the server down: better refuse what can't fit beside what is there."""
@@ -268,22 +301,22 @@ class _Arrival:
         if used + sizes[live.name] <= size * 0.9:
             return None
         return (
-            f"There is no room for a second copy: the databases take {used >> 20} MiB of storage.size"
-            f" {size >> 20} MiB, and the restored one comes on top until the old one goes. Nothing was changed. Raise"
-            " spec.storage.size and give a new spec.restore.requestId."
+            f"There is not enough space: {used >> 20} of {size >> 20} MiB (spec.storage.size) are used, and the"
+            " restored copy needs space until the old database is dropped. Nothing was changed. Raise"
+            " spec.storage.size and set a new spec.restore.requestId."
         )
 
-    async def _swap(
-        self, request: Request, live: LiveDatabase | None, job: Manifest, result: Mapping[str, Any]
-    ) -> State:
-        """Let the proved candidate take the live name."""
-        run, candidate = self._run, self._candidate(request)
+    async def _cut_over(self, request: Request, live: LiveDatabase | None, attempt: Attempt) -> Restores:
+        """Let the verified candidate take the live name."""
+        run, candidate, result = self._run, self._candidate(request), attempt.result
         if candidate not in self._found:
-            # It was taken away after it was proved: the Job is no proof of anything any more.
-            await run.services.applier.delete(JOB, job)
-            raise Transient("CandidateGone", f"database {candidate} is gone; it is filled again")
-        if not self._may_swap:
-            return self._told(request, live, RESTORING, "Restored and proved; waiting for a migration to end.", job=job)
+            # It was taken away after it was verified: the Job verifies nothing any more.
+            await attempt.discard()
+            message = f"Database {candidate} is gone although it was verified; it is filled again"
+            raise Transient(request.reasons[0], message)
+        if not self._may_cut_over:
+            message = "Restored and verified; waiting for a migration to end."
+            return self._report(request, live, RESTORING, message, attempt)
         now = stamp_now()
         backup = result.get("backup")
         asked = run.spec.restore.request_id if request.id == BOOTSTRAP and run.spec.restore else request.id
@@ -295,44 +328,43 @@ class _Arrival:
         for topic in ("schema", "grants", "hardening"):
             run.services.memory.drop(run.key, topic)
         self._found[self._name] = LiveDatabase(self._name, True, mark)
-        state = self._told(
-            request, self._found[self._name], DONE, str(result.get("message", "")), job=job, result=result,
-            kept=kept[0] if kept else None, finished=now,
-        )  # fmt: skip
         word = "Imported" if isinstance(request.source, Import) else "Restored"
         tail = f" The database that it replaced is kept as {kept[0]} until the next successful backup." if kept else ""
-        state.events.append((word, f"{result.get('message', word)}{tail}"))
-        return state
+        event = Announcement(word, f"{result.get('message', word)}{tail}")
+        message = str(result.get("message", ""))
+        state = self._report(
+            request, self._found[self._name], DONE, message, attempt, kept=kept[0] if kept else None, finished=now
+        )
+        return replace(state, events=(event,))
 
-    def _told(
+    def _report(
         self,
         request: Request,
         live: LiveDatabase | None,
         phase: str,
         message: str,
+        attempt: Attempt | None = None,
         *,
-        job: Manifest | None = None,
-        result: Mapping[str, Any] | None = None,
         kept: str | None = None,
         finished: str | None = None,
-    ) -> State:
-        told = result or {}
+    ) -> Restores:
+        result = attempt.result if attempt is not None and phase in {DONE, FAILED} else {}
         doing, failed = request.reasons
         serving = " The database serves as before." if live is not None and phase != DONE else ""
-        return State(
+        return Restores(
             has_database=live is not None,
             active=phase == RESTORING,
             reason={RESTORING: doing, FAILED: failed}.get(phase),
             message=message + serving,
             failed=phase == FAILED,
-            told=api.Restored(
+            report=api.Restored(
                 request=request.id,
                 phase=phase,
-                backup=told.get("backup"),
-                repository=told.get("repository"),
-                job=job["metadata"]["name"] if job else None,
+                backup=result.get("backup"),
+                repository=result.get("repository"),
+                job=attempt.name if attempt else None,
                 message=message,
-                differences=list(told.get("differences", []))[:10],
+                differences=list(result.get("differences", []))[:10],
                 kept_database=kept,
                 finished_at=finished,
             ),
@@ -371,11 +403,11 @@ class _Arrival:
                     await databases.end_sessions(connection, kept)
 
     async def _forget_jobs(self, request: Request | None) -> None:
-        for job in self._run.restore_jobs:
-            over = request is None and jobs.ended(job) is not None
-            foreign = request is not None and _request_of(job) != request.digest[:16]
+        for attempt in self._attempts:
+            over = request is None and not attempt.is_running
+            foreign = request is not None and _request_of(attempt) != request.digest[:16]
             if over or foreign:
-                await self._run.services.applier.delete(JOB, job)
+                await attempt.discard()
 
     def _candidate(self, request: Request) -> str:
         return f"{self._name}_new_{request.digest[:8]}"
@@ -384,6 +416,14 @@ class _Arrival:
         return f"{self._name}_old_{request.digest[:8]}"
 
 
-def _request_of(job: Manifest) -> str | None:
-    found: str | None = job["metadata"].get("annotations", {}).get(naming.ANNOTATION_REQUEST)
-    return found
+def _request_of(attempt: Attempt) -> str | None:
+    return attempt.annotations.get(naming.ANNOTATION_REQUEST)
+
+
+def _number_of(attempt: Attempt) -> int:
+    """How many tries went before; zero where somebody changed the annotation."""
+    text = attempt.annotations.get(naming.ANNOTATION_TRY, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+CONCERN = Concern("restore", Needs.PRIMARY, reconcile, observe)

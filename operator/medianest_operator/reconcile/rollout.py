@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import Synchronous
 from medianest_operator.kubernetes.kinds import POD
 from medianest_operator.reconcile import patroni
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.handovers import Handover
+from medianest_operator.reconcile.servers import SOON, Servers
 from medianest_operator.resources.statefulset import pod_inputs
+
+_PAUSE_AFTER_REFUSAL: Final = 30.0
+"""Seconds before Patroni is asked again for a switchover that it refused."""
 
 
 class Step(StrEnum):
@@ -32,17 +40,25 @@ class Plan:
 
 
 def next_step(
-    pods: Sequence[Pod], inputs: str, instances: int, names: naming.Names, waiting: frozenset[str] = frozenset()
+    pods: Sequence[Pod],
+    inputs: str,
+    instances: int,
+    names: naming.Names,
+    waiting: frozenset[str] = frozenset(),
+    eligible: frozenset[str] | None = None,
 ) -> Plan | None:
     """Decide, purely, what a rollout does next; None where nothing is due.
 
-    A pod is replaced when its inputs differ, PostgreSQL restarted when it says that a parameter waits for that, and the
-    primary's role leaves an instance that scaling down takes away. `waiting`
-    are the pods whose PostgreSQL says so. A pod that isn't ready is replaced at once if its
-    inputs differ (waiting would keep a broken image for ever); otherwise everybody waits for it.
+    A pod is replaced when its inputs differ, PostgreSQL is restarted when a changed parameter waits for that, and the
+    primary role leaves an instance that scaling down takes away. A pod that isn't ready is replaced at once if its
+    inputs differ (waiting would keep a broken image indefinitely); otherwise everybody waits for it.
+
+    Args:
+        waiting: pods whose PostgreSQL says that a parameter waits for a restart.
+        eligible: the replicas that Patroni would promote; `None`: every one that streams.
     """
     outdated = [pod for pod in pods if pod.inputs != inputs and not pod.terminating]
-    surplus = [pod for pod in pods if names.ordinal(pod.name) >= instances]
+    surplus = [pod for pod in pods if (names.ordinal(pod.name) or 0) >= instances]
     due = [pod for pod in pods if pod in outdated or pod.name in waiting or (pod in surplus and pod.is_primary)]
     if not due:
         return None
@@ -58,9 +74,20 @@ def next_step(
     primary = next((pod for pod in due if pod.is_primary), None)
     if primary is None:
         return None
-    candidates = [pod for pod in staying if pod.streaming and pod is not primary and pod.name not in waiting]
+    place = names.ordinal(primary.name) or 0
+    candidates = [
+        pod
+        for pod in pods
+        if pod.streaming
+        and pod is not primary
+        and pod.name not in waiting
+        and (eligible is None or pod.name in eligible)
+        # The role moves down only, so that it comes to an instance that stays after as many steps as it takes.
+        and (pod in staying or (eligible is not None and (names.ordinal(pod.name) or 0) < place))
+    ]
     if candidates:
-        return Plan(Step.SWITCH_OVER, primary, candidates[0], why="the primary is due, and a replica is ready to lead")
+        why = "the primary is due, and a replica is ready to lead"
+        return Plan(Step.SWITCH_OVER, primary, min(candidates, key=lambda pod: pod in surplus), why=why)
     if len(pods) > 1:
         return Plan(Step.WAIT, primary, why="no replica is ready to take over from the primary")
     return _act(primary, outdated)
@@ -72,15 +99,64 @@ def _act(pod: Pod, outdated: Sequence[Pod]) -> Plan:
     return Plan(Step.RESTART, pod, why="a changed parameter takes effect only after a restart")
 
 
-async def replace_broken(run: Run) -> Plan | None:
+async def reconcile(run: Run) -> Outcome:
+    """Take the next step, if one is due."""
+    if run.spec.hibernate:
+        return Outcome()
+    servers = run.facts.get(Servers)
+    if servers is None or not servers.leads:
+        return await _replace_broken(run)
+    if run.services.handovers.under_way(run.key):
+        return Outcome(next_look=SOON)
+    if refused := run.services.handovers.failure(run.key):
+        run.services.memory.keep(run.key, "refused-handover", None, refused)
+        return Outcome(problem=refused)
+    waiting = frozenset(name for name, facts in servers.instances.items() if facts.pending_restart)
+    eligible: frozenset[str] | None = None
+    inputs = pod_inputs(run.spec, run.image)
+    plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting)
+    if plan is not None and plan.step is Step.SWITCH_OVER and run.spec.postgresql.synchronous is not Synchronous.OFF:
+        # Patroni refuses a switchover to anybody else (Patroni manual, Replication modes).
+        eligible = frozenset(await patroni.synchronous_replicas(run))
+        plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting, eligible)
+    if plan is None:
+        return Outcome()
+    await _take(run, plan)
+    return Outcome(obstacle=_verdict(plan), next_look=SOON)
+
+
+async def _take(run: Run, plan: Plan) -> None:
+    match plan.step:
+        case Step.REPLACE:
+            await _replace(run, plan)
+        case Step.RESTART:
+            message = f"Restarting PostgreSQL in {plan.pod.name}: {plan.why}."
+            await run.services.recorder.record(run.database, "Normal", Reason.RESTARTING, message)
+            await patroni.restart(run, plan.pod)
+        case Step.SWITCH_OVER if plan.candidate:
+            if run.services.memory.recall(run.key, "refused-handover", None, _PAUSE_AFTER_REFUSAL) is not None:
+                return
+            await hand_over(run, plan.pod, plan.candidate, plan.why)
+
+
+async def hand_over(run: Run, leader: Pod, candidate: Pod, why: str) -> None:
+    """Announce a planned handover of the primary role, and begin it beside this run."""
+    message = f"Switching over from {leader.name} to {candidate.name}: {why}."
+    await run.services.recorder.record(run.database, "Normal", Reason.SWITCHING_OVER, message)
+    run.services.handovers.start(
+        run.key, Handover(leader.name, candidate.name), lambda: patroni.switch_over(run, leader, candidate)
+    )
+
+
+async def _replace_broken(run: Run) -> Outcome:
     """Without a primary: replace what never became ready and was made from what is no longer wanted."""
     inputs = pod_inputs(run.spec, run.image)
     broken = [pod for pod in run.pods if pod.inputs != inputs and not pod.ready and not pod.terminating]
     if not broken:
-        return None
+        return Outcome()
     plan = Plan(Step.REPLACE, broken[0], why="it isn't ready, and what it was made from changed")
     await _replace(run, plan)
-    return plan
+    return Outcome(obstacle=_verdict(plan), next_look=SOON)
 
 
 async def _replace(run: Run, plan: Plan) -> None:
@@ -89,22 +165,18 @@ async def _replace(run: Run, plan: Plan) -> None:
     await run.services.applier.delete(POD, plan.pod.manifest)
 
 
-async def reconcile(run: Run, waiting: frozenset[str]) -> Plan | None:
-    """Take the next step, if one is due. Returns it, for the status."""
-    plan = next_step(run.pods, pod_inputs(run.spec, run.image), run.spec.instances, run.names, waiting)
-    if plan is None or plan.step == Step.WAIT:
-        return plan
-    record = run.services.recorder.record
+def _verdict(plan: Plan) -> Verdict:
     match plan.step:
-        case Step.REPLACE:
-            await _replace(run, plan)
+        case Step.WAIT:
+            return Verdict("False", Reason.UPDATING, f"Rolling restart is waiting for {plan.pod.name}: {plan.why}.")
+        case Step.SWITCH_OVER:
+            whom = f" to {plan.candidate.name}" if plan.candidate else ""
+            message = f"Handing the primary role from {plan.pod.name}{whom}: {plan.why}."
+            return Verdict("False", Reason.SWITCHING_OVER, message)
         case Step.RESTART:
-            await record(
-                run.database, "Normal", Reason.RESTARTING, f"Restarting PostgreSQL in {plan.pod.name}: {plan.why}."
-            )
-            await patroni.restart(run, plan.pod)
-        case Step.SWITCH_OVER if plan.candidate:
-            message = f"Switching over from {plan.pod.name} to {plan.candidate.name}: {plan.why}."
-            await record(run.database, "Normal", "SwitchingOver", message)
-            await patroni.switch_over(run, plan.pod, plan.candidate)
-    return plan
+            return Verdict("False", Reason.RESTARTING, f"Rolling restart: restarting {plan.pod.name}: {plan.why}.")
+        case Step.REPLACE:
+            return Verdict("False", Reason.UPDATING, f"Rolling restart: replacing {plan.pod.name}: {plan.why}.")
+
+
+CONCERN = Concern("rollout", Needs.NOTHING, reconcile)

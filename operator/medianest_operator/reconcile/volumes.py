@@ -3,9 +3,10 @@
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.quantity import to_bytes
-from medianest_operator.errors import Permanent
+from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.client import ApiError
 from medianest_operator.kubernetes.kinds import CLAIM, STATEFUL_SET, Manifest
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
 
 
@@ -21,24 +22,32 @@ def _requested(claim: Manifest) -> int:
     return to_bytes(claim["spec"]["resources"]["requests"]["storage"])
 
 
-async def reconcile(run: Run) -> None:
+class TemplateRenewal:
+    """The fact that the StatefulSet is on its way out, to be made again with other claim templates."""
+
+
+async def reconcile(run: Run) -> Outcome:
     """Ask for larger claims where the spec wants them. Raises Permanent where the storage class can't grow volumes."""
     names = run.names
     claims = {claim["metadata"]["name"]: claim for claim in run.claims}
-    grown = False
     for volume, size in wanted_sizes(run).items():
         for ordinal in range(naming.MAX_INSTANCES):
             claim = claims.get(names.claim(volume, ordinal))
             if claim is None or _requested(claim) >= to_bytes(size):
                 continue
             await _grow(run, claim, size)
-            grown = True
-    if grown:
-        sizes = ", ".join(f"{volume} {size}" for volume, size in wanted_sizes(run).items())
-        await run.services.recorder.record(
-            run.database, "Normal", Reason.GROWING_VOLUMES, f"Growing the volumes: {sizes}."
-        )
     await _renew_template(run)
+    return await observe(run)
+
+
+async def observe(run: Run) -> Outcome:
+    """Whether volumes are on their way to their size."""
+    pending = growing(run)
+    if not pending:
+        return Outcome()
+    sizes = ", ".join(f"{volume} {size}" for volume, size in wanted_sizes(run).items())
+    message = f"Growing the volumes to {sizes}: waiting for {', '.join(pending)}."
+    return Outcome(obstacle=Verdict("False", Reason.GROWING_VOLUMES, message))
 
 
 async def _grow(run: Run, claim: Manifest, size: str) -> None:
@@ -62,12 +71,21 @@ async def _renew_template(run: Run) -> None:
     live = run.stateful_set
     if live is None:
         return
+    if "deletionTimestamp" in live["metadata"]:
+        raise _renewal(run)
     templates = {claim["metadata"]["name"]: claim for claim in live["spec"]["volumeClaimTemplates"]}
     sizes = wanted_sizes(run)
     if all(_requested(templates[volume]) == to_bytes(size) for volume, size in sizes.items() if volume in templates):
         return
     await run.services.applier.delete(STATEFUL_SET, live, propagation="Orphan")
-    run.services.cache.remove(STATEFUL_SET, live)
+    # Its finalizer takes a moment; an object applied meanwhile would meet the old one.
+    raise _renewal(run)
+
+
+def _renewal(run: Run) -> Transient:
+    run.facts.add(TemplateRenewal())
+    message = "The StatefulSet is replaced under its running pods, so that new instances get the new size"
+    return Transient(Reason.GROWING_VOLUMES, message)
 
 
 def growing(run: Run) -> list[str]:
@@ -78,3 +96,6 @@ def growing(run: Run) -> list[str]:
         if capacity and to_bytes(capacity) < _requested(claim):
             pending.append(str(claim["metadata"]["name"]))
     return pending
+
+
+CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe)

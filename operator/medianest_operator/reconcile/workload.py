@@ -1,22 +1,37 @@
-"""The objects around and under the instances."""
+"""The objects around and under the instances: access, Services, Patroni's file, the StatefulSet."""
 
 import asyncio
 
-from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import BY_KIND, DISRUPTION_BUDGET, STATEFUL_SET
+from medianest_operator.api.conditions import Reason
+from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, STATEFUL_SET
+from medianest_operator.postgres import parameters
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
 
-async def reconcile_surroundings(run: Run) -> None:
+async def check_parameters(run: Run) -> Outcome:
+    """Refuse parameters that PostgreSQL or Patroni would refuse, drop, or stumble over at the next start."""
+    if problems := parameters.problems(run.spec):
+        return Outcome(problem=Permanent(Reason.INVALID_PARAMETER, "; ".join(problems)))
+    return Outcome(facts=(AcceptedParameters(),))
+
+
+class AcceptedParameters:
+    """The fact that the spec's parameters are fit for the servers."""
+
+
+async def reconcile_surroundings(run: Run) -> Outcome:
     """Access, Services, Patroni's file, and the disruption budget (only where there is a second instance)."""
     names, owner, applier = run.names, run.owner, run.services.applier
     account, role, binding = rbac.access(names, owner)
-    manifests = [
-        account,
-        *services.services(names, owner),
-        patroni.config_map(names, run.spec, owner),
-    ]
+    manifests = [account, *services.services(names, owner)]
+    known_file = run.services.cache.get(CONFIG_MAP, names.namespace, names.patroni_config)
+    if run.facts.get(AcceptedParameters) or known_file is None:
+        # It holds the parameters that a new cluster begins with.
+        manifests.append(patroni.config_map(names, run.spec, owner))
     if run.spec.instances > 1:
         manifests.append(statefulset.disruption_budget(names, owner))
     else:
@@ -26,6 +41,7 @@ async def reconcile_surroundings(run: Run) -> None:
     await applier.apply(BY_KIND[role["kind"]], role)
     manifests.append(binding)
     await asyncio.gather(*(applier.apply(BY_KIND[manifest["kind"]], manifest) for manifest in manifests))
+    return Outcome()
 
 
 def live_replicas(run: Run) -> int | None:
@@ -39,14 +55,34 @@ def wanted_replicas(run: Run) -> int:
     if run.spec.hibernate:
         return 0
     primary, asked = run.primary, live_replicas(run)
-    if primary and asked and run.names.ordinal(primary.name) >= run.spec.instances:
-        return max(asked, run.spec.instances)
+    ordinal = run.names.ordinal(primary.name) if primary else None
+    if asked and ordinal is not None and ordinal >= run.spec.instances:
+        # Those above the primary may go: it hands its role on to one below.
+        return min(asked, ordinal + 1)
     return run.spec.instances
 
 
-async def reconcile_stateful_set(run: Run) -> None:
-    """The instances themselves."""
-    manifest = statefulset.stateful_set(run.names, run.spec, run.image, wanted_replicas(run), run.owner)
-    annotations = {naming.ANNOTATION_IMAGE_FROM: "spec" if run.spec.image else "operator"}
-    manifest["metadata"]["annotations"] = annotations
+async def reconcile_stateful_set(run: Run) -> Outcome:
+    """The instances themselves. A new database isn't begun with parameters that its servers couldn't start with."""
+    live = run.stateful_set
+    if live is None and run.facts.get(AcceptedParameters) is None:
+        return Outcome()
+    if run.facts.get(TemplateRenewal):
+        return Outcome()
+    image_from = "spec" if run.spec.image else "operator"
+    manifest = statefulset.stateful_set(
+        run.names,
+        run.spec,
+        run.image,
+        wanted_replicas(run),
+        run.owner,
+        image_from=image_from,
+        claims=live["spec"]["volumeClaimTemplates"] if live else None,
+    )
     await run.services.applier.apply(STATEFUL_SET, manifest)
+    return Outcome(status={"image": run.image})
+
+
+PARAMETERS = Concern("parameters", Needs.NOTHING, check_parameters)
+SURROUNDINGS = Concern("surroundings", Needs.NOTHING, reconcile_surroundings)
+INSTANCES = Concern("instances", Needs.NOTHING, reconcile_stateful_set)

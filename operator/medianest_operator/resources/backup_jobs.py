@@ -174,6 +174,8 @@ def restore_job(
     digest: str,
     image: str,
     owner: Mapping[str, Any],
+    *,
+    annotations: Mapping[str, str],
     system_identifier: str | None = None,
 ) -> Manifest:
     """The Job that fills an empty database from a backup and proves it.
@@ -181,6 +183,7 @@ def restore_job(
     Args:
         target: the database.
         digest: of the request.
+        annotations: which request it is for, and which try.
         system_identifier: of the server whose backups count, where only one's do.
     """
     arguments = ["restore", "--backup", source.backup]
@@ -190,11 +193,22 @@ def restore_job(
         names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
         [source.repository], identity=source.identity_secret, target=target, of=source.database,
     )  # fmt: skip
-    return manifest(JOB, names, names.restore_job(digest), owner, component=naming.COMPONENT_RESTORE, spec=job)
+    return manifest(
+        JOB, names, names.restore_job(digest), owner,
+        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=job,
+    )  # fmt: skip
 
 
 def import_job(
-    names: Names, spec: DatabaseSpec, wanted: Import, target: str, digest: str, image: str, owner: Mapping[str, Any]
+    names: Names,
+    spec: DatabaseSpec,
+    wanted: Import,
+    target: str,
+    digest: str,
+    image: str,
+    owner: Mapping[str, Any],
+    *,
+    annotations: Mapping[str, str],
 ) -> Manifest:
     """The Job that fills an empty database from a running server, and compares."""
     key = wanted.connection_secret.key
@@ -205,7 +219,10 @@ def import_job(
         volumes=[{"name": "source", "secret": secret}],
         mounts=[{"name": "source", "mountPath": _SOURCE_MOUNT, "readOnly": True}],
     )  # fmt: skip
-    return manifest(JOB, names, names.restore_job(digest), owner, component=naming.COMPONENT_RESTORE, spec=job)
+    return manifest(
+        JOB, names, names.restore_job(digest), owner,
+        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=job,
+    )  # fmt: skip
 
 
 def _job(

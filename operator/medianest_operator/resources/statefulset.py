@@ -176,8 +176,22 @@ def pod_template(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
     }
 
 
-def stateful_set(names: Names, spec: DatabaseSpec, image: str, replicas: int, owner: Mapping[str, Any]) -> Manifest:
-    """The instances. OnDelete, because the operator replaces pods itself: replicas first, then a switchover."""
+def stateful_set(
+    names: Names,
+    spec: DatabaseSpec,
+    image: str,
+    replicas: int,
+    owner: Mapping[str, Any],
+    *,
+    image_from: str,
+    claims: list[Manifest] | None = None,
+) -> Manifest:
+    """The instances. OnDelete, because the operator replaces pods itself: replicas first, then a switchover.
+
+    Args:
+        image_from: who named the image, the `spec` or the `operator`.
+        claims: the claim templates of the live object, which nobody may change in place; `None` makes new ones.
+    """
     kept = "Delete" if spec.storage.on_delete == OnDelete.DELETE else "Retain"
     return manifest(
         STATEFUL_SET,
@@ -185,6 +199,7 @@ def stateful_set(names: Names, spec: DatabaseSpec, image: str, replicas: int, ow
         names.stateful_set,
         owner,
         component=naming.COMPONENT_POSTGRES,
+        annotations={naming.ANNOTATION_IMAGE_FROM: image_from},
         spec={
             "replicas": replicas,
             "serviceName": names.pods_service,
@@ -193,7 +208,7 @@ def stateful_set(names: Names, spec: DatabaseSpec, image: str, replicas: int, ow
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": kept, "whenScaled": "Retain"},
             "selector": {"matchLabels": names.pod_selector},
             "template": pod_template(names, spec, image),
-            "volumeClaimTemplates": volume_claims(names, spec),
+            "volumeClaimTemplates": claims or volume_claims(names, spec),
         },
     )
 

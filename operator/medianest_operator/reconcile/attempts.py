@@ -1,0 +1,159 @@
+"""A Job of ours, from its start to what it came to: written once for migrations, hardening, restores and backups.
+
+A Job's name holds a digest of what it does, so that a restarted operator finds it again and never starts it twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, Final
+
+from medianest_operator.kubernetes.kinds import JOB, POD, Manifest
+from medianest_operator.reconcile import findings
+from medianest_operator.reconcile.context import Run
+
+STRANDED_AFTER: Final = timedelta(seconds=10)
+"""A pod that is still there so long after the end of its grace period is on a lost node."""
+_LONGEST: Final = 1000
+"""Characters of a text that isn't a result."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One Job, as far as it has come."""
+
+    run: Run
+    job: Manifest
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        found: dict[str, str] = self.job["metadata"].get("annotations") or {}
+        return found
+
+    @cached_property
+    def end(self) -> dict[str, Any] | None:
+        """The condition that ended the Job; `None` while it runs."""
+        return ended(self.job)
+
+    @property
+    def is_running(self) -> bool:
+        return self.end is None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.end is not None and self.end["type"] == "Complete"
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether its pod was to end and can't, because its node is lost. A Job waits for such a pod indefinitely.
+
+        Should the pod run on after all, unseen, the lock in the database keeps the next one waiting.
+        """
+        if not self.is_running:
+            return False
+        limit = datetime.now(UTC) - STRANDED_AFTER
+        stamps = [pod["metadata"].get("deletionTimestamp") for pod in self.pods]
+        return bool(stamps) and all(stamp is not None and datetime.fromisoformat(stamp) < limit for stamp in stamps)
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it ended; zero while it runs."""
+        if self.end is None:
+            return timedelta(0)
+        return datetime.now(UTC) - datetime.fromisoformat(self.end["lastTransitionTime"])
+
+    @property
+    def started_at(self) -> str | None:
+        started: str | None = self.job.get("status", {}).get("startTime")
+        return started
+
+    @property
+    def finished_at(self) -> str | None:
+        finished = self.job.get("status", {}).get("completionTime") or (self.end or {}).get("lastTransitionTime")
+        return str(finished) if finished else None
+
+    @cached_property
+    def pods(self) -> list[Manifest]:
+        """The pods that the Job has made."""
+        uid = self.job["metadata"]["uid"]
+        found = self.run.services.cache.of_database(POD, self.run.key)
+        return [pod for pod in found if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))]
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The newest termination message among its pods.
+
+        Empty while there is none; `message` alone where a pod left text that isn't a result.
+        """
+        text = _newest_message(self.pods, "containerStatuses") or ""
+        try:
+            parsed = json.loads(text) if text else {}
+        except ValueError:
+            return {"message": text[-_LONGEST:]}
+        return parsed if isinstance(parsed, dict) else {}
+
+    @property
+    def copy_failure(self) -> str | None:
+        """What the newest failed init container said; `None` where none failed."""
+        return _newest_message(self.pods, "initContainerStatuses", failed_only=True)
+
+    @property
+    def why_ended(self) -> str:
+        """Kubernetes' own reason, for a Job that left no result."""
+        return str((self.end or {}).get("message") or (self.end or {}).get("reason") or "no result")
+
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps its pods from working, as a sentence; `None` where nothing does."""
+        found = (findings.of_manifest(pod) for pod in self.pods)
+        return next((f"{finding.message}." for finding in found if finding), None)
+
+    async def discard(self) -> None:
+        """Delete the Job with its pods."""
+        await self.run.services.applier.delete(JOB, self.job)
+        self.run.services.cache.remove(JOB, self.job)
+
+
+def ended(job: Manifest) -> dict[str, Any] | None:
+    """The condition that ended a Job; `None` while it runs."""
+    for condition in job.get("status", {}).get("conditions") or []:
+        if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
+            return dict(condition)
+    return None
+
+
+def named(run: Run, jobs: Sequence[Manifest], name: str) -> tuple[Attempt | None, list[Attempt]]:
+    """The attempt of this name among some Jobs, and all the others."""
+    attempts = [Attempt(run, job) for job in jobs]
+    return next((item for item in attempts if item.name == name), None), [
+        item for item in attempts if item.name != name
+    ]
+
+
+async def start(run: Run, manifest: Manifest) -> Attempt:
+    """Start a Job, or find it where it was started before.
+
+    Raises:
+        Permanent: the API server refuses it.
+    """
+    return Attempt(run, await run.services.applier.apply(JOB, manifest))
+
+
+def _newest_message(pods: Sequence[Manifest], statuses: str, *, failed_only: bool = False) -> str | None:
+    newest: tuple[str, str] | None = None
+    for pod in pods:
+        for container in pod.get("status", {}).get(statuses) or []:
+            terminated = container.get("state", {}).get("terminated")
+            if not terminated or (failed_only and not terminated.get("exitCode")):
+                continue
+            if newest is None or terminated.get("finishedAt", "") >= newest[0]:
+                newest = terminated.get("finishedAt", ""), (terminated.get("message") or "").strip()
+    return newest[1] if newest else None

@@ -1,0 +1,50 @@
+"""The order of a run: what a database needs, one line a concern."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from medianest_operator.reconcile import (
+    backup_objects,
+    backups,
+    certificates,
+    configuration,
+    hardening,
+    indexes,
+    logins,
+    migration,
+    restore,
+    roles,
+    rollout,
+    schema,
+    servers,
+    volumes,
+    workload,
+)
+from medianest_operator.reconcile.concern import Concern
+
+ORDER: Final[tuple[Concern, ...]] = (
+    # What can be made before the first server runs.
+    certificates.CONCERN,
+    logins.CONCERN,
+    workload.PARAMETERS,
+    workload.SURROUNDINGS,
+    volumes.CONCERN,
+    workload.INSTANCES,
+    backups.CONCERN,
+    # The servers, and what is inside them.
+    servers.CONCERN,
+    configuration.CONCERN,
+    roles.CONCERN,
+    restore.CONCERN,
+    roles.GRANTS,
+    # The application's schema.
+    schema.CONCERN,
+    migration.CONCERN,
+    hardening.CONCERN,
+    indexes.CONCERN,
+    # What interrupts, and what only reports.
+    rollout.CONCERN,
+    backup_objects.CONCERN,
+    backups.REPORT,
+)

@@ -1,0 +1,78 @@
+"""The application's schema as it is: its migration history, its indexes, and what no migration has made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+from medianest_operator.health import probe
+from medianest_operator.health.indexes import IndexHealth, read_index_health_async
+from medianest_operator.migrations.bundled import application_facts
+from medianest_operator.migrations.history import History, read_history_async
+from medianest_operator.migrations.journal import LastRun, read_last_run
+from medianest_operator.observability import metrics
+from medianest_operator.postgres.sessions import Connection
+from medianest_operator.reconcile import attempts, drift
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
+from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.servers import Servers
+
+_READ_EVERY: Final = 60.0
+"""Seconds after which the schema is read again although no Job of ours has changed it."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The application's database as it is.
+
+    Attributes:
+        drift: what no migration has made; `None` where nobody recorded what the version should look like.
+        last_run: the newest run in the journal.
+    """
+
+    history: History
+    indexes: IndexHealth
+    drift: tuple[str, ...] | None = None
+    last_run: LastRun | None = None
+
+
+async def observe(run: Run) -> Outcome:
+    """Read it, at most once a minute unless a migration is at work or a Job has ended."""
+    primary = run.facts.require(Servers).primary
+    if primary is None:
+        return Outcome()
+    memory = run.services.memory
+    token = (primary.uid, _job_token(run))
+    running = any(attempts.ended(job) is None for job in run.jobs)
+    known = memory.recall(run.key, "schema", token, 0.0 if running else _READ_EVERY)
+    instance = run.instance(primary, run.spec.database.name)
+    if isinstance(known, Schema):
+        async with run.services.sessions.use(instance, run.credentials) as connection:
+            found = replace(known, drift=await drift.observe(run, connection, known.history))
+    else:
+        async with run.services.sessions.use(instance, run.credentials) as connection:
+            found = await _read(run, connection)
+            metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
+        metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.indexes.missing))
+        memory.keep(run.key, "schema", token, found)
+    return Outcome(facts=(found,), summary=f"schema {found.history.version}" if found.history.version else None)
+
+
+def _job_token(run: Run) -> str:
+    """Changes whenever a Job that changes the schema does, so that it is read again."""
+    changing = [*run.jobs, *run.hardening_jobs]
+    return json.dumps([[job["metadata"]["uid"], attempts.ended(job) is not None] for job in changing])
+
+
+async def _read(run: Run, connection: Connection) -> Schema:
+    history = await read_history_async(connection)
+    return Schema(
+        history,
+        await read_index_health_async(connection, application_facts().critical_indexes),
+        await drift.observe(run, connection, history),
+        await read_last_run(connection),
+    )
+
+
+CONCERN = Concern("schema", Needs.DATABASE, observe, observe)
