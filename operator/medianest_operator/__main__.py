@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from medianest_operator import __version__, naming
-from medianest_operator.api.crd import custom_resource_definitions
 from medianest_operator.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -62,6 +60,10 @@ def run(
 @app.command()
 def crd() -> None:
     """Print the CustomResourceDefinitions."""
+    import yaml
+
+    from medianest_operator.api.crd import custom_resource_definitions
+
     typer.echo(yaml.safe_dump_all(custom_resource_definitions().values(), sort_keys=False, width=120), nl=False)
 
 
@@ -77,7 +79,6 @@ def _own_namespace() -> str:
 
 async def _serve(settings: Settings) -> int:
     """Stand by, lead, and stop in good order. Returns the exit code: 1 where the Lease was lost."""
-    from medianest_operator.controller import handlers
     from medianest_operator.controller.health import Health
     from medianest_operator.controller.lease import Lease
     from medianest_operator.kubernetes.client import KubernetesClient
@@ -95,8 +96,14 @@ async def _serve(settings: Settings) -> int:
         lease = Lease(client, settings.operator_namespace, settings.identity)
         if settings.leader_election and not await _until(lease.acquire(), stop):
             return 0
+        # Only the one that leads needs kopf and all the rest: a standby stays small.
+        from medianest_operator.controller import handlers
+        from medianest_operator.controller.loop import Loop
+
         metrics.LEADER.set(1)
-        working = asyncio.create_task(handlers.run(settings, client, stop))
+        loop = Loop(settings, client)
+        health.alive = loop.is_alive
+        working = asyncio.create_task(handlers.run(settings, client, stop, loop))
         holding = asyncio.create_task(lease.hold()) if settings.leader_election else None
         done, _ = await asyncio.wait({task for task in (working, holding) if task}, return_when="FIRST_COMPLETED")
         lost = holding is not None and holding in done

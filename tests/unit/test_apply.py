@@ -15,6 +15,9 @@ from medianest_operator.kubernetes.kinds import SECRET, SERVICE
         ({"cpu": "1"}, {"cpu": "1000m"}),
         ({"memory": "1Gi"}, {"memory": "1024Mi"}),
         ({"items": [{"name": "x", "default": True}]}, {"items": [{"name": "x"}]}),
+        ({"env": [{"name": "PROXY"}, {"name": "x", "value": "1"}]}, {"env": [{"name": "x", "value": "1"}]}),
+        ({"ownerReferences": [{"uid": "1"}, {"uid": "2"}]}, {"ownerReferences": [{"uid": "1"}]}),
+        ({"tolerations": [{"key": "a"}, {"key": "b"}]}, {"tolerations": [{"key": "b"}]}),
     ],
 )
 def test_covered(live: object, wanted: object) -> None:
@@ -29,6 +32,9 @@ def test_covered(live: object, wanted: object) -> None:
         ({"cpu": "2"}, {"cpu": "1000m"}),
         ({"image": "postgres:15"}, {"image": "postgres:16"}),
         (None, {"a": {}}),
+        ({"env": [{"name": "x", "value": "2"}, {"name": "y"}]}, {"env": [{"name": "x", "value": "1"}]}),
+        ({"rules": [{"verbs": ["get"]}, {"verbs": ["*"]}]}, {"rules": [{"verbs": ["get"]}]}),
+        ({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "b"}]}),
     ],
 )
 def test_not_covered(live: object, wanted: object) -> None:

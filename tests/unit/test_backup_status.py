@@ -121,7 +121,7 @@ def test_verified_is_the_newest_of_all_places() -> None:
     }
     backups = collect(spec(), None, [taken("2026-03-04T02:00:00Z", catalog=summary)], NOW)
     assert backups.verified == api.Verified(backup="b", repository="offsite", at="2026-03-02T03:00:00Z", seconds=7.0)
-    assert told(spec(), backups)[2].endswith("last one restored and proved b.")
+    assert told(spec(), backups)[2].endswith("the latest verified one is b.")
 
 
 def test_series_tell_what_the_repositories_hold() -> None:

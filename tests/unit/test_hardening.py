@@ -20,12 +20,12 @@ from medianest_operator.hardening.plan import OptionPlan, make_plans
 from medianest_operator.hardening.state import LiveObject, State
 from medianest_operator.naming import Names
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
-from medianest_operator.reconcile import hardening, status
-from medianest_operator.reconcile.transitions import transitions
+from medianest_operator.reconcile import hardening
+from medianest_operator.reconcile.conditions import Report
 from medianest_operator.resources.hardening_job import hardening_job
 from medianest_operator.results.hardening import HardeningResult, OptionResult, OptionState, Reason
 from medianest_operator.results.migration import Outcome
-from unit.test_status import NOW, build, conditions, ready_findings, told
+from unit.reports import CONCERNS, MIGRATED, SERVING, announced, announcements, build, conditions
 
 ALL = Hardening.model_validate(
     {
@@ -185,6 +185,10 @@ def failed_job() -> dict[str, Any]:
     return parsed
 
 
+def reported(state: hardening.HardeningState, before: dict[str, Any] | None = None) -> Report:
+    return Report(CONCERNS["hardening"], hardening.outcome(state, (before or {}).get("hardening", {})))
+
+
 def test_a_running_job_applies() -> None:
     state = hardening.judge(only_constraints(), "db-harden-1")
     assert (state.reason, state.message) == ("HardeningApplying", "Job db-harden-1 applies checkConstraints.")
@@ -219,13 +223,13 @@ def test_the_moments_fault_is_no_failure() -> None:
 
 def test_ready_stays_true_while_hardening_fails() -> None:
     failed = hardening.judge(only_constraints(), "db-harden-1", failed_job(), ended=ENDED_BADLY)
-    built = build(ready_findings(hardening=failed))
+    built = build(SERVING, MIGRATED, reported(failed))
     assert conditions(built)["Ready"] == ("True", "Ready")
     assert conditions(built)["HardeningApplied"] == ("False", "HardeningFailed")
     assert built["hardening"]["checkConstraints"] == "Failed"
     assert built["hardening"]["auditColumns"] == "Off"
     assert ROWS in built["hardening"]["message"]
-    assert ("Warning", "HardeningFailed") in told(build(ready_findings()), ready_findings(hardening=failed))
+    assert ("Warning", "HardeningFailed") in announced(build(SERVING, MIGRATED), SERVING, MIGRATED, reported(failed))
 
 
 def test_what_is_off_is_not_told_and_its_removal_is_once() -> None:
@@ -236,20 +240,22 @@ def test_what_is_off_is_not_told_and_its_removal_is_once() -> None:
     removing = hardening.judge(make_plans(Hardening(), "app", state), "db-harden-2")
     assert removing.message == "Job db-harden-2 removes auditColumns."
     off = hardening.judge(make_plans(Hardening(), "app", NOTHING))
-    before = build(ready_findings(hardening=removing))
-    after = build(ready_findings(hardening=off), before)
+    before = build(SERVING, MIGRATED, reported(removing))
+    gone = (SERVING, MIGRATED, reported(off, before))
+    after = build(*gone, previous=before)
     assert "hardening" not in after
     assert "HardeningApplied" not in conditions(after)
-    assert told(before, ready_findings(hardening=off)) == [("Normal", "HardeningRemoved")]
-    assert told(after, ready_findings(hardening=off)) == []
-    text = [item.message for item in transitions(before, status.build(ready_findings(hardening=off), before, NOW))]
+    assert announced(before, *gone) == [("Normal", "HardeningRemoved")]
+    assert announced(after, SERVING, MIGRATED, reported(off, after)) == []
+    text = [item.message for item in announcements(before, *gone)]
     assert "its columns with what they held" in text[0]
 
 
 def test_what_was_not_seen_is_kept() -> None:
     failed = hardening.judge(only_constraints(), "db-harden-1", failed_job(), ended=ENDED_BADLY)
-    before = build(ready_findings(hardening=failed))
-    assert build(ready_findings(hardening=None), before, datetime(2027, 1, 1, tzinfo=UTC)) == before
+    before = build(SERVING, MIGRATED, reported(failed))
+    unasked = Report(CONCERNS["hardening"])
+    assert build(SERVING, MIGRATED, unasked, previous=before, now=datetime(2027, 1, 1, tzinfo=UTC)) == before
 
 
 # The fingerprint.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from medianest_operator.controller.queue import WorkQueue
-from medianest_operator.kubernetes.cache import Cache
-from medianest_operator.kubernetes.kinds import DATABASE, POD
 from medianest_operator.naming import Key
 
 A, B = ("ns", "a"), ("ns", "b")
@@ -80,30 +78,3 @@ async def test_a_run_that_breaks_does_not_stop_the_worker() -> None:
     await asyncio.wait_for(done.wait(), 5)
     worker.cancel()
     queue.stop()
-
-
-def _object(name: str, version: int, **metadata: object) -> dict[str, object]:
-    return {"metadata": {"namespace": "ns", "name": name, "uid": name, "resourceVersion": str(version), **metadata}}
-
-
-def test_the_cache_keeps_the_newest_and_drops_ghosts() -> None:
-    cache = Cache()
-    assert cache.put(DATABASE, _object("a", 5))
-    assert not cache.put(DATABASE, _object("a", 4))
-    assert not cache.put(DATABASE, _object("a", 6))
-    cache.put(DATABASE, _object("b", 1))
-    assert cache.replace(DATABASE, [_object("a", 7)]) == {B}
-    assert cache.get(DATABASE, *B) is None
-
-
-def test_a_ticking_wal_position_is_no_news() -> None:
-    cache = Cache()
-    labels = {"medianest.io/database": "a"}
-
-    def pod(version: int, status: str) -> dict[str, object]:
-        return _object("a-0", version, labels=labels, annotations={"status": status})
-
-    assert cache.put(POD, pod(1, '{"role":"primary","xlog_location":1}'))
-    assert not cache.put(POD, pod(2, '{"role":"primary","xlog_location":2}'))
-    assert cache.put(POD, pod(3, '{"role":"replica","xlog_location":2}'))
-    assert [item["metadata"]["name"] for item in cache.of_database(POD, A)] == ["a-0"]

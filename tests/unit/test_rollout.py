@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from medianest_operator import naming
 from medianest_operator.naming import Names
 from medianest_operator.reconcile.context import Pod
-from medianest_operator.reconcile.rollout import Plan, Step, next_step
+from medianest_operator.reconcile.rollout import Step, next_step
+from unit.reports import NEW, OLD, pod
 
 NAMES = Names("ns", "db")
-NEW, OLD = "new", "old"
-
-
-def pod(ordinal: int, *, primary: bool = False, inputs: str = NEW, ready: bool = True) -> Pod:
-    role = naming.ROLE_PRIMARY if primary else naming.ROLE_REPLICA
-    member = {"role": role, "state": "running"}
-    manifest: dict[str, Any] = {
-        "metadata": {
-            "name": f"db-{ordinal}",
-            "uid": str(ordinal),
-            "labels": {naming.LABEL_ROLE: role},
-            "annotations": {
-                naming.ANNOTATION_POD_INPUTS: inputs,
-                naming.PATRONI_STATUS_ANNOTATION: json.dumps(member),
-            },
-        },
-        "spec": {"containers": [{"image": "i"}]},
-        "status": {
-            "conditions": [{"type": "Ready", "status": str(ready)}],
-            "containerStatuses": [{"state": {"running": {}}}],
-        },
-    }
-    return Pod(manifest)
 
 
 def step(*pods: Pod, instances: int | None = None, waiting: str = "") -> tuple[Step, str] | None:
@@ -52,7 +26,9 @@ def test_replicas_go_first() -> None:
 
 def test_then_the_role_moves_to_a_renewed_replica() -> None:
     plan = next_step([pod(0, primary=True, inputs=OLD), pod(1)], NEW, 2, NAMES)
-    assert plan == Plan(Step.SWITCH_OVER, pod(0, primary=True, inputs=OLD), pod(1), why=plan.why if plan else "")
+    assert plan
+    assert (plan.step, plan.pod.name, plan.candidate and plan.candidate.name) == (Step.SWITCH_OVER, "db-0", "db-1")
+    assert plan.why == "the primary is due, and a replica is ready to lead"
 
 
 def test_the_only_instance_restarts_in_place() -> None:
@@ -79,3 +55,28 @@ def test_scaling_down_moves_the_role_before_its_pod_goes() -> None:
 
 def test_the_primary_stays_while_no_replica_can_lead() -> None:
     assert step(pod(0, primary=True, inputs=OLD), pod(1, ready=False)) == (Step.WAIT, "db-1")
+
+
+def test_a_replica_that_does_not_stream_is_no_candidate() -> None:
+    assert step(pod(0, primary=True, inputs=OLD), pod(1, streaming=False)) == (Step.WAIT, "db-0")
+
+
+def candidate(*pods: Pod, instances: int, eligible: str) -> str | None:
+    """Who is to lead next, under synchronous replication; `eligible` are those that Patroni would promote."""
+    plan = next_step(pods, NEW, instances, NAMES, eligible=frozenset(eligible.split()))
+    return plan.candidate.name if plan and plan.candidate else None
+
+
+def test_the_candidate_is_one_that_patroni_promotes() -> None:
+    three = pod(0), pod(1), pod(2, primary=True)
+    assert candidate(*three, instances=2, eligible="db-1") == "db-1"
+    assert candidate(*three, instances=2, eligible="db-0 db-1") == "db-0"
+    assert candidate(*three, instances=2, eligible="") is None
+    four = pod(0), pod(1), pod(2), pod(3, primary=True, inputs=OLD)
+    assert candidate(*four, instances=4, eligible="db-2") == "db-2"
+
+
+def test_the_role_moves_down_only_until_it_is_where_it_stays() -> None:
+    assert candidate(pod(0), pod(1), pod(2, primary=True), instances=1, eligible="db-1") == "db-1"
+    assert candidate(pod(0), pod(1, primary=True), pod(2), instances=1, eligible="db-2") is None
+    assert candidate(pod(0), pod(1, primary=True), pod(2), instances=1, eligible="db-0 db-2") == "db-0"

@@ -42,7 +42,9 @@ class Severity(IntEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition is as it is. What each means for people and tools is in `REASONS`."""
+    """Why a condition is as it is."""
+
+    # What each means for people and tools is in REASONS.
 
     # Ready, and why not yet
     READY = "Ready"

@@ -75,6 +75,10 @@ _BACKUP = _Resource(
 )
 
 
+_TRUTHS = ("True", "False", "Unknown")
+"""A condition's status has exactly these (Kubernetes API conventions)."""
+
+
 def _structural(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Inline references, drop titles and nulls, and turn unions of number and string into int-or-string."""
     if "$ref" in schema:
@@ -130,13 +134,18 @@ def _schema(model: type[ApiModel], mode: Any) -> dict[str, Any]:
     return _structural(raw, raw.get("$defs", {}))
 
 
-def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
-    """A status is written whole: defaults of the API server would only add to it."""
+def _of_status(schema: dict[str, Any]) -> dict[str, Any]:
+    """A status is written whole: defaults of the API server would only add to it.
+
+    Its words aren't fixed, so that a definition that is older than the operator doesn't refuse a status for a new one.
+    """
     schema.pop("default", None)
+    if len(schema.get("enum", ())) > len(_TRUTHS):
+        del schema["enum"]
     for child in schema.get("properties", {}).values():
-        _without_defaults(child)
+        _of_status(child)
     if isinstance(schema.get("items"), dict):
-        _without_defaults(schema["items"])
+        _of_status(schema["items"])
     return schema
 
 
@@ -169,7 +178,7 @@ def _definition(resource: _Resource, spec: dict[str, Any], status: dict[str, Any
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": _without_defaults(status) | {"default": unseen},
+            "status": _of_status(status) | {"default": unseen},
         },
         "x-kubernetes-validations": [{"rule": rule, "message": message}],
     }

@@ -4,14 +4,17 @@ The rules are those of client-go's leaderelection: a lease is taken over only wh
 duration *as seen by this process' own clock*, so that the replicas' clocks need not agree.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Final
 
 from medianest_operator import naming
-from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, Conflict, KubernetesClient
 from medianest_operator.kubernetes.kinds import LEASE
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,14 @@ DURATION: Final = 15.0
 RENEW_DEADLINE: Final = 10.0
 """Seconds after which a leader that can't renew gives up; shorter than DURATION, so that two never act at once."""
 RETRY: Final = 2.0
+
+
+class _Answer(Enum):
+    """What one try to hold the Lease came to."""
+
+    HELD = "held"
+    ANOTHERS = "held by another replica"
+    UNKNOWN = "not known"
 
 
 class Lease:
@@ -36,12 +47,16 @@ class Lease:
 
     async def acquire(self) -> None:
         """Return once this process holds the Lease."""
-        while not await self._try():  # noqa: ASYNC110 (the Lease is elsewhere: nothing to wait for but time)
+        while await self._try() is not _Answer.HELD:  # noqa: ASYNC110 (the Lease is elsewhere: only time passes)
             await asyncio.sleep(RETRY)
         log.info("became leader", extra={"identity": self._identity})
 
     async def hold(self) -> None:
-        """Renew for as long as possible; return when the Lease is lost."""
+        """Renew for as long as possible; return when the Lease is lost.
+
+        It is lost when another replica is seen to hold it, or when it could not be renewed in time. A request that
+        fails says neither.
+        """
         clock = asyncio.get_running_loop().time
         renewed = clock()
         while clock() - renewed < RENEW_DEADLINE:
@@ -49,44 +64,45 @@ class Lease:
             started = clock()
             try:
                 async with asyncio.timeout(max(0.1, RENEW_DEADLINE - (started - renewed))):
-                    if await self._try():
-                        renewed = started
-                    elif self._seen and self._seen[0] != self._identity:
-                        log.error("lost the lease to another replica", extra={"holder": self._seen[0]})
-                        return
+                    answer = await self._try()
             except TimeoutError:
                 continue
+            if answer is _Answer.HELD:
+                renewed = started
+            elif answer is _Answer.ANOTHERS:
+                log.error("lost the lease to another replica", extra={"holder": self._seen and self._seen[0]})
+                return
         log.error("could not renew the lease in time")
 
     async def release(self) -> None:
         """Give the Lease back, so that the next replica need not wait."""
         try:
-            live = await self._client.get(LEASE, self._namespace, self._name)
+            live = await self._client.get(LEASE, self._namespace, self._name, urgent=True)
             if live and live["spec"].get("holderIdentity") == self._identity:
                 live["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._client.replace(LEASE, live)
+                await self._client.replace(LEASE, live, urgent=True)
         except (ApiError, *TRANSIENT_ERRORS) as error:
             log.warning("could not release the lease: %s", error)
 
-    async def _try(self) -> bool:
+    async def _try(self) -> _Answer:
         try:
-            live = await self._client.get(LEASE, self._namespace, self._name)
+            live = await self._client.get(LEASE, self._namespace, self._name, urgent=True)
             if live is None:
-                await self._client.create(LEASE, self._manifest(transitions=0))
-                return True
+                await self._client.create(LEASE, self._manifest(transitions=0), urgent=True)
+                return _Answer.HELD
             holder = live["spec"].get("holderIdentity") or ""
             if holder not in {"", self._identity} and not self._expired(holder, live):
-                return False
+                return _Answer.ANOTHERS
             transitions = live["spec"].get("leaseTransitions", 0) + (holder != self._identity)
-            await self._client.replace(LEASE, live | {"spec": self._spec(transitions, live["spec"], holder)})
-        except ApiError as error:
-            if error.status != 409:
-                log.warning("lease: %s", error)
-            return False
-        except TRANSIENT_ERRORS as error:
-            log.warning("lease: the API server can't be reached: %s", error)
-            return False
-        return True
+            renewed = live | {"spec": self._spec(transitions, live["spec"], holder)}
+            await self._client.replace(LEASE, renewed, urgent=True)
+        except Conflict:
+            # Somebody wrote in between; the next look says who.
+            return _Answer.UNKNOWN
+        except (ApiError, *TRANSIENT_ERRORS) as error:
+            log.warning("lease: %s", error or repr(error))
+            return _Answer.UNKNOWN
+        return _Answer.HELD
 
     def _expired(self, holder: str, live: Mapping[str, Any]) -> bool:
         now = asyncio.get_running_loop().time()

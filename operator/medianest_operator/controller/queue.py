@@ -57,11 +57,16 @@ class WorkQueue:
         return delay
 
     def forget(self, key: Key) -> None:
-        """The last run of `key` succeeded: the next failure starts the backoff anew."""
+        """The last run of `key` succeeded: the next failure starts the backoff at its beginning."""
         self._failures.pop(key, None)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a key waits to be run, or runs."""
+        return bool(self._waiting or self._running)
+
     async def work(self, run: Callable[[Key], Awaitable[None]]) -> None:
-        """Take keys and run them, for ever. `run` handles its own errors."""
+        """Take keys and run them, until cancelled. `run` handles its own errors."""
         while True:
             key = await self._ready.get()
             self._waiting.discard(key)

@@ -9,20 +9,30 @@ from medianest_operator.api.quantity import to_number
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import ApiError, KubernetesClient
+from medianest_operator.kubernetes.existing import ExistingNames
 from medianest_operator.kubernetes.kinds import SECRET, Kind, Manifest, digest
 
+_UNKNOWN_FIELD = "field not declared in schema"
+"""In the API server's answer of 500 to a server-side apply (structured-merge-diff, typed)."""
+_MERGE_KEYS = ("name", "uid", "mountPath", "containerPort", "port", "ip")
+"""By one of these the API server tells the elements of most lists apart (x-kubernetes-list-map-keys)."""
+_OPEN_LISTS = frozenset({"tolerations"})
 _UNHASHED = ("data",)
 """Fields of a Secret that stay out of its digest."""
 
 
 def covers(live: object, wanted: object) -> bool:
-    """Whether everything wanted is in the live object; quantities by value, so that 1000m is 1."""
+    """Whether everything wanted is in the live object.
+
+    Quantities compare by value, so that 1000m is 1. A list may hold more than what is wanted where its elements have
+    names: a mutating webhook may have added some, and the API server merges such lists by their names.
+    """
     if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(key in live and covers(live[key], wanted[key]) for key in wanted)
+        return isinstance(live, Mapping) and all(
+            key in live and (covers(live[key], wanted[key]) or _has_more(key, live[key], wanted[key])) for key in wanted
+        )
     if isinstance(wanted, list):
-        if not isinstance(live, list) or len(live) != len(wanted):
-            return False
-        return all(covers(have, want) for have, want in zip(live, wanted, strict=True))
+        return isinstance(live, list) and _covers_list(live, wanted)
     if live == wanted:
         return True
     if isinstance(live, str) and isinstance(wanted, str) and live[:1].isdigit() and wanted[:1].isdigit():
@@ -31,6 +41,26 @@ def covers(live: object, wanted: object) -> bool:
         except ValueError:
             return False
     return False
+
+
+def _covers_list(live: list[Any], wanted: list[Any]) -> bool:
+    if len(live) == len(wanted) and all(covers(have, want) for have, want in zip(live, wanted, strict=True)):
+        return True
+    key = next(
+        (key for key in _MERGE_KEYS if wanted and all(isinstance(i, Mapping) and key in i for i in wanted)), None
+    )
+    if key is not None:
+        by_key = {item[key]: item for item in live if isinstance(item, Mapping) and key in item}
+        return all(item[key] in by_key and covers(by_key[item[key]], item) for item in wanted)
+    return False
+
+
+def _has_more(key: str, live: object, wanted: object) -> bool:
+    """Whether a list without names holds what is wanted and more, in a field where that does no harm: cluster-wide
+    webhooks add tolerations."""
+    if key not in _OPEN_LISTS or not isinstance(live, list) or not isinstance(wanted, list):
+        return False
+    return all(any(covers(have, want) for have in live) for want in wanted)
 
 
 def stamped(kind: Kind, manifest: Manifest) -> Manifest:
@@ -46,6 +76,18 @@ class Applier:
     def __init__(self, client: KubernetesClient, cache: Cache) -> None:
         self._client = client
         self._cache = cache
+        self._existing = ExistingNames(client)
+
+    async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """An object as it is, also one that lost the labels by which it is watched; `None` where there is none.
+
+        Raises:
+            ApiError: that can't be known now.
+        """
+        known = self._cache.get(kind, namespace, name)
+        if known is not None or not await self._existing.holds(kind, namespace, name):
+            return known
+        return await self._client.get(kind, namespace, name)
 
     async def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
         """The live object, written only if it had to be.
@@ -60,22 +102,27 @@ class Applier:
         what = f"{kind.kind} {metadata['name']}"
         try:
             if live is None:
-                await self._refuse_foreign(kind, metadata)
+                unlabelled = await self.live(kind, metadata["namespace"], metadata["name"])
+                if unlabelled is not None:
+                    _refuse_foreign(kind, unlabelled, metadata)
             applied = await self._client.apply(kind, wanted)
         except ApiError as error:
             if "exceeded quota" in error.message:
                 raise Permanent(Reason.QUOTA_EXCEEDED, f"{what}: {error.message}") from error
             if error.status == 403 and "being terminated" in error.message:
                 raise Transient(Reason.DELETING, f"{what}: the namespace is being deleted") from error
-            # Server-side apply answers 500 for a field that the kind doesn't have (structured-merge-diff, typed).
-            if error.refused or "field not declared in schema" in error.message:
+            if error.refused or _UNKNOWN_FIELD in error.message:
                 raise Permanent(Reason.OBJECT_REFUSED, f"{what} was refused: {error.message}") from error
             raise
         self._cache.put(kind, applied)
         return applied
 
     async def apply_status(self, kind: Kind, live: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
-        """Write an object's status. Returns whether it was: the object may be gone, or another one in its place."""
+        """Write an object's status. Returns whether it was: the object may be gone, or another one in its place.
+
+        Raises:
+            Permanent: the definition of the kind refuses it.
+        """
         metadata = {key: live["metadata"][key] for key in ("namespace", "name", "uid")}
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
         try:
@@ -83,23 +130,27 @@ class Applier:
         except ApiError as error:
             if error.status in {404, 409}:
                 return False
+            if error.status == 422 or _UNKNOWN_FIELD in error.message:
+                raise Permanent(Reason.OUTDATED_DEFINITION, f"the status was refused: {error.message}") from error
             raise
         self._cache.put(kind, written)
         return True
-
-    async def _refuse_foreign(self, kind: Kind, metadata: Mapping[str, Any]) -> None:
-        found = await self._client.get(kind, metadata["namespace"], metadata["name"])
-        if found is None:
-            return
-        labels = found["metadata"].get("labels", {})
-        if labels.get(naming.LABEL_DATABASE) != metadata["labels"][naming.LABEL_DATABASE]:
-            raise Permanent(
-                Reason.NAME_TAKEN,
-                f"{kind.kind} {metadata['name']} exists and isn't of this database; rename or delete it, or give the "
-                f"{naming.KIND} another name",
-            )
 
     async def delete(self, kind: Kind, live: Manifest, **options: Any) -> None:
         """Delete a child."""
         metadata = live["metadata"]
         await self._client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"], **options)
+
+
+def _refuse_foreign(kind: Kind, found: Manifest, wanted: Mapping[str, Any]) -> None:
+    """Raises Permanent unless an object is of the database by its label or its owner."""
+    owners = {owner["uid"] for owner in wanted.get("ownerReferences", [])}
+    labels, has = found["metadata"].get("labels") or {}, found["metadata"].get("ownerReferences") or []
+    ours = labels.get(naming.LABEL_DATABASE) == wanted["labels"][naming.LABEL_DATABASE]
+    if ours or owners & {owner["uid"] for owner in has}:
+        return
+    raise Permanent(
+        Reason.NAME_TAKEN,
+        f"{kind.kind} {wanted['name']} exists and does not belong to this database; rename or delete it, or give the"
+        f" {naming.KIND} another name",
+    )

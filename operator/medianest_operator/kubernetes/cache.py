@@ -3,14 +3,27 @@
 Own, because kopf's index keeps an object whose deletion it missed, and its readiness gate doesn't scale.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import BACKUP, DATABASE, POD, Kind, Manifest
 from medianest_operator.naming import Key
 
-_TICKING_MEMBER_FIELDS = ("xlog_location", "replay_lsn", "receive_lsn")
+_TICKING_MEMBER_FIELDS: Final = ("xlog_location", "replay_lsn", "receive_lsn")
+_POD_METADATA: Final = (
+    "namespace", "name", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels",
+    "ownerReferences",
+)  # fmt: skip
+_POD_STATUS: Final = ("podIP", "phase", "conditions", "containerStatuses", "initContainerStatuses")
+_SHORT: Final = 64
+"""Characters of a string that is kept once for all objects that hold it."""
+_REMEMBERED_DELETIONS: Final = 20_000
 
 
 def database_key(kind: Kind, manifest: Manifest) -> Key | None:
@@ -19,29 +32,69 @@ def database_key(kind: Kind, manifest: Manifest) -> Key | None:
     if kind == DATABASE:
         return metadata["namespace"], metadata["name"]
     if kind == BACKUP:
-        return metadata["namespace"], manifest["spec"]["database"]
-    name = metadata.get("labels", {}).get(naming.LABEL_DATABASE)
+        name = (manifest.get("spec") or {}).get("database")
+    else:
+        name = (metadata.get("labels") or {}).get(naming.LABEL_DATABASE)
     return (metadata["namespace"], name) if name else None
 
 
 def _slim(kind: Kind, manifest: Manifest) -> Manifest:
     """Without what nobody reads, and without what ticks: Patroni writes its WAL position into its pod."""
-    metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
-    manifest = manifest | {"metadata": metadata}
-    annotations = metadata.get("annotations", {})
-    if kind == POD and naming.PATRONI_STATUS_ANNOTATION in annotations:
-        try:
-            member = json.loads(annotations[naming.PATRONI_STATUS_ANNOTATION])
-        except ValueError:
-            member = {}
-        for field in _TICKING_MEMBER_FIELDS:
-            member.pop(field, None)
-        metadata["annotations"] = annotations | {naming.PATRONI_STATUS_ANNOTATION: json.dumps(member, sort_keys=True)}
-    return manifest
+    if kind == POD:
+        manifest = _slim_pod(manifest)
+    else:
+        metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+        manifest = manifest | {"metadata": metadata}
+    slim: Manifest = _interned(manifest)
+    return slim
 
 
-def _version(manifest: Manifest) -> int:
-    return int(manifest["metadata"].get("resourceVersion", "0"))
+def _slim_pod(manifest: Manifest) -> Manifest:
+    metadata = {key: manifest["metadata"][key] for key in _POD_METADATA if key in manifest["metadata"]}
+    annotations = manifest["metadata"].get("annotations") or {}
+    kept = {key: value for key, value in annotations.items() if key == naming.ANNOTATION_POD_INPUTS}
+    if naming.PATRONI_STATUS_ANNOTATION in annotations:
+        member = _member(annotations[naming.PATRONI_STATUS_ANNOTATION])
+        kept[naming.PATRONI_STATUS_ANNOTATION] = json.dumps(member, sort_keys=True)
+    spec, status = manifest.get("spec") or {}, manifest.get("status") or {}
+    containers = [{key: item.get(key) for key in ("name", "image")} for item in spec.get("containers") or []]
+    return {
+        "apiVersion": manifest.get("apiVersion", POD.api_version),
+        "kind": POD.kind,
+        "metadata": metadata | {"annotations": kept},
+        "spec": {"containers": containers} | ({"nodeName": spec["nodeName"]} if "nodeName" in spec else {}),
+        "status": {key: status[key] for key in _POD_STATUS if key in status},
+    }
+
+
+def _member(text: str) -> Mapping[str, Any]:
+    """What Patroni wrote; nothing where somebody else wrote something else there."""
+    try:
+        member = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(member, dict):
+        return {}
+    return {key: value for key, value in member.items() if key not in _TICKING_MEMBER_FIELDS}
+
+
+def _interned(value: Any) -> Any:
+    """The same value, with its keys and short texts kept once for all objects: that halves the memory."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_interned(item) for item in value]
+    return sys.intern(value) if type(value) is str and len(value) <= _SHORT else value
+
+
+def _version(text: object) -> int | None:
+    """A resource version as a number, which etcd's are; `None` for one that isn't (another store)."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else None
+
+
+def _is_older(one: object, other: object) -> bool:
+    left, right = _version(one), _version(other)
+    return left is not None and right is not None and left < right
 
 
 def _content(manifest: Manifest) -> Manifest:
@@ -54,57 +107,108 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[Key, Manifest]] = {}
         self._children: dict[Key, dict[Kind, set[str]]] = {}
+        self._revisions: dict[Key, int] = defaultdict(int)
+        # A uid never comes back; a list that was read before a deletion could bring its object back otherwise.
+        self._deleted: dict[str, None] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """An object by its name."""
         return self._objects.get(kind, {}).get((namespace, name))
 
     def of_database(self, kind: Kind, key: Key) -> list[Manifest]:
         """All objects of `kind` that belong to the database, by name."""
         names = self._children.get(key, {}).get(kind, set())
-        return [self._objects[kind][(key[0], name)] for name in sorted(names)]
+        objects = self._objects.get(kind, {})
+        return [objects[(key[0], name)] for name in sorted(names) if (key[0], name) in objects]
 
     def databases(self) -> Iterator[Key]:
+        """The databases that there are."""
         return iter(list(self._objects.get(DATABASE, {})))
 
-    def put(self, kind: Kind, manifest: Manifest) -> bool:
-        """Keep an object unless a newer one is known. Returns whether anything in it is new."""
-        manifest = _slim(kind, manifest)
+    def revision(self, key: Key) -> int:
+        """A number that changes whenever the database or anything of it does."""
+        return self._revisions.get(key, 0)
+
+    def put(self, kind: Kind, manifest: Manifest) -> set[Key]:
+        """Keep an object unless a newer one is known. Returns the databases for which something changed."""
         metadata = manifest["metadata"]
         name = metadata["namespace"], metadata["name"]
+        if metadata.get("uid") in self._deleted:
+            return set()
         known = self._objects.setdefault(kind, {}).get(name)
-        if known and known["metadata"]["uid"] == metadata["uid"] and _version(known) > _version(manifest):
-            return False
+        same = known is not None and known["metadata"].get("uid") == metadata.get("uid")
+        if known and same and _is_older(metadata.get("resourceVersion"), known["metadata"].get("resourceVersion")):
+            return set()
+        manifest = _slim(kind, manifest)
         self._objects[kind][name] = manifest
-        key = database_key(kind, manifest)
-        if key and kind != DATABASE:
-            self._children.setdefault(key, {}).setdefault(kind, set()).add(name[1])
-        return known is None or _content(known) != _content(manifest)
+        key, before = database_key(kind, manifest), database_key(kind, known) if known else None
+        if kind != DATABASE:
+            if before is not None and before != key:
+                self._forget_child(before, kind, name[1])
+            if key is not None:
+                self._children.setdefault(key, {}).setdefault(kind, set()).add(name[1])
+        if known is not None and _content(known) == _content(manifest):
+            return set()
+        return self._touch(before, key)
 
-    def remove(self, kind: Kind, manifest: Manifest) -> None:
-        """Forget an object, unless another one of its name took its place."""
+    def remove(self, kind: Kind, manifest: Manifest) -> set[Key]:
+        """Forget an object, unless another one of its name took its place. Returns the databases it belonged to."""
         metadata = manifest["metadata"]
+        if uid := metadata.get("uid"):
+            self._deleted[uid] = None
+            while len(self._deleted) > _REMEMBERED_DELETIONS:
+                del self._deleted[next(iter(self._deleted))]
         name = metadata["namespace"], metadata["name"]
         known = self._objects.get(kind, {}).get(name)
         if known is None or known["metadata"].get("uid") != metadata.get("uid", known["metadata"].get("uid")):
-            return
+            return set()
         del self._objects[kind][name]
         key = database_key(kind, known)
         if key and kind != DATABASE:
-            self._children.get(key, {}).get(kind, set()).discard(name[1])
+            self._forget_child(key, kind, name[1])
+        touched = self._touch(key)
+        if kind == DATABASE and key is not None and not self._children.get(key):
+            self._revisions.pop(key, None)
+        return touched
 
-    def replace(self, kind: Kind, listed: Iterable[Manifest]) -> set[Key]:
-        """Take over a full list. Returns the databases for which something changed."""
+    def replace(self, kind: Kind, listed: Iterable[Manifest], version: str, namespace: str | None = None) -> set[Key]:
+        """Take over a full list. Returns the databases for which something changed.
+
+        What is newer than the list stays as it is: it was written, or seen by a watch, while the list was read.
+
+        Args:
+            version: the list's resource version.
+            namespace: the one that was listed; `None`: all.
+        """
         touched: set[Key] = set()
         present: set[Key] = set()
         for manifest in listed:
             present.add((manifest["metadata"]["namespace"], manifest["metadata"]["name"]))
-            key = database_key(kind, manifest)
-            if self.put(kind, manifest) and key:
-                touched.add(key)
-        for name in [name for name in self._objects.get(kind, {}) if name not in present]:
-            ghost = self._objects[kind][name]
-            self.remove(kind, ghost)
-            key = database_key(kind, ghost)
-            if key:
-                touched.add(key)
+            touched |= self.put(kind, manifest)
+        for name, known in list(self._objects.get(kind, {}).items()):
+            gone = name not in present and namespace in {None, name[0]}
+            if gone and not _is_older(version, known["metadata"].get("resourceVersion")):
+                touched |= self.remove(kind, known)
+        return touched
+
+    def drop_namespace(self, namespace: str) -> set[Key]:
+        """Forget everything of a namespace that can't be read any more. Returns the databases that were there."""
+        touched: set[Key] = set()
+        for kind, objects in self._objects.items():
+            for known in [known for name, known in objects.items() if name[0] == namespace]:
+                touched |= self.remove(kind, known)
+        return touched
+
+    def _forget_child(self, key: Key, kind: Kind, name: str) -> None:
+        kinds = self._children.get(key, {})
+        kinds.get(kind, set()).discard(name)
+        if not kinds.get(kind, True):
+            del kinds[kind]
+        if not kinds:
+            self._children.pop(key, None)
+
+    def _touch(self, *keys: Key | None) -> set[Key]:
+        touched = {key for key in keys if key is not None}
+        for key in touched:
+            self._revisions[key] += 1
         return touched

@@ -7,8 +7,10 @@ configuration.
 import asyncio
 import json
 import os
+import random
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,22 @@ _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _CONNECTIONS = 32
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 _PAGE = 500
+_LONGEST_PAUSE = 60.0
+"""Seconds. An API server that asks for more gets another request nevertheless."""
+_LONGEST_LINE = 16 << 20
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class ApiError(Exception):
     """The API server refused: its status code, the machine-readable reason, and its message for people."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
+        """Seconds that the API server asks to wait before any further request."""
 
     @property
     def refused(self) -> bool:
@@ -59,6 +67,9 @@ class KubernetesClient:
         self._token: str | None = (configuration.api_key or {}).get("authorization")
         self._in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _TOKEN.exists()
         self._session: aiohttp.ClientSession | None = None
+        self._resume_at = 0.0
+        self.last_answer = time.monotonic()
+        """When the API server last answered anything but an error of its own, by the monotonic clock."""
 
     @classmethod
     def load(cls) -> "KubernetesClient":
@@ -75,7 +86,7 @@ class KubernetesClient:
         return self._server
 
     def authorization(self) -> str | None:
-        """The Authorization header; read anew, since the kubelet rotates the token."""
+        """The Authorization header; read again each time, since the kubelet rotates the token."""
         if self._in_cluster:
             return f"Bearer {_TOKEN.read_text().strip()}"
         if self._token and " " not in self._token:
@@ -100,15 +111,14 @@ class KubernetesClient:
         *,
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        urgent: bool = False,
     ) -> Manifest:
-        if self._session is None:
-            raise RuntimeError("the client is used outside its context")
-        headers = {"Content-Type": content_type}
-        if authorization := self.authorization():
-            headers["Authorization"] = authorization
+        if not urgent:
+            await self._wait_for_turn()
         data = None if body is None else json.dumps(body, separators=(",", ":"))
-        async with self._session.request(
-            method, self._server + path, params=params, data=data, headers=headers
+        async with self._open.request(
+            method, self._server + path, params=params, data=data, headers=self._headers(content_type, accept)
         ) as response:
             metrics.API_REQUESTS.labels(method, str(response.status)).inc()
             text = await response.text()
@@ -118,13 +128,49 @@ class KubernetesClient:
             answer = {"message": text[:500]}
         if response.status >= 400:
             kind = Conflict if response.status == 409 else ApiError
-            raise kind(response.status, answer.get("reason", ""), answer.get("message", text[:500]))
+            pause = self._hold_back(response)
+            raise kind(response.status, answer.get("reason", ""), answer.get("message", text[:500]), pause)
+        self.last_answer = time.monotonic()
         return answer
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """The object, or None where there is none."""
+    @property
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside its context")
+        return self._session
+
+    def _headers(self, content_type: str, accept: str = "application/json") -> dict[str, str]:
+        authorization = self.authorization()
+        return {"Content-Type": content_type, "Accept": accept} | (
+            {"Authorization": authorization} if authorization else {}
+        )
+
+    def _hold_back(self, response: aiohttp.ClientResponse) -> float | None:
+        """Where the API server asks for a pause, make all callers keep it: one that is overloaded has to be left alone
+        by everybody. Returns the seconds."""
+        if response.status != 429 and response.status < 500:
+            return None
+        text = response.headers.get("Retry-After", "")
+        if not text.isascii() or not text.isdigit():
+            return None
+        pause = min(float(text), _LONGEST_PAUSE)
+        # Not all at once at its end.
+        self._resume_at = max(self._resume_at, time.monotonic() + pause * random.uniform(1.0, 1.3))
+        return pause
+
+    async def _wait_for_turn(self) -> None:
+        # The time may be put off meanwhile.
+        while (pause := self._resume_at - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(pause, _LONGEST_PAUSE) + random.uniform(0, 0.1))
+
+    async def get(self, kind: Kind, namespace: str, name: str, *, urgent: bool = False) -> Manifest | None:
+        """The object, or None where there is none.
+
+        Args:
+            urgent: ask also while the API server wants a pause.
+        """
         try:
-            return await self._call("GET", kind.path(namespace, name))
+            return await self._call("GET", kind.path(namespace, name), urgent=urgent)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -134,18 +180,76 @@ class KubernetesClient:
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Manifest]:
         """Every object of a kind, in pages."""
+        async for items, _ in self._pages(kind, namespace, labels, fields):
+            for item in items:
+                yield item
+
+    async def snapshot(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", metadata_only: bool = False
+    ) -> tuple[Sequence[Manifest], str]:
+        """Every object of a kind at one moment, and the resource version of that moment, from which a watch goes on."""
+        found: MutableSequence[Manifest] = []
+        version = ""
+        async for items, of_page in self._pages(kind, namespace, labels, "", metadata_only=metadata_only):
+            found += items
+            # The first page's: a watch from there misses nothing, whatever the server does between two pages.
+            version = version or of_page
+        for item in found:
+            # Lists leave both out of their items.
+            item.setdefault("apiVersion", kind.api_version)
+            item.setdefault("kind", kind.kind)
+        return found, version
+
+    async def _pages(
+        self, kind: Kind, namespace: str | None, labels: str, fields: str, *, metadata_only: bool = False
+    ) -> AsyncIterator[tuple[Sequence[Manifest], str]]:
         params = {"limit": str(_PAGE)}
         if labels:
             params["labelSelector"] = labels
         if fields:
             params["fieldSelector"] = fields
+        accept = _METADATA_LIST if metadata_only else "application/json"
         while True:
-            page = await self._call("GET", kind.path(namespace), params=params)
-            for item in page["items"]:
-                yield item
+            page = await self._call("GET", kind.path(namespace), params=params, accept=accept)
+            yield page["items"], page["metadata"].get("resourceVersion", "")
             if not (token := page["metadata"].get("continue")):
                 return
             params["continue"] = token
+
+    async def watch(
+        self, kind: Kind, version: str, namespace: str | None = None, *, labels: str = "", seconds: int = 300
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """What happens to the objects of a kind after a resource version: ADDED, MODIFIED, DELETED and BOOKMARK.
+
+        It ends after some minutes, and is begun again where it was.
+
+        Raises:
+            ApiError: of status 410 where the version is too old to go on from.
+        """
+        params = {
+            "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds),
+        }  # fmt: skip
+        if labels:
+            params["labelSelector"] = labels
+        await self._wait_for_turn()
+        timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=seconds + 30)
+        async with self._open.get(
+            self._server + kind.path(namespace),
+            params=params,
+            headers=self._headers("application/json"),
+            timeout=timeout,
+        ) as response:
+            metrics.API_REQUESTS.labels("WATCH", str(response.status)).inc()
+            if response.status >= 400:
+                text = await response.text()
+                raise ApiError(response.status, "", text[:500], self._hold_back(response))
+            async for line in _lines(response.content):
+                event = json.loads(line)
+                self.last_answer = time.monotonic()
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise ApiError(int(status.get("code", 500)), status.get("reason", ""), status.get("message", ""))
+                yield event["type"], event["object"]
 
     async def apply(self, kind: Kind, manifest: Manifest, subresource: str | None = None) -> Manifest:
         """Server-side apply under the operator's name. Returns the live object."""
@@ -169,19 +273,20 @@ class KubernetesClient:
             params={"fieldManager": naming.FIELD_MANAGER},
         )
 
-    async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
+    async def create(self, kind: Kind, manifest: Manifest, *, urgent: bool = False) -> Manifest:
         """Create an object. Raises Conflict where one of its name exists."""
         return await self._call(
             "POST",
             kind.path(manifest["metadata"]["namespace"]),
             manifest,
             params={"fieldManager": naming.FIELD_MANAGER},
+            urgent=urgent,
         )
 
-    async def replace(self, kind: Kind, manifest: Manifest) -> Manifest:
+    async def replace(self, kind: Kind, manifest: Manifest, *, urgent: bool = False) -> Manifest:
         """Replace an object as it was read. Raises Conflict where it changed since."""
         metadata = manifest["metadata"]
-        return await self._call("PUT", kind.path(metadata["namespace"], metadata["name"]), manifest)
+        return await self._call("PUT", kind.path(metadata["namespace"], metadata["name"]), manifest, urgent=urgent)
 
     async def delete(
         self,
@@ -207,6 +312,18 @@ class KubernetesClient:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream. Its own `readline` refuses those of more than 64 KiB, which a Secret's event may have."""
+    rest = bytearray()
+    async for chunk in content.iter_any():
+        rest += chunk
+        while (end := rest.find(b"\n")) >= 0:
+            yield bytes(rest[:end])
+            del rest[: end + 1]
+        if len(rest) > _LONGEST_LINE:
+            raise ApiError(500, "", "a watch event has more than 16 MiB")
 
 
 TRANSIENT_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, ConnectionError)

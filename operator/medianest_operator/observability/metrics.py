@@ -22,6 +22,9 @@ RECONCILE_SECONDS = Histogram(
 )
 QUEUE_DEPTH = Gauge("medianest_operator_queue_depth", "Databases waiting to be reconciled.")
 API_REQUESTS = Counter("medianest_operator_api_requests_total", "Requests to the API server.", ["method", "code"])
+WATCH_FAILURES = Counter(
+    "medianest_operator_watch_failures_total", "Lists and watches of a kind that failed.", ["kind"]
+)
 READY = Gauge("medianest_database_ready", "1 while the database's Ready condition is True.", _DATABASE)
 INSTANCES = Gauge("medianest_database_instances", "Instances by state.", [*_DATABASE, "state"])
 PROBE_SECONDS = Gauge(

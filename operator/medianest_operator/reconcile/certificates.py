@@ -88,7 +88,8 @@ async def reconcile(run: Run) -> Outcome:
 
 async def observe(run: Run) -> Outcome:
     """Only read what is there, for a database that nothing may be changed of."""
-    controller, authority = _read(run, run.names.controller_tls_secret), _read(run, run.names.ca_secret)
+    controller = await _read(run, run.names.controller_tls_secret)
+    authority = await _read(run, run.names.ca_secret)
     if controller is None or authority is None:
         return Outcome()
     server_ca = authority.certificate
@@ -103,8 +104,9 @@ def _until_renewal(run: Run, own: Iterable[KeyPair], now: datetime) -> float:
     return max(_SOONEST_RENEWAL, (due - now).total_seconds())
 
 
-def _read(run: Run, name: str) -> KeyPair | None:
-    secret = run.services.cache.get(SECRET, run.names.namespace, name)
+async def _read(run: Run, name: str) -> KeyPair | None:
+    # What the cache lacks may only have lost its labels: clients trust the CA in there.
+    secret = await run.services.applier.live(SECRET, run.names.namespace, name)
     if secret is None:
         return None
     certificate, key = secrets.decode(secret, naming.TLS_CERT), secrets.decode(secret, naming.TLS_KEY)
@@ -113,7 +115,7 @@ def _read(run: Run, name: str) -> KeyPair | None:
 
 async def _authority(run: Run, now: datetime) -> KeyPair:
     name = run.names.ca_secret
-    authority = _read(run, name)
+    authority = await _read(run, name)
     try:
         if authority is None or authority.not_after() - now < certificates.CA_RENEW_BEFORE:
             authority = certificates.new_authority(f"{run.names.database} authority", now, authority)
@@ -126,7 +128,7 @@ async def _authority(run: Run, now: datetime) -> KeyPair:
 async def _issued(
     run: Run, name: str, common_name: str, authority: KeyPair, now: datetime, dns_names: tuple[str, ...] = ()
 ) -> KeyPair:
-    pair = _read(run, name)
+    pair = await _read(run, name)
     if pair is None or _due(run, pair, authority, now, dns_names):
         renewing = pair is not None
         pair = certificates.issue(authority, common_name, now, to_timedelta(run.spec.tls.duration), dns_names)

@@ -99,13 +99,38 @@ class DatabaseReconciler:
         metrics.READY.labels(*key).set(int(conditions[Condition.READY].status == "True"))
         announcements = [event for report in reports if report.outcome for event in report.outcome.events]
         if current != previous:
-            if not await self._services.applier.apply_status(DATABASE, database, current):
+            try:
+                written = await self._services.applier.apply_status(DATABASE, database, current)
+            except Permanent as error:
+                await self._report_refusal(database, error, generation)
+                return
+            if not written:
                 return
             announcements += transitions(previous, current, conditions)
         for item in announcements:
             await self._services.recorder.record(database, item.kind, item.reason, item.message)
             if item.kind == "Warning":
                 self._services.notifier.warn(database, Message(*key, naming.KIND, item.reason, item.message))
+
+    async def _report_refusal(self, database: Manifest, error: Permanent, generation: int) -> None:
+        """An older definition refuses what this operator writes: the conditions and the parts that it knows go in.
+
+        Raises:
+            Permanent: it refuses even that.
+        """
+        log.error("%s", error, extra={"database": database["metadata"]["name"]})
+        previous: Mapping[str, Any] = database.get("status") or {}
+        now = datetime.now(UTC)
+        message = (
+            "The resource definition in the cluster is older than the operator and refuses its status. Apply the"
+            " operator's crds/. The operator goes on; the rest of this status is old"
+        )
+        report = Report(_SPEC, error=Transient(Reason.OUTDATED_DEFINITION, message))
+        unread = [Report(concern) for concern in ORDER]
+        conditions = conditions_of([report, *unread], previous, generation, stamp(now), paused=False)
+        current = status.build([report, *unread], conditions, previous, generation, now)
+        if current != previous:
+            await self._services.applier.apply_status(DATABASE, database, current)
 
     def _next_run(self, run: Run, reports: Sequence[Report]) -> float:
         """The earliest that a concern asked for; else the next probe, or the sweep where there are no servers."""

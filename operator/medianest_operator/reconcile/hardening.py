@@ -99,10 +99,17 @@ async def reconcile(run: Run) -> Outcome:
     migrated, schema = run.facts.get(MigrationState), run.facts.require(Schema)
     if migrated is None or not migrated.is_up_to_date or migrated.is_running:
         return Outcome()
-    state = await _follow(run, schema)
+    return outcome(await _follow(run, schema), run.database.get("status", {}).get("hardening") or {})
+
+
+def outcome(state: HardeningState, before: Mapping[str, Any]) -> Outcome:
+    """What follows for the status. It says nothing about Ready: the application works with or without.
+
+    Args:
+        before: `status.hardening` so far.
+    """
     verdict = Verdict("True" if state.reason is Reason.HARDENING_APPLIED else "False", state.reason, state.message)
     status = state.as_status()
-    before = run.database.get("status", {}).get("hardening") or {}
     return Outcome(
         conditions={Condition.HARDENING_APPLIED: None if state.is_off else verdict},
         status={"hardening": status},

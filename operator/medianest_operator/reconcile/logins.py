@@ -39,7 +39,7 @@ async def reconcile(run: Run) -> Outcome:
 
     async def one(role: logins.LoginRole) -> None:
         name = run.names.role_secret(role.suffix)
-        live = run.services.cache.get(SECRET, run.names.namespace, name)
+        live = await run.services.applier.live(SECRET, run.names.namespace, name)
         password = (secrets.decode(live, "password") if live else None) or random.token_urlsafe(_BYTES)
         passwords[role.suffix] = password
         manifest = secrets.login_secret(

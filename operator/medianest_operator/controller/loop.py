@@ -1,0 +1,165 @@
+"""The loop of the replica that leads: objects come into the cache, their databases' keys into the queue, and workers
+take them from there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from medianest_operator import naming
+from medianest_operator.controller.queue import WorkQueue
+from medianest_operator.errors import ReconcileError
+from medianest_operator.kubernetes.apply import Applier
+from medianest_operator.kubernetes.cache import Cache
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
+from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.kinds import CHILDREN, OWN, Kind
+from medianest_operator.kubernetes.reflector import Reflector
+from medianest_operator.naming import Key
+from medianest_operator.observability import metrics
+from medianest_operator.postgres.sessions import Sessions
+from medianest_operator.reconcile.context import Services
+from medianest_operator.reconcile.database import DatabaseReconciler
+from medianest_operator.reconcile.handovers import Handovers
+from medianest_operator.reconcile.memory import Memory
+from medianest_operator.reconcile.notifications import Notifier
+from medianest_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RUN_DEADLINE: Final = 180.0
+"""Seconds after which a run counts as hung."""
+_UNSYNCED_PAUSE: Final = 1.0
+"""Seconds until a database is asked for again whose namespace isn't wholly in the cache yet."""
+_UNLISTED_PAUSE: Final = 5.0
+"""Seconds until the kinds that people make are listed again where that failed."""
+_HUNG: Final = 3 * _RUN_DEADLINE
+"""Seconds without a finished run, although databases are waiting, after which the process is no longer alive."""
+
+
+class Loop:
+    """Cache, queue and workers."""
+
+    def __init__(self, settings: Settings, client: KubernetesClient) -> None:
+        self._settings = settings
+        self._client = client
+        self.cache = Cache()
+        self.queue = WorkQueue()
+        self._sessions = Sessions()
+        recorder = Recorder(client, settings.identity)
+        self._notifier = Notifier(client, recorder)
+        self._handovers = Handovers(self.queue.add)
+        services = Services(
+            settings=settings,
+            client=client,
+            cache=self.cache,
+            applier=Applier(client, self.cache),
+            recorder=recorder,
+            sessions=self._sessions,
+            memory=Memory(),
+            notifier=self._notifier,
+            handovers=self._handovers,
+        )
+        self._reconciler = DatabaseReconciler(services)
+        places = settings.namespaces or (None,)
+        # kopf watches what people make; what belongs to a database comes by lists and watches of one version each.
+        self._reflectors = [
+            Reflector(client, self.cache, kind, self.queue.add, place, naming.MANAGED_SELECTOR)
+            for kind in CHILDREN
+            for place in places
+        ]
+        self._places = places
+        self._listed: set[tuple[Kind, str | None]] = set()
+        """Of the kinds that people make: where they have been listed once."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_run = time.monotonic()
+
+    async def start(self) -> None:
+        """Begin to follow the API server and to work. Databases wait until all of their namespace is known."""
+        work = [self.queue.work(self._run) for _ in range(self._settings.workers)]
+        follow = [reflector.run() for reflector in self._reflectors]
+        self._tasks = [asyncio.create_task(item) for item in (*follow, *work, self._resync())]
+
+    async def stop(self) -> None:
+        """Let go of everything; what was under way is found again by whoever leads next."""
+        self.queue.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._handovers.close()
+        await self._notifier.close()
+        await self._sessions.close()
+
+    def observe(self, kind: Kind, event: str | None, manifest: dict[str, Any]) -> None:
+        """A watch told of an object."""
+        touched = self.cache.remove(kind, manifest) if event == "DELETED" else self.cache.put(kind, manifest)
+        for key in touched:
+            self.queue.add(key)
+
+    def is_alive(self) -> bool:
+        """Whether the process does what it is there for, as far as it depends on the process alone.
+
+        An API server that is away, or a namespace that may not be read, doesn't make it dead: a restart would help
+        neither. A task that ended, or workers that hang while databases wait, do.
+        """
+        if any(task.done() for task in self._tasks):
+            return False
+        return not self.queue.busy or time.monotonic() - self._last_run < _HUNG
+
+    async def _run(self, key: Key) -> None:
+        extra = {"database": "/".join(key)}
+        if not self._is_synced(key[0]):
+            self.queue.add_after(key, _UNSYNCED_PAUSE)
+            return
+        try:
+            with metrics.RECONCILE_SECONDS.time():
+                async with asyncio.timeout(_RUN_DEADLINE):
+                    delay = await self._reconciler.reconcile(key)
+        except (ReconcileError, ApiError, *TRANSIENT_ERRORS) as error:
+            metrics.RECONCILES.labels("retry").inc()
+            wait = self.queue.retry(key)
+            log.warning("will try again in %.1f s: %s", wait, error or repr(error), extra=extra)
+        except Exception:
+            metrics.RECONCILES.labels("broken").inc()
+            wait = self.queue.retry(key)
+            log.exception("reconcile broke; will try again in %.1f s", wait, extra=extra)
+        else:
+            metrics.RECONCILES.labels("done").inc()
+            self.queue.forget(key)
+            if delay is not None:
+                self.queue.add_after(key, delay)
+        finally:
+            self._last_run = time.monotonic()
+
+    def _is_synced(self, namespace: str) -> bool:
+        """Whether all that belongs to the databases of a namespace is in the cache: what is missing there would
+        otherwise be taken for absent, and made again."""
+        of_databases = all(item.synced.is_set() for item in self._reflectors if item.namespace in {None, namespace})
+        place = namespace if self._settings.namespaces else None
+        return of_databases and all((kind, place) in self._listed for kind in OWN)
+
+    async def _resync(self) -> None:
+        """List the kinds that kopf watches, at the beginning and from time to time: a watch that begins again after a
+        gap reports no deletions."""
+        while True:
+            for kind in OWN:
+                for place in self._places:
+                    await self._resync_one(kind, place)
+            complete = len(self._listed) == len(OWN) * len(self._places)
+            await asyncio.sleep(self._settings.sweep_interval if complete else _UNLISTED_PAUSE)
+
+    async def _resync_one(self, kind: Kind, place: str | None) -> None:
+        try:
+            listed, version = await self._client.snapshot(kind, place)
+            touched = self.cache.replace(kind, listed, version, place)
+            if (kind, place) not in self._listed:
+                self._listed.add((kind, place))
+                touched |= {(key[0], key[1]) for key in self.cache.databases() if place in {None, key[0]}}
+            for key in touched:
+                self.queue.add(key)
+        except (ApiError, *TRANSIENT_ERRORS) as error:
+            log.warning("can't list %s: %s", kind.plural, error or repr(error))
+        except Exception:
+            log.exception("listing %s broke", kind.plural)
