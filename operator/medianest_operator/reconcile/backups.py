@@ -23,6 +23,8 @@ from medianest_operator.resources import backup_jobs, repositories
 log = logging.getLogger(__name__)
 
 _SECRETS_EVERY = 60.0
+_REPORT_EVERY = 60.0
+"""Seconds after which the schedules are compared with the clock again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ async def reconcile(run: Run) -> Outcome:
     for live in run.services.cache.of_database(CRON_JOB, run.key):
         if live["metadata"]["name"] not in names:
             await run.services.applier.delete(CRON_JOB, live)
-    return Outcome(facts=(BackupsPossible(await _missing(run)),))
+    missing = await _missing(run)
+    secrets = bool(_secret_names(run))
+    return Outcome(facts=(BackupsPossible(missing),), next_look=_SECRETS_EVERY if secrets else None)
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:
@@ -68,13 +72,18 @@ async def _apply_claim(run: Run, claim: Manifest) -> None:
         ) from error
 
 
-async def _missing(run: Run) -> str | None:
-    """A Secret that a Job's pod would wait for, in words."""
+def _secret_names(run: Run) -> set[str]:
+    """The admin's Secrets that the Jobs mount."""
     wanted = repositories.secret_names(run.spec.backup.repositories)
     encryption = run.spec.backup.encryption
     if encryption and encryption.identity_secret:
         wanted.add(encryption.identity_secret.name)
-    token = tuple(sorted(wanted))
+    return wanted
+
+
+async def _missing(run: Run) -> str | None:
+    """A Secret that a Job's pod would wait for, in words."""
+    token = tuple(sorted(_secret_names(run)))
     if run.services.memory.recall(run.key, "backup-secrets", token, _SECRETS_EVERY) is not None:
         return None
     for name in token:
@@ -101,7 +110,9 @@ async def report(run: Run) -> Outcome:
         return Outcome(status={"backup": backups})
     state = State(backups, possible.problem if possible else None, overdue(run.spec, backups, since, now))
     return Outcome(
-        conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))}, status={"backup": backups}
+        conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
+        status={"backup": backups},
+        next_look=_REPORT_EVERY,
     )
 
 
@@ -126,5 +137,5 @@ def _ended(attempt: Attempt) -> EndedJob | None:
     )
 
 
-CONCERN = Concern("backups", Needs.NOTHING, reconcile)
-REPORT = Concern("backup status", Needs.NOTHING, report, report, conditions=(Condition.BACKUPS_HEALTHY,))
+CONCERN = Concern("backups", Needs.NOTHING, reconcile, stable=True)
+REPORT = Concern("backup status", Needs.NOTHING, report, report, conditions=(Condition.BACKUPS_HEALTHY,), stable=True)

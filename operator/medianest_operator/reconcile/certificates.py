@@ -22,6 +22,8 @@ from medianest_operator.resources import secrets
 from medianest_operator.timestamps import stamp
 
 _GIVEN_CA: Final = "given-server-ca"
+_GIVEN_SECRET_EVERY: Final = 60.0
+"""Seconds after which an admin's Secret is read again."""
 _SOONEST_RENEWAL: Final = 60.0
 """Seconds: a certificate that is due although it was just issued must not make a busy loop."""
 
@@ -100,6 +102,9 @@ async def observe(run: Run) -> Outcome:
 
 def _until_renewal(run: Run, own: Iterable[KeyPair], now: datetime) -> float:
     """Seconds until the first of the operator's own certificates is due; an admin's is renewed by the admin."""
+    if run.spec.tls.server_secret:
+        # Nobody watches an admin's Secret.
+        return _GIVEN_SECRET_EVERY
     due = min(pair.not_after() for pair in own) - to_timedelta(run.spec.tls.renew_before)
     return max(_SOONEST_RENEWAL, (due - now).total_seconds())
 
@@ -198,4 +203,4 @@ async def _given_server(run: Run, name: str) -> tuple[KeyPair, str]:
     return pair, ca
 
 
-CONCERN = Concern("certificates", Needs.NOTHING, reconcile, observe)
+CONCERN = Concern("certificates", Needs.NOTHING, reconcile, observe, stable=True)

@@ -97,6 +97,8 @@ class Concern:
         observe: the same without changing anything, while the database is paused; `None`: it isn't asked then.
         initial: conditions of its own that are there before they were ever observed.
         conditions: its other conditions, which are absent until then.
+        stable: what it finds follows from the spec and from watched objects alone, until its `next_look`: while neither
+            changes, it isn't asked again.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Concern:
     observe: Callable[[Run], Awaitable[Outcome]] | None = None
     initial: Mapping[Condition, Verdict] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
+    stable: bool = False
 
 
 class Facts:
@@ -116,6 +119,11 @@ class Facts:
     def add(self, fact: object) -> None:
         """Keep a fact; a newer one of its type replaces it."""
         self._known[type(fact)] = fact
+
+    @property
+    def types(self) -> frozenset[type[Any]]:
+        """The types of all facts so far."""
+        return frozenset(self._known)
 
     def get(self, kind: type[F]) -> F | None:
         """The fact of this type; `None` where no concern of this run has found it out."""

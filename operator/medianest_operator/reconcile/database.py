@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,6 +37,8 @@ from medianest_operator.timestamps import stamp
 
 log = logging.getLogger(__name__)
 
+_STABLE_FOR: Final = 600.0
+"""Seconds after which also what is stable is asked for again."""
 _SOON: Final = 1.0
 """Seconds; no run asks for another sooner than that."""
 
@@ -79,7 +83,7 @@ class DatabaseReconciler:
         run = Run(self._services, database, spec)
         reports = []
         for concern in ORDER:
-            report = await _ask(run, concern)
+            report = await self._asked(run, concern)
             if report.error is not None and report.error.reason is Reason.DELETING:
                 return self._services.settings.probe_interval
             reports.append(report)
@@ -87,6 +91,26 @@ class DatabaseReconciler:
         if errors := [report.error for report in reports if isinstance(report.error, Transient)]:
             raise errors[0]
         return self._next_run(run, reports)
+
+    async def _asked(self, run: Run, concern: Concern) -> Report:
+        """Ask a concern, unless what it found last time still holds."""
+        if not concern.stable:
+            return await _ask(run, concern)
+        memory, topic = run.services.memory, f"report of {concern.name}"
+        token = (run.services.cache.revision(run.key), run.generation, run.spec.paused, _facts_token(run))
+        known: tuple[Report, float] | None = memory.recall(run.key, topic, token, _STABLE_FOR)
+        if known is not None and time.monotonic() < known[1]:
+            for fact in known[0].outcome.facts if known[0].outcome else ():
+                run.facts.add(fact)
+            return known[0]
+        report = await _ask(run, concern)
+        if report.outcome is not None and report.error is None:
+            kept = replace(report, outcome=replace(report.outcome, events=()))
+            until = time.monotonic() + (report.outcome.next_look or _STABLE_FOR)
+            # What it wrote is part of what it depends on from now on.
+            token = (run.services.cache.revision(run.key), *token[1:])
+            memory.keep(run.key, topic, token, (kept, until))
+        return report
 
     async def _report(self, database: Manifest, reports: Sequence[Report], *, paused: bool) -> None:
         """Write the status where it differs, then record what changed."""
@@ -165,6 +189,11 @@ async def _ask(run: Run, concern: Concern) -> Report:
     if outcome.problem is None:
         return Report(concern, outcome)
     return Report(concern, outcome, outcome.problem, unobserved=outcome.problem.message.rstrip("."))
+
+
+def _facts_token(run: Run) -> frozenset[type[Any]]:
+    """Which facts there are: a concern finds other things where one before it failed."""
+    return run.facts.types
 
 
 def _reached(run: Run) -> Needs:

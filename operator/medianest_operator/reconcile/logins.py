@@ -64,4 +64,4 @@ async def reconcile(run: Run) -> Outcome:
     )
 
 
-CONCERN = Concern("logins", Needs.NOTHING, reconcile)
+CONCERN = Concern("logins", Needs.NOTHING, reconcile, stable=True)

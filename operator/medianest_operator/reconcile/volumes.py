@@ -98,4 +98,4 @@ def growing(run: Run) -> list[str]:
     return pending
 
 
-CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe)
+CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe, stable=True)

@@ -83,6 +83,6 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
     return Outcome(status={"image": run.image})
 
 
-PARAMETERS = Concern("parameters", Needs.NOTHING, check_parameters)
-SURROUNDINGS = Concern("surroundings", Needs.NOTHING, reconcile_surroundings)
-INSTANCES = Concern("instances", Needs.NOTHING, reconcile_stateful_set)
+PARAMETERS = Concern("parameters", Needs.NOTHING, check_parameters, check_parameters, stable=True)
+SURROUNDINGS = Concern("surroundings", Needs.NOTHING, reconcile_surroundings, stable=True)
+INSTANCES = Concern("instances", Needs.NOTHING, reconcile_stateful_set, stable=True)

@@ -25,6 +25,8 @@ def dynamic_configuration(spec: DatabaseSpec) -> dict[str, Any]:
         "retry_timeout": RETRY_TIMEOUT,
         "maximum_lag_on_failover": 1024 * 1024,
         "primary_start_timeout": 60,
+        # A primary whose members all answer goes on while the API server is away (Patroni manual, DCS Failsafe Mode).
+        "failsafe_mode": True,
         "synchronous_mode": spec.postgresql.synchronous != Synchronous.OFF,
         "synchronous_mode_strict": spec.postgresql.synchronous == Synchronous.REQUIRED,
         "postgresql": {
