@@ -121,6 +121,10 @@ class Cache:
         objects = self._objects.get(kind, {})
         return [objects[(key[0], name)] for name in sorted(names) if (key[0], name) in objects]
 
+    def all(self, kind: Kind) -> Iterator[Manifest]:
+        """Every object of a kind."""
+        return iter(list(self._objects.get(kind, {}).values()))
+
     def databases(self) -> Iterator[Key]:
         """The databases that there are."""
         return iter(list(self._objects.get(DATABASE, {})))

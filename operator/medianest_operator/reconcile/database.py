@@ -59,8 +59,9 @@ database is bad."""
 class DatabaseReconciler:
     """Brings databases to what their spec wants."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, order: Sequence[Concern] = ORDER) -> None:
         self._services = services
+        self._order = order
 
     async def reconcile(self, key: Key) -> float | None:
         """One run. Returns the seconds until the next, or None where there is nothing to come back for.
@@ -77,12 +78,12 @@ class DatabaseReconciler:
         try:
             spec = _parse(database)
         except Permanent as error:
-            unread = [Report(concern) for concern in ORDER]
+            unread = [Report(concern) for concern in self._order]
             await self._report(database, [Report(_SPEC, error=error), *unread], paused=False)
             return self._services.settings.sweep_interval
         run = Run(self._services, database, spec)
         reports = []
-        for concern in ORDER:
+        for concern in self._order:
             report = await self._asked(run, concern)
             if report.error is not None and report.error.reason is Reason.DELETING:
                 return self._services.settings.probe_interval
@@ -150,7 +151,7 @@ class DatabaseReconciler:
             " operator's crds/. The operator goes on; the rest of this status is old"
         )
         report = Report(_SPEC, error=Transient(Reason.OUTDATED_DEFINITION, message))
-        unread = [Report(concern) for concern in ORDER]
+        unread = [Report(concern) for concern in self._order]
         conditions = conditions_of([report, *unread], previous, generation, stamp(now), paused=False)
         current = status.build([report, *unread], conditions, previous, generation, now)
         if current != previous:
