@@ -178,7 +178,8 @@ class ApiServer:
         fields = dict(part.split("=", 1) for part in request.query.get("fieldSelector", "").split(",") if part)
         if uid := fields.get("involvedObject.uid"):
             items = [item for item in items if item.get("involvedObject", {}).get("uid") == uid]
-        return {"items": items, "metadata": {"resourceVersion": str(self._version)}}
+        # An empty list of metadata alone is null there.
+        return {"items": items or None, "metadata": {"resourceVersion": str(self._version)}}
 
     async def _watch(self, request: web.Request, kind: Kind, call: Call) -> web.StreamResponse:
         response = web.StreamResponse()

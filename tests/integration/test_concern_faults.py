@@ -12,7 +12,7 @@ import pytest
 
 from integration.loops import arena
 from medianest_operator.api.conditions import Reason, Severity
-from medianest_operator.errors import Permanent, Transient
+from medianest_operator.errors import Permanent, ReconcileError, Transient
 from medianest_operator.kubernetes.client import ApiError, Conflict
 from medianest_operator.kubernetes.kinds import DATABASE
 from medianest_operator.postgres.sessions import Unreachable
@@ -56,9 +56,9 @@ OTHERS: list[Exception] = [
     *(Permanent(reason, "a reason of its own") for reason in BAD),
 ]  # fmt: skip
 TREE = [kind("the server's words") for kind in _of_psycopg()]
-# One for each class of DB-API 2.0, and whatever isn't PostgreSQL's; the whole tree where the application's schema is read.
-FEW = [error for error in TREE if error.sqlstate is None] + OTHERS
-ALL = TREE + OTHERS
+# One for each class of DB-API 2.0, and what isn't PostgreSQL's; the whole tree where the schema is read.
+FEW: list[Exception] = [error for error in TREE if error.sqlstate is None] + OTHERS
+ALL: list[Exception] = TREE + OTHERS
 
 
 ALONE = {
@@ -101,8 +101,8 @@ async def test_whatever_is_raised_is_in_the_status_after_one_run(number: int) ->
             assert conditions["Ready"][0] == "False", what
             # One of the three tells that something is wrong, or what is going on instead.
             assert {"Reconciling", "Stalled"} & conditions.keys() or conditions["Ready"][1] == "Hibernated", what
-            if type(error) in {Transient, Permanent} and error.reason.severity >= Severity.STUCK:  # type: ignore[attr-defined]
-                assert error.reason in {reason for _, reason in conditions.values()}, what  # type: ignore[attr-defined]
+            if isinstance(error, ReconcileError) and error.reason.severity >= Severity.STUCK:
+                assert error.reason in {reason for _, reason in conditions.values()}, what
             assert all(len(item["message"]) < 2000 for item in status["conditions"]), what
         # Every other concern did its work, whatever this one raised.
         kinds = {item["kind"] for item in made.server.objects.values()}

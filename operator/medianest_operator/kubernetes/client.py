@@ -211,7 +211,7 @@ class KubernetesClient:
         accept = _METADATA_LIST if metadata_only else "application/json"
         while True:
             page = await self._call("GET", kind.path(namespace), params=params, accept=accept)
-            yield page["items"], page["metadata"].get("resourceVersion", "")
+            yield page.get("items") or [], page["metadata"].get("resourceVersion", "")
             if not (token := page["metadata"].get("continue")):
                 return
             params["continue"] = token
