@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -30,12 +31,19 @@ def run(
     metrics_port: Annotated[int, typer.Option(envvar="METRICS_PORT")] = naming.METRICS_PORT,
     health_port: Annotated[int, typer.Option(envvar="HEALTH_PORT")] = naming.HEALTH_PORT,
     probe_interval: Annotated[
-        float, typer.Option(envvar="PROBE_INTERVAL", min=1, help="Seconds between two looks.")
+        float, typer.Option(envvar="PROBE_INTERVAL", min=1, help="Seconds between two probes of a database.")
     ] = 15,
     workers: Annotated[int, typer.Option(envvar="WORKERS", min=1, help="Databases reconciled at a time.")] = 16,
     leader_election: Annotated[
         bool, typer.Option(envvar="LEADER_ELECTION", help="Act only while holding the Lease.")
     ] = True,
+    webhook_allow: Annotated[
+        str,
+        typer.Option(
+            envvar="WEBHOOK_ALLOW",
+            help="Networks (CIDR, separated by commas) that notifications may reach although they are not public.",
+        ),
+    ] = "",
     log_level: Annotated[str, typer.Option(envvar="LOG_LEVEL", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[str, typer.Option(envvar="LOG_FORMAT", help="json or text.")] = "json",
 ) -> None:
@@ -53,6 +61,7 @@ def run(
         metrics_port=metrics_port,
         health_port=health_port,
         leader_election=leader_election,
+        webhook_networks=_networks(webhook_allow),
     )
     raise typer.Exit(asyncio.run(_serve(settings)))
 
@@ -71,6 +80,13 @@ def crd() -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(item.strip()) for item in text.split(",") if item.strip())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--webhook-allow") from error
 
 
 def _own_namespace() -> str:

@@ -1,6 +1,7 @@
-"""What the controller is told at its start, by flags or by environment variables of the same name."""
+"""What the controller gets at its start, by flags or by environment variables of the same name."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Settings:
     identity: str = "local"
     """This process' name in the Lease: the pod's name."""
     probe_interval: float = 15.0
-    """Seconds between two looks at a database over SQL."""
+    """Seconds between two probes of a database over SQL."""
     sweep_interval: float = 600.0
     """Seconds between two full lists, which drop objects whose deletion a broken watch hid."""
     workers: int = 16
@@ -24,3 +25,5 @@ class Settings:
     metrics_port: int = 8080
     health_port: int = 8081
     leader_election: bool = True
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks of addresses that aren't public and that webhooks may have all the same."""

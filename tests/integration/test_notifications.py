@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import ip_network
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from medianest_operator.observability.notifications import TRIES, Message, NotSent, send
+from medianest_operator.observability.notifications import TRIES, Destinations, Message, NotSent, send
 
 WARNING = Message("media", "nest", "MediaNestDatabase", "VerificationFailed", "table users holds 3 rows, expected 4")
+HERE = Destinations([ip_network("127.0.0.0/8")])
 Serve = Callable[[Callable[[web.Request], Awaitable[web.Response]]], Awaitable[str]]
 
 
@@ -39,7 +42,7 @@ async def test_receiver_gets_a_text_and_its_parts(serve: Serve) -> None:
         got.append(json.loads(await request.text()))
         return web.Response()
 
-    await send(await serve(take), WARNING)
+    await send(await serve(take), WARNING, HERE)
     (told,) = got
     assert told["text"] == ("MediaNestDatabase media/nest: VerificationFailed: table users holds 3 rows, expected 4")
     assert (told["namespace"], told["name"], told["reason"]) == ("media", "nest", "VerificationFailed")
@@ -51,7 +54,7 @@ async def test_receiver_that_is_busy_is_tried_again(serve: Serve) -> None:
     async def take(request: web.Request) -> web.Response:
         return web.Response(status=next(answers))
 
-    await send(await serve(take), WARNING, pause=0.001)
+    await send(await serve(take), WARNING, HERE, pause=0.001)
     assert next(answers, None) is None
 
 
@@ -65,7 +68,7 @@ async def test_refusal_is_told_without_the_url(serve: Serve, status: int, calls:
         return web.Response(status=status)
 
     with pytest.raises(NotSent, match=f"it answered {status}") as caught:
-        await send(await serve(take), WARNING, pause=0.001)
+        await send(await serve(take), WARNING, HERE, pause=0.001)
     assert "s3cret" not in str(caught.value)
     assert seen == calls
 
@@ -73,5 +76,74 @@ async def test_refusal_is_told_without_the_url(serve: Serve, status: int, calls:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook/s3cret", "ftp://example.org/s3cret", "http://[s3cret"])
 async def test_what_can_not_be_reached_is_told_without_the_url(url: str) -> None:
     with pytest.raises(NotSent) as caught:
-        await send(url, WARNING, pause=0.001)
+        await send(url, WARNING, HERE, pause=0.001)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.96.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254", "64:ff9b:1::1", "2001:db8::1", "ff02::1", "localhost", "2130706433", "0x7f.1", "",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public_are_refused(address: str) -> None:
+    assert not Destinations().admits(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+def test_public_addresses_are_admitted(address: str) -> None:
+    assert Destinations().admits(address)
+
+
+async def test_a_name_that_leads_inside_is_refused_and_nothing_arrives(serve: Serve) -> None:
+    seen = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.Response()
+
+    url = await serve(take)
+    with pytest.raises(NotSent, match="not a public one"):
+        await send(url, WARNING, Destinations(), pause=0.001)
+    with pytest.raises(NotSent, match="not a public one"):
+        await send(url.replace("127.0.0.1", "localhost"), WARNING, Destinations(), pause=0.001)
+    assert seen == []
+
+
+async def test_the_address_that_was_admitted_is_the_one_that_is_connected_to(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that answers otherwise when it is asked again (DNS rebinding) leads nowhere else."""
+    asked = 0
+
+    async def take(request: web.Request) -> web.Response:
+        return web.Response()
+
+    url = (await serve(take)).replace("127.0.0.1", "rebinding.example")
+    real = socket.getaddrinfo
+
+    def answer(host: object, port: object, *more: object, **options: object) -> object:
+        nonlocal asked
+        if host != "rebinding.example":
+            return real(host, port, *more, **options)  # type: ignore[arg-type]
+        asked += 1
+        return real("127.0.0.1" if asked == 1 else "127.0.0.2", port, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    await send(url, WARNING, Destinations([ip_network("127.0.0.1/32")]), pause=0.001)
+    assert asked == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_no_redirect_is_followed(serve: Serve, status: int) -> None:
+    seen = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        return web.Response(status=status, headers={"Location": "/hook/s3cret"})
+
+    with pytest.raises(NotSent):
+        await send(await serve(take), WARNING, HERE, pause=0.001)
+    assert seen == ["POST"]

@@ -49,7 +49,7 @@ class Loop:
         self.queue = WorkQueue()
         self._sessions = Sessions()
         recorder = Recorder(client, settings.identity)
-        self._notifier = Notifier(client, recorder)
+        self._notifier = Notifier(client, recorder, settings.webhook_networks)
         self._handovers = Handovers(self.queue.add)
         services = Services(
             settings=settings,

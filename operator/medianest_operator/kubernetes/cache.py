@@ -21,6 +21,7 @@ _POD_METADATA: Final = (
     "ownerReferences",
 )  # fmt: skip
 _POD_STATUS: Final = ("podIP", "phase", "conditions", "containerStatuses", "initContainerStatuses")
+_POD_ANNOTATIONS: Final = (naming.ANNOTATION_POD_INPUTS, naming.ANNOTATION_POD_INPUTS_DOCUMENT)
 _SHORT: Final = 64
 """Characters of a string that is kept once for all objects that hold it."""
 _REMEMBERED_DELETIONS: Final = 20_000
@@ -52,7 +53,7 @@ def _slim(kind: Kind, manifest: Manifest) -> Manifest:
 def _slim_pod(manifest: Manifest) -> Manifest:
     metadata = {key: manifest["metadata"][key] for key in _POD_METADATA if key in manifest["metadata"]}
     annotations = manifest["metadata"].get("annotations") or {}
-    kept = {key: value for key, value in annotations.items() if key == naming.ANNOTATION_POD_INPUTS}
+    kept = {key: value for key, value in annotations.items() if key in _POD_ANNOTATIONS}
     if naming.PATRONI_STATUS_ANNOTATION in annotations:
         member = _member(annotations[naming.PATRONI_STATUS_ANNOTATION])
         kept[naming.PATRONI_STATUS_ANNOTATION] = json.dumps(member, sort_keys=True)

@@ -1,19 +1,26 @@
-"""Webhooks: a Warning is sent where `spec.notifications` says, beside the Event that tells the same."""
+"""Webhooks: a Warning is sent where `spec.notifications` says, beside the Event of the same words."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
 from medianest_operator.timestamps import stamp
 
 log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TRIES: Final = 4
 FIRST_PAUSE: Final = 1.0
@@ -48,27 +55,92 @@ class Message:
         }
 
 
-async def send(url: str, message: Message, pause: float = FIRST_PAUSE) -> None:
+class Destinations(AbstractResolver):
+    """Which addresses a webhook may have.
+
+    Whoever may write a database's Secret names the URL, and the request comes from the operator's place in the network.
+    So an address is refused unless it is a public one, or lies in a network that the operator's own flags allow. The
+    address that was looked at is the one that is connected to: the name isn't resolved a second time.
+    """
+
+    def __init__(self, allowed: Sequence[Network] = ()) -> None:
+        """
+        Args:
+            allowed: networks of addresses that aren't public and may be reached.
+        """
+        self._allowed = tuple(allowed)
+
+    def admits(self, address: str) -> bool:
+        """Whether a request may go to an address."""
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+            found = found.ipv4_mapped
+        if any(found.version == network.version and found in network for network in self._allowed):
+            return True
+        return found.is_global and not found.is_multicast
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of a name that a request may go to. Raises NotSent where there are only others."""
+        found = await ThreadedResolver().resolve(host, port, family)
+        admitted = [item for item in found if self.admits(item["host"])]
+        if not admitted:
+            raise NotSent("its address is not a public one, and --webhook-allow does not name its network")
+        return admitted
+
+    async def close(self) -> None:
+        """Nothing is kept between two names."""
+
+
+async def send(url: str, message: Message, destinations: Destinations, pause: float = FIRST_PAUSE) -> None:
     """Post a message; tries again where the receiver doesn't answer or says that it can't now.
 
+    Args:
+        destinations: where it may go.
+
     Raises:
-        NotSent: it refused, or never answered.
+        NotSent: it refused, never answered, or may not be asked. The text is for the operator's log alone: whoever
+            named the URL would learn from it what the operator can reach.
     """
     if not url.startswith(("http://", "https://")):
         raise NotSent("the URL is neither http nor https")
+    try:
+        host = URL(url).host or ""
+    except ValueError as error:
+        raise NotSent("the URL can't be read") from error
+    if _is_address(host) and not destinations.admits(host):
+        # An address in the URL itself is never resolved.
+        raise NotSent("its address is not a public one, and --webhook-allow does not name its network")
     document = message.document(datetime.now(UTC))
     why = ""
     for number in range(TRIES):
         if number:
             await asyncio.sleep(pause * 4 ** (number - 1))
+        # One that forgets the addresses at once, and a resolver that is closed by whoever made it.
+        connector = aiohttp.TCPConnector(resolver=destinations, use_dns_cache=False, force_close=True)
         try:
-            async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.post(url, json=document) as response:
+            async with (
+                aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector) as session,
+                session.post(url, json=document, allow_redirects=False) as response,
+            ):
                 if response.status < 300:
                     return
                 why = f"it answered {response.status}"
                 if response.status < 500 and response.status != 429:
                     break
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
             # The error's own text names the URL.
             why = f"no answer ({type(error).__name__})"
     raise NotSent(why)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -82,6 +82,14 @@ class Pod:
         return inputs
 
     @property
+    def inputs_document(self) -> str | None:
+        """What it was made from, as text."""
+        document: str | None = (
+            self.manifest["metadata"].get("annotations", {}).get(naming.ANNOTATION_POD_INPUTS_DOCUMENT)
+        )
+        return document
+
+    @property
     def image(self) -> str:
         return str(self.manifest["spec"]["containers"][0]["image"])
 

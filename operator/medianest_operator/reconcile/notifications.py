@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -13,7 +13,7 @@ from medianest_operator.api.notifications import Notification
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
 from medianest_operator.kubernetes.kinds import SECRET
-from medianest_operator.observability.notifications import Message, NotSent, send
+from medianest_operator.observability.notifications import Destinations, Message, Network, NotSent, send
 from medianest_operator.resources import secrets
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,14 @@ log = logging.getLogger(__name__)
 class Notifier:
     """Sends in the background, so that a slow receiver holds nothing up. What is under way ends with the process."""
 
-    def __init__(self, client: KubernetesClient, recorder: Recorder) -> None:
+    def __init__(self, client: KubernetesClient, recorder: Recorder, allowed: Sequence[Network] = ()) -> None:
+        """
+        Args:
+            allowed: networks of addresses that aren't public and may be reached all the same.
+        """
         self._client = client
         self._recorder = recorder
+        self._destinations = Destinations(allowed)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def warn(self, database: Mapping[str, Any], message: Message) -> None:
@@ -47,9 +52,21 @@ class Notifier:
 
     async def _send(self, database: dict[str, Any], wanted: Notification, message: Message) -> None:
         try:
-            await send(await self._url(database["metadata"]["namespace"], wanted), message)
+            url = await self._url(database["metadata"]["namespace"], wanted)
         except NotSent as error:
-            text = f"notifications {wanted.name}: {message.reason} could not be told: {error}."
+            text = f"spec.notifications {wanted.name}: {message.reason} was not sent: {error}."
+            await self._recorder.record(database, "Warning", "NotificationFailed", text)
+            return
+        try:
+            await send(url, message, self._destinations)
+        except NotSent as error:
+            metadata = database["metadata"]
+            extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "notification": wanted.name}
+            log.warning("notification not sent: %s", error, extra=extra)
+            text = (
+                f"spec.notifications {wanted.name}: {message.reason} was not delivered. Check the URL in Secret"
+                f" {wanted.url_secret.name}; the operator's log has the reason."
+            )
             await self._recorder.record(database, "Warning", "NotificationFailed", text)
 
     async def _url(self, namespace: str, wanted: Notification) -> str:

@@ -14,7 +14,7 @@ from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdic
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.handovers import Handover
 from medianest_operator.reconcile.servers import SOON, Servers
-from medianest_operator.resources.statefulset import pod_inputs
+from medianest_operator.resources.statefulset import PodInputs, changed_inputs
 
 _PAUSE_AFTER_REFUSAL: Final = 30.0
 """Seconds before Patroni is asked again for a switchover that it refused."""
@@ -63,7 +63,7 @@ def next_step(
     if not due:
         return None
     if broken := [pod for pod in outdated if not pod.ready and not pod.is_primary]:
-        return Plan(Step.REPLACE, broken[0], why="it isn't ready, and what it was made from changed")
+        return Plan(Step.REPLACE, broken[0], why="it is not ready, and was made from an earlier spec")
     staying = [pod for pod in pods if pod not in surplus]
     unsettled = [pod for pod in pods if not pod.ready and pod not in outdated]
     if unsettled or len(staying) < instances:
@@ -95,7 +95,7 @@ def next_step(
 
 def _act(pod: Pod, outdated: Sequence[Pod]) -> Plan:
     if pod in outdated:
-        return Plan(Step.REPLACE, pod, why="what it was made from changed")
+        return Plan(Step.REPLACE, pod, why="it was made from an earlier spec")
     return Plan(Step.RESTART, pod, why="a changed parameter takes effect only after a restart")
 
 
@@ -113,7 +113,7 @@ async def reconcile(run: Run) -> Outcome:
         return Outcome(problem=refused)
     waiting = frozenset(name for name, facts in servers.instances.items() if facts.pending_restart)
     eligible: frozenset[str] | None = None
-    inputs = pod_inputs(run.spec, run.image)
+    inputs = PodInputs.of(run.names, run.spec, run.image).digest
     plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting)
     if plan is not None and plan.step is Step.SWITCH_OVER and run.spec.postgresql.synchronous is not Synchronous.OFF:
         # Patroni refuses a switchover to anybody else (Patroni manual, Replication modes).
@@ -150,17 +150,19 @@ async def hand_over(run: Run, leader: Pod, candidate: Pod, why: str) -> None:
 
 async def _replace_broken(run: Run) -> Outcome:
     """Without a primary: replace what never became ready and was made from what is no longer wanted."""
-    inputs = pod_inputs(run.spec, run.image)
+    inputs = PodInputs.of(run.names, run.spec, run.image).digest
     broken = [pod for pod in run.pods if pod.inputs != inputs and not pod.ready and not pod.terminating]
     if not broken:
         return Outcome()
-    plan = Plan(Step.REPLACE, broken[0], why="it isn't ready, and what it was made from changed")
+    plan = Plan(Step.REPLACE, broken[0], why="it is not ready, and was made from an earlier spec")
     await _replace(run, plan)
     return Outcome(obstacle=_verdict(plan), next_look=SOON)
 
 
 async def _replace(run: Run, plan: Plan) -> None:
-    message = f"Replacing pod {plan.pod.name}: {plan.why}."
+    changed = changed_inputs(plan.pod.inputs_document, PodInputs.of(run.names, run.spec, run.image))
+    which = f" ({', '.join(changed)} changed)" if changed else ""
+    message = f"Replacing pod {plan.pod.name}: {plan.why}{which}."
     await run.services.recorder.record(run.database, "Normal", Reason.UPDATING, message)
     await run.services.applier.delete(POD, plan.pod.manifest)
 

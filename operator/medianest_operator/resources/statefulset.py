@@ -1,10 +1,14 @@
 """The StatefulSet of the instances, and the budget that keeps a drain from taking two at once."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import AntiAffinity, DatabaseSpec
+from medianest_operator.api.database import AntiAffinity, DatabaseSpec, Resources, Scheduling
 from medianest_operator.api.model import OnDelete
 from medianest_operator.api.quantity import MIB, to_bytes
 from medianest_operator.kubernetes.kinds import DISRUPTION_BUDGET, STATEFUL_SET, Manifest, digest
@@ -12,28 +16,89 @@ from medianest_operator.naming import Names
 from medianest_operator.resources.meta import manifest, restricted_container, restricted_pod
 
 
-def pod_inputs(spec: DatabaseSpec, image: str) -> str:
-    """Digest of all that a database pod depends on.
+@dataclass(frozen=True)
+class PodInputs:
+    """All that a database pod depends on beside its name: the only argument of its template.
 
-    The template itself may change with the operator's version; the pods follow it only when this digest differs, so a
-    new operator restarts nothing.
+    The template may change with the operator's version; the pods follow it only when these inputs differ from the ones
+    that they were made from, so a new operator restarts nothing.
     """
-    return digest(
-        {
-            "image": image,
-            "pull": [spec.image_pull_policy, [secret.name for secret in spec.image_pull_secrets]],
-            "resources": spec.resources.model_dump(),
-            "wal": spec.wal_storage is not None,
-            "tls": spec.tls.server_secret,
-            "scheduling": spec.scheduling.model_dump(mode="json"),
+
+    names: Names
+    image: str
+    image_pull_policy: str
+    image_pull_secrets: tuple[str, ...]
+    resources: Resources
+    separate_wal: bool
+    server_secret: str | None
+    """The admin's Secret with the server's certificate; `None`: the operator's own."""
+    scheduling: Scheduling
+
+    @classmethod
+    def of(cls, names: Names, spec: DatabaseSpec, image: str) -> PodInputs:
+        """Those of a spec; the image is the one in use where the spec names none."""
+        return cls(
+            names=names,
+            image=image,
+            image_pull_policy=spec.image_pull_policy,
+            image_pull_secrets=tuple(secret.name for secret in spec.image_pull_secrets),
+            resources=spec.resources,
+            separate_wal=spec.wal_storage is not None,
+            server_secret=spec.tls.server_secret,
+            scheduling=spec.scheduling,
+        )
+
+    def as_document(self) -> dict[str, Any]:
+        """By the spec's own field names, for a pod's annotation; without the names, which never change."""
+        return {
+            "image": self.image,
+            "imagePullPolicy": self.image_pull_policy,
+            "imagePullSecrets": list(self.image_pull_secrets),
+            "resources": self.resources.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "walStorage": self.separate_wal,
+            "tls": {"serverSecret": self.server_secret},
+            "scheduling": self.scheduling.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
-    )[:16]
+
+    @property
+    def digest(self) -> str:
+        """Differs where the pods have to be replaced. Its shape is that of the first version, whose pods carry it."""
+        document = {
+            "image": self.image,
+            "pull": [self.image_pull_policy, list(self.image_pull_secrets)],
+            "resources": self.resources.model_dump(),
+            "wal": self.separate_wal,
+            "tls": self.server_secret,
+            "scheduling": self.scheduling.model_dump(mode="json"),
+        }
+        return digest(document)[:16]
 
 
-def resource_requirements(spec: DatabaseSpec) -> dict[str, Any]:
+def changed_inputs(before: str | None, now: PodInputs) -> list[str]:
+    """Which fields of the spec differ from those that a pod was made from, for instance `resources.limits.memory`.
+
+    Args:
+        before: the pod's annotation; nothing is said of one that has none, or another text.
+    """
+    try:
+        old = json.loads(before or "")
+    except ValueError:
+        return []
+    return sorted(_differences(old, now.as_document(), "")) if isinstance(old, dict) else []
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {*old, *new}:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path
+
+
+def resource_requirements(resources: Resources) -> dict[str, Any]:
     """As Kubernetes wants them; memory is reserved by half where the spec says nothing."""
-    requests = spec.resources.requests.model_dump(exclude_none=True)
-    limits = spec.resources.limits.model_dump(exclude_none=True)
+    requests = resources.requests.model_dump(exclude_none=True)
+    limits = resources.limits.model_dump(exclude_none=True)
     if "memory" in limits and "memory" not in requests:
         requests["memory"] = f"{max(64, to_bytes(limits['memory']) // 2 // MIB)}Mi"
     return {"requests": requests, "limits": limits}
@@ -59,11 +124,11 @@ def volume_claims(names: Names, spec: DatabaseSpec) -> list[Manifest]:
     return claims
 
 
-def _affinity(names: Names, spec: DatabaseSpec) -> dict[str, Any]:
-    if spec.scheduling.affinity:
-        return dict(spec.scheduling.affinity)
-    term = {"labelSelector": {"matchLabels": names.pod_selector}, "topologyKey": spec.scheduling.topology_key}
-    if spec.scheduling.anti_affinity == AntiAffinity.REQUIRED:
+def _affinity(names: Names, scheduling: Scheduling) -> dict[str, Any]:
+    if scheduling.affinity:
+        return dict(scheduling.affinity)
+    term = {"labelSelector": {"matchLabels": names.pod_selector}, "topologyKey": scheduling.topology_key}
+    if scheduling.anti_affinity == AntiAffinity.REQUIRED:
         return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     preferred = {"weight": 100, "podAffinityTerm": term}
     return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
@@ -77,7 +142,8 @@ def _field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
-def _container(names: Names, spec: DatabaseSpec, image: str) -> dict[str, Any]:
+def _container(inputs: PodInputs) -> dict[str, Any]:
+    names = inputs.names
     mounts = [
         {"name": naming.VOLUME_DATA, "mountPath": naming.DATA_MOUNT},
         {"name": "config", "mountPath": naming.CONFIG_MOUNT, "readOnly": True},
@@ -87,12 +153,12 @@ def _container(names: Names, spec: DatabaseSpec, image: str) -> dict[str, Any]:
         {"name": "shared-memory", "mountPath": "/dev/shm"},
         {"name": "tmp", "mountPath": "/tmp"},
     ]
-    if spec.wal_storage:
+    if inputs.separate_wal:
         mounts.append({"name": naming.VOLUME_WAL, "mountPath": naming.WAL_MOUNT})
     return {
         "name": naming.CONTAINER_POSTGRES,
-        "image": image,
-        "imagePullPolicy": spec.image_pull_policy,
+        "image": inputs.image,
+        "imagePullPolicy": inputs.image_pull_policy,
         "command": [naming.PATRONI_BIN, naming.PATRONI_CONFIG],
         "env": [
             _field("PATRONI_NAME", "metadata.name"),
@@ -113,7 +179,7 @@ def _container(names: Names, spec: DatabaseSpec, image: str) -> dict[str, Any]:
             {"name": "postgres", "containerPort": naming.POSTGRES_PORT, "protocol": "TCP"},
             {"name": "patroni", "containerPort": naming.PATRONI_PORT, "protocol": "TCP"},
         ],
-        "resources": resource_requirements(spec),
+        "resources": resource_requirements(inputs.resources),
         "securityContext": restricted_container(),
         "livenessProbe": _probe(
             "/liveness", initialDelaySeconds=10, periodSeconds=10, timeoutSeconds=5, failureThreshold=6
@@ -123,9 +189,10 @@ def _container(names: Names, spec: DatabaseSpec, image: str) -> dict[str, Any]:
     }
 
 
-def _volumes(names: Names, spec: DatabaseSpec) -> list[dict[str, Any]]:
+def _volumes(inputs: PodInputs) -> list[dict[str, Any]]:
+    names = inputs.names
     ca, cert, key = naming.TLS_CA, naming.TLS_CERT, naming.TLS_KEY
-    server = spec.tls.server_secret or names.server_tls_secret
+    server = inputs.server_secret or names.server_tls_secret
 
     def secret(name: str, *keys: str) -> dict[str, Any]:
         return {"secret": {"name": name, "items": [{"key": item, "path": item} for item in keys]}}
@@ -146,21 +213,21 @@ def _volumes(names: Names, spec: DatabaseSpec) -> list[dict[str, Any]]:
     ]
 
 
-def pod_template(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
+def pod_template(inputs: PodInputs) -> Manifest:
     """The pods' template."""
-    scheduling = spec.scheduling
+    names, scheduling = inputs.names, inputs.scheduling
     pod: dict[str, Any] = {
         "serviceAccountName": names.service_account,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 120,
         "securityContext": restricted_pod(naming.POSTGRES_UID),
-        "affinity": _affinity(names, spec),
-        "containers": [_container(names, spec, image)],
-        "volumes": _volumes(names, spec),
+        "affinity": _affinity(names, scheduling),
+        "containers": [_container(inputs)],
+        "volumes": _volumes(inputs),
     }
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    if inputs.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in inputs.image_pull_secrets]
     if scheduling.node_selector:
         pod["nodeSelector"] = scheduling.node_selector
     if scheduling.tolerations:
@@ -170,7 +237,10 @@ def pod_template(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
     return {
         "metadata": {
             "labels": names.labels(naming.COMPONENT_POSTGRES) | {naming.LABEL_SCOPE: names.scope},
-            "annotations": {naming.ANNOTATION_POD_INPUTS: pod_inputs(spec, image)},
+            "annotations": {
+                naming.ANNOTATION_POD_INPUTS: inputs.digest,
+                naming.ANNOTATION_POD_INPUTS_DOCUMENT: json.dumps(inputs.as_document(), sort_keys=True),
+            },
         },
         "spec": pod,
     }
@@ -207,7 +277,7 @@ def stateful_set(
             "updateStrategy": {"type": "OnDelete"},
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": kept, "whenScaled": "Retain"},
             "selector": {"matchLabels": names.pod_selector},
-            "template": pod_template(names, spec, image),
+            "template": pod_template(PodInputs.of(names, spec, image)),
             "volumeClaimTemplates": claims or volume_claims(names, spec),
         },
     )
