@@ -28,6 +28,12 @@ FIRST_PAUSE: Final = 1.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 
 
+_TRANSLATED: Final[tuple[Network, ...]] = tuple(
+    ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+)
+"""IPv6 addresses that stand for an IPv4 address, which may be any (RFC 6052, RFC 8215, RFC 3056, RFC 4380)."""
+
+
 class NotSent(Exception):
     """Nobody took the notification; the text says why, without the URL, which may hold a token."""
 
@@ -80,7 +86,8 @@ class Destinations(AbstractResolver):
             found = found.ipv4_mapped
         if any(found.version == network.version and found in network for network in self._allowed):
             return True
-        return found.is_global and not found.is_multicast
+        translated = any(found.version == network.version and found in network for network in _TRANSLATED)
+        return found.is_global and not found.is_multicast and not translated
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
