@@ -37,6 +37,9 @@ def run(
     leader_election: Annotated[
         bool, typer.Option(envvar="LEADER_ELECTION", help="Act only while holding the Lease.")
     ] = True,
+    instance_role: Annotated[
+        str, typer.Option(envvar="INSTANCE_ROLE", help="Kind/name of the role that the databases' pods are bound to.")
+    ] = naming.INSTANCE_ROLE,
     webhook_allow: Annotated[
         str,
         typer.Option(
@@ -54,6 +57,7 @@ def run(
     settings = Settings(
         postgres_image=postgres_image,
         namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
+        instance_role=instance_role,
         operator_namespace=os.environ.get("POD_NAMESPACE") or _own_namespace(),
         identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
         probe_interval=probe_interval,

@@ -18,6 +18,8 @@ BACKUP_KIND: Final = "MediaNestBackup"
 BACKUP_PLURAL: Final = "medianestbackups"
 BACKUP_SHORT_NAME: Final = "mnbk"
 
+INSTANCE_ROLE: Final = "ClusterRole/medianest-instance"
+"""Kind and name of the fixed role of all database pods, which comes with the operator."""
 OPERATOR: Final = "medianest-operator"
 """The controller's own name: field manager, user agent, Lease, event source."""
 FIELD_MANAGER: Final = OPERATOR
@@ -153,7 +155,7 @@ class Names:
         return self.database
 
     @property
-    def role(self) -> str:
+    def role_binding(self) -> str:
         return self.database
 
     @property

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from medianest_operator import naming
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -12,6 +14,8 @@ class Settings:
     """The database image of objects that name none."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty means all of them."""
+    instance_role: str = naming.INSTANCE_ROLE
+    """Kind and name of the role that the databases' pods get."""
     operator_namespace: str = "medianest-system"
     """Where the Lease lives."""
     identity: str = "local"

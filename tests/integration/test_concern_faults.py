@@ -64,7 +64,7 @@ ALL: list[Exception] = TREE + OTHERS
 ALONE = {
     "certificates": {"Secret"},
     "parameters": {"StatefulSet"},
-    "surroundings": {"Service", "Role", "ConfigMap"},
+    "surroundings": {"Service", "RoleBinding", "ConfigMap"},
     "instances": {"StatefulSet"},
     "backups": {"CronJob", "PersistentVolumeClaim"},
 }
@@ -106,5 +106,5 @@ async def test_whatever_is_raised_is_in_the_status_after_one_run(number: int) ->
             assert all(len(item["message"]) < 2000 for item in status["conditions"]), what
         # Every other concern did its work, whatever this one raised.
         kinds = {item["kind"] for item in made.server.objects.values()}
-        wanted = {"Secret", "Service", "StatefulSet", "CronJob", "PersistentVolumeClaim", "Role", "ConfigMap"}
+        wanted = {"Secret", "Service", "StatefulSet", "CronJob", "PersistentVolumeClaim", "RoleBinding", "ConfigMap"}
         assert wanted - kinds <= ALONE.get(ORDER[number].name, set())

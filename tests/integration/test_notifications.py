@@ -85,7 +85,8 @@ async def test_what_can_not_be_reached_is_told_without_the_url(url: str) -> None
     [
         "127.0.0.1", "10.96.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1",
-        "::ffff:169.254.169.254", "64:ff9b:1::1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:db8::1", "ff02::1", "localhost", "2130706433", "0x7f.1", "",
+        "::ffff:169.254.169.254", "64:ff9b:1::1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::",
+        "2001:db8::1", "ff02::1", "localhost", "2130706433", "0x7f.1", "",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:

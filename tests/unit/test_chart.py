@@ -11,7 +11,7 @@ from render import chart_manifests, install_manifests
 from medianest_operator.kubernetes import kinds
 from medianest_operator.naming import Names
 from medianest_operator.resources import rbac
-from unit.kubernetes_rules import assert_restricted, assert_valid, named_permissions, permissions, pod_specs
+from unit.kubernetes_rules import assert_restricted, assert_valid, permissions, pod_specs
 
 OWNER = {"apiVersion": "medianest.io/v1alpha1", "kind": "MediaNestDatabase", "name": "db", "uid": "1"}
 VALUES: dict[str, dict[str, Any]] = {
@@ -84,7 +84,9 @@ def test_all_rules_are_bound(manifests: list[dict[str, Any]]) -> None:
 
     roles = {name(role) for role in of_kind(manifests, "Role", "ClusterRole")}
     bindings = of_kind(manifests, "RoleBinding", "ClusterRoleBinding")
-    assert roles == {(binding["metadata"].get("namespace"), binding["roleRef"]["name"]) for binding in bindings}
+    # The instances' role is bound by the operator, database by database.
+    bound = {role for role in roles if role[1] != "medianest-instance"}
+    assert bound == {(binding["metadata"].get("namespace"), binding["roleRef"]["name"]) for binding in bindings}
     for binding in bindings:
         assert [subject["namespace"] for subject in binding["subjects"]] == ["medianest-system"]
 
@@ -92,30 +94,61 @@ def test_all_rules_are_bound(manifests: list[dict[str, Any]]) -> None:
 def test_namespaced_needs_no_cluster_role() -> None:
     manifests = chart_manifests(VALUES["namespaced"])
     assert not of_kind(manifests, "ClusterRole", "ClusterRoleBinding")
-    roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind(manifests, "Role")}
-    assert roles.keys() == {"medianest-system", "media", "media-staging"}
-    (whole,) = of_kind(chart_manifests(), "ClusterRole")
-    assert roles["media"] == roles["media-staging"] == whole["rules"]
+    roles = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in of_kind(manifests, "Role")}
+    assert roles == {
+        ("medianest-system", "medianest-operator-lease"),
+        *(
+            (place, name)
+            for place in ("media", "media-staging")
+            for name in ("medianest-operator", "medianest-instance")
+        ),
+    }
     (container,) = next(pod for manifest in manifests for pod in pod_specs(manifest))["containers"]
     assert {"name": "WATCH_NAMESPACES", "value": "media,media-staging"} in container["env"]
 
 
-def test_operator_can_grant_what_its_pods_need() -> None:
-    """The API server refuses a Role that holds more than the one who makes it (RBAC's escalation check)."""
-    (_, role, _) = rbac.access(Names("media", "db"), OWNER)
-    (own,) = of_kind(chart_manifests(), "ClusterRole")
-    assert named_permissions(role["rules"]) <= permissions(own["rules"])
+@pytest.mark.parametrize(("values", "kind"), [("default", "ClusterRole"), ("namespaced", "Role")])
+def test_the_operator_binds_the_instances_role_and_holds_none_of_its_writes(values: str, kind: str) -> None:
+    manifests = chart_manifests(VALUES[values])
+    (container,) = next(pod for manifest in manifests for pod in pod_specs(manifest))["containers"]
+    told = next(item["value"] for item in container["env"] if item["name"] == "INSTANCE_ROLE")
+    (_, binding) = rbac.access(Names("media", "db"), OWNER, told)
+    names = {(role["kind"], role["metadata"]["name"]) for role in of_kind(manifests, "Role", "ClusterRole")}
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in names
+    for role in of_kind(manifests, "Role", "ClusterRole"):
+        if role["metadata"]["name"] != "medianest-operator":
+            continue
+        allowed = permissions(role["rules"])
+        writes = {"create", "patch", "update", "delete", "deletecollection", "escalate"}
+        for plural, may in (("endpoints", set()), ("roles", set()), ("clusterroles", set()), ("pods", {"delete"})):
+            assert {verb for _, resource, verb in allowed if resource == plural} & writes == may
+        assert [rule for rule in role["rules"] if "bind" in rule["verbs"]] == [
+            {
+                "apiGroups": ["rbac.authorization.k8s.io"],
+                "resources": [f"{kind.lower()}s"],
+                "resourceNames": ["medianest-instance"],
+                "verbs": ["bind"],
+            }
+        ]
+
+
+def test_deleting_the_definition_is_refused_while_databases_may_be_protected() -> None:
+    policies = {item["metadata"]["name"]: item for item in of_kind(chart_manifests(), "ValidatingAdmissionPolicy")}
+    assert (
+        "medianest.io/allow-deletion=true"
+        in policies["medianest-definition-protection"]["spec"]["validations"][0]["message"]
+    )
 
 
 def test_operator_can_watch_all_that_it_caches() -> None:
-    (own,) = of_kind(chart_manifests(), "ClusterRole")
+    own = next(r for r in of_kind(chart_manifests(), "ClusterRole") if r["metadata"]["name"] == "medianest-operator")
     allowed = permissions(own["rules"])
     for kind in (kinds.DATABASE, *kinds.CHILDREN):
         assert {(kind.group, kind.plural, verb) for verb in ("list", "watch")} <= allowed, kind
 
 
 def test_operator_cannot_touch_what_is_not_its_business() -> None:
-    (own,) = of_kind(chart_manifests(), "ClusterRole")
+    own = next(r for r in of_kind(chart_manifests(), "ClusterRole") if r["metadata"]["name"] == "medianest-operator")
     allowed = permissions(own["rules"])
     assert not {entry for entry in allowed if entry[1] in {"nodes", "namespaces", "clusterroles", "pods/exec"}}
     assert not {verb for _, resource, verb in allowed if resource == "secrets"} & {

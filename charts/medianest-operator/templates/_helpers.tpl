@@ -7,7 +7,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/name: medianest-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
-{{/* What the controller may do in a namespace that it watches. It grants its databases' pods what Patroni needs, so it must hold that itself. */}}
+{{/* What the controller may do in a namespace that it watches. Of what its databases' pods need it holds nothing itself:
+     it may only bind the fixed role below. */}}
 {{- define "medianest.rules" -}}
 - apiGroups: [medianest.io]
   resources: [medianestdatabases]
@@ -26,13 +27,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch, update, delete]
+  verbs: [get, list, watch, delete]
 - apiGroups: [""]
   resources: [endpoints]
-  verbs: [get, list, watch, create, patch, update, delete]
+  verbs: [get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [list, create]
+  verbs: [list, create, patch]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
@@ -43,6 +44,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [rbac.authorization.k8s.io]
-  resources: [roles, rolebindings]
-  verbs: [get, list, watch, create, patch]
+  resources: [rolebindings]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [{{ if .Values.namespaces }}roles{{ else }}clusterroles{{ end }}]
+  resourceNames: [medianest-instance]
+  verbs: [bind]
+{{- end }}
+{{/* What Patroni needs in the namespace of its database. */}}
+{{- define "medianest.instanceRules" -}}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch, update]
+- apiGroups: [""]
+  resources: [endpoints]
+  verbs: [get, list, watch, create, patch, update, delete]
 {{- end }}

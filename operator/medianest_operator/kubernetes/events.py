@@ -2,8 +2,8 @@
 
 import logging
 import os
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
 
 from medianest_operator import naming
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
@@ -16,15 +16,27 @@ _LONGEST = 1024
 """Characters of a message that the API server takes."""
 
 
+_SAME_FOR = timedelta(minutes=10)
+"""An Event that is written again within this time counts up instead, as client-go's do."""
+_REMEMBERED = 4096
+
+
+class _Written(NamedTuple):
+    name: str
+    times: int
+    last: datetime
+
+
 class Recorder:
     """Writes Events. One that can't be written is logged and never holds anything up."""
 
     def __init__(self, client: KubernetesClient, identity: str) -> None:
         self._client = client
         self._identity = identity
+        self._written: dict[tuple[str, str, str, str], _Written] = {}
 
     async def record(self, database: Manifest, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Tell an Event of a database, or of one of its backups."""
+        """Write an Event about a database, or about one of its backups; the same one again counts up."""
         metadata = database["metadata"]
         now = datetime.now(UTC)
         body: dict[str, Any] = {
@@ -53,7 +65,20 @@ class Recorder:
         }
         extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "reason": reason}
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, message, extra=extra)
+        same = metadata["uid"], kind, reason, body["message"]
+        known = self._written.get(same)
         try:
-            await self._client.create(EVENT, body)
+            if known is not None and now - known.last < _SAME_FOR:
+                again = _Written(known.name, known.times + 1, now)
+                count = {"count": again.times, "lastTimestamp": stamp(now)}
+                await self._client.merge(EVENT, metadata["namespace"], known.name, count)
+            else:
+                again = _Written(body["metadata"]["name"], 1, now)
+                await self._client.create(EVENT, body)
         except (ApiError, *TRANSIENT_ERRORS) as error:
             log.info("event not written: %s", error, extra=extra)
+            return
+        self._written.pop(same, None)
+        self._written[same] = again
+        while len(self._written) > _REMEMBERED:
+            del self._written[next(iter(self._written))]

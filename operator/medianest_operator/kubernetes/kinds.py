@@ -54,7 +54,6 @@ SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 CLAIM = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 ENDPOINTS = Kind("", "v1", "endpoints", "Endpoints")
 EVENT = Kind("", "v1", "events", "Event")
-ROLE = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 JOB = Kind("batch", "v1", "jobs", "Job")
@@ -62,7 +61,7 @@ CRON_JOB = Kind("batch", "v1", "cronjobs", "CronJob")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 CHILDREN = (
-    STATEFUL_SET, POD, SECRET, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, CLAIM, ROLE, ROLE_BINDING, DISRUPTION_BUDGET, JOB,
+    STATEFUL_SET, POD, SECRET, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, CLAIM, ROLE_BINDING, DISRUPTION_BUDGET, JOB,
     CRON_JOB,
 )  # fmt: skip
 """Kinds that belong to a database: watched by label, kept in the cache."""

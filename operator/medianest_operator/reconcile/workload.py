@@ -4,7 +4,7 @@ import asyncio
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, ROLE_BINDING, STATEFUL_SET
 from medianest_operator.postgres import parameters
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
@@ -26,8 +26,13 @@ class AcceptedParameters:
 async def reconcile_surroundings(run: Run) -> Outcome:
     """Access, Services, Patroni's file, and the disruption budget (only where there is a second instance)."""
     names, owner, applier = run.names, run.owner, run.services.applier
-    account, role, binding = rbac.access(names, owner)
-    manifests = [account, *services.services(names, owner)]
+    account, binding = rbac.access(names, owner, run.services.settings.instance_role)
+    known_binding = run.services.cache.get(ROLE_BINDING, names.namespace, names.role_binding)
+    if known_binding is not None and known_binding.get("roleRef") != binding["roleRef"]:
+        # What a binding refers to can't be changed in place.
+        await applier.delete(ROLE_BINDING, known_binding)
+        run.services.cache.remove(ROLE_BINDING, known_binding)
+    manifests = [account, binding, *services.services(names, owner)]
     known_file = run.services.cache.get(CONFIG_MAP, names.namespace, names.patroni_config)
     if run.facts.get(AcceptedParameters) or known_file is None:
         # It holds the parameters that a new cluster begins with.
@@ -37,9 +42,6 @@ async def reconcile_surroundings(run: Run) -> Outcome:
     else:
         for live in run.services.cache.of_database(DISRUPTION_BUDGET, run.key):
             await applier.delete(DISRUPTION_BUDGET, live)
-    # A binding is refused while its role is missing (the API server looks for what it would grant).
-    await applier.apply(BY_KIND[role["kind"]], role)
-    manifests.append(binding)
     await asyncio.gather(*(applier.apply(BY_KIND[manifest["kind"]], manifest) for manifest in manifests))
     return Outcome()
 
