@@ -29,7 +29,9 @@ class Finding:
 
 
 def of_pod(pod: Pod) -> Finding | None:
-    """What Kubernetes says of one pod."""
+    """What Kubernetes says of one pod; nothing of one that was told to stop."""
+    if pod.terminating:
+        return None
     status = pod.manifest.get("status", {})
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
