@@ -108,6 +108,8 @@ VOLUME_WAL: Final = "wal"
 # PostgreSQL roles that don't depend on the spec
 SUPERUSER: Final = "postgres"
 REPLICATION_ROLE: Final = "standby"
+MAINTENANCE_DATABASE: Final = "postgres"
+"""PostgreSQL's own, in which no role but the superuser may make anything."""
 CERT_MAP: Final = "medianest"
 """The pg_ident map from certificate names to roles."""
 CERT_PATRONI: Final = "medianest-patroni"

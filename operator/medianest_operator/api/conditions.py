@@ -62,6 +62,7 @@ class Reason(StrEnum):
     DRIFTED = "Drifted"
     SOURCE_INVALID = "MigrationSourceInvalid"
     BEHIND = "Behind"
+    UNTRUSTED_RELATION = "UntrustedRelation"
     UNKNOWN = "Unknown"
     # IndexesHealthy
     INDEXES_HEALTHY = "IndexesHealthy"

@@ -17,7 +17,12 @@ from typing import Any
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
-from medianest_operator.postgres.catalog_queries import SELECT_CATALOG, SET_SEARCH_PATH, catalog_query
+from medianest_operator.postgres.catalog_queries import (
+    SELECT_CATALOG,
+    SELECT_TRACES,
+    SET_SEARCH_PATH,
+    catalog_query,
+)
 
 # Kinds and attributes that follow from roles and the server's setup rather than from the schema.
 PRIVILEGE_KINDS = frozenset({"grants", "settings"})
@@ -131,6 +136,14 @@ async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:
     async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(SET_SEARCH_PATH)
         return catalog_from_rows(await (await cursor.execute(SELECT_CATALOG)).fetchall())
+
+
+async def read_traces_async(connection: AsyncConnection[Any]) -> str | None:
+    """A digest that is another one after each change of a definition; much cheaper than the catalog."""
+    async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(SET_SEARCH_PATH)
+        row = await (await cursor.execute(SELECT_TRACES)).fetchone()
+    return row[0] if row else None
 
 
 def difference(expected: Catalog, actual: Catalog) -> list[str]:

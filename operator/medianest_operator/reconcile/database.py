@@ -127,7 +127,9 @@ class DatabaseReconciler:
         found.silent = frozenset(pod.name for pod in run.pods) - frozenset(look.instances)
         if passive:
             found.restore = restore.look(run)
-            schema = await self._schema(run, primary)
+            schema = await self._schema(run, primary, found)
+            if schema is None:
+                return
             found.schema_version, found.indexes = schema.history.version, schema.indexes
             return
         await server.reconcile(run, primary, look)
@@ -137,13 +139,13 @@ class DatabaseReconciler:
         run.has_database = found.restore.has_database
         if not run.has_database:
             return
-        await server.reconcile_grants(run, primary)
-        schema = await self._schema(run, primary)
-        found.schema_version, found.indexes = schema.history.version, schema.indexes
+        schema = await self._schema(run, primary, found)
+        if schema is not None:
+            found.schema_version, found.indexes = schema.history.version, schema.indexes
+            found.indexes = hardening.application_indexes(schema.indexes)
+            if not found.restore.active:
+                await self._change_schema(run, found, primary, schema)
         refused = look.instances[primary.name].refused_parameters
-        found.indexes = hardening.application_indexes(schema.indexes)
-        if not found.restore.active:
-            await self._change_schema(run, found, primary, schema)
         if refused and found.problem is None:
             found.problem = Permanent(
                 Reason.INVALID_PARAMETER, f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
@@ -164,8 +166,15 @@ class DatabaseReconciler:
             found.problem = error
         found.hardening = await hardening.reconcile(run, primary, schema.history, found.migration)
 
-    async def _schema(self, run: Run, primary: Pod) -> server.SchemaFacts:
-        return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
+    async def _schema(self, run: Run, primary: Pod, found: Findings) -> server.SchemaFacts | None:
+        """None where it isn't what anybody of ours made: nothing is changed there, and everything else goes on."""
+        try:
+            if run.has_database:
+                await server.reconcile_grants(run, primary)
+            return await server.schema_facts(run, primary, migration.job_token(run), migration.is_running(run))
+        except Permanent as error:
+            found.problem = found.problem or error
+            return None
 
     async def _fill(self, run: Run, found: Findings) -> None:
         """What the status tells whatever happened."""

@@ -26,6 +26,7 @@ from medianest_operator.migrations.history import History
 from medianest_operator.postgres import logins
 from medianest_operator.reconcile import jobs, migration
 from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.reading import application_database
 from medianest_operator.resources.hardening_job import hardening_job
 from medianest_operator.results.hardening import OptionState
 from medianest_operator.results.migration import Outcome
@@ -130,8 +131,7 @@ async def _look(run: Run, primary: Pod, digest: str) -> Found:
     known = run.services.memory.recall(run.key, "hardening", token, _LOOK_EVERY)
     if isinstance(known, Found):
         return known
-    instance = run.instance(primary, run.spec.database.name)
-    async with run.services.sessions.use(instance, run.credentials) as connection:
+    async with application_database(run, primary) as connection:
         found = await read_state_async(connection)
     run.services.memory.keep(run.key, "hardening", token, found)
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import psycopg
 
+from medianest_operator import naming
 from medianest_operator.health import probe
 from medianest_operator.health.indexes import IndexHealth, read_index_health_async
 from medianest_operator.health.probe import InstanceFacts
@@ -18,13 +19,14 @@ from medianest_operator.postgres import roles
 from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import drift, patroni
 from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.reading import application_database
 
 log = logging.getLogger(__name__)
 
 _ROLES_EVERY = 600.0
 _SCHEMA_EVERY = 60.0
 _CONFIGURATION_EVERY = 600.0
-_MAINTENANCE_DATABASE = "postgres"
+_MAINTENANCE_DATABASE = naming.MAINTENANCE_DATABASE
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ async def reconcile_grants(run: Run, primary: Pod) -> None:
         return
     async with run.services.sessions.use(run.instance(primary, _MAINTENANCE_DATABASE), run.credentials) as connection:
         await roles.ensure_connect(connection, run.spec, name)
-    async with run.services.sessions.use(run.instance(primary, name), run.credentials) as connection:
+    async with application_database(run, primary, naming.SUPERUSER) as connection:
         await roles.ensure_grants(connection, run.spec)
     memory.keep(run.key, "grants", primary.uid, True)
 
@@ -139,11 +141,10 @@ async def schema_facts(run: Run, primary: Pod, token: str, running: bool) -> Sch
     memory = run.services.memory
     full_token = (primary.uid, token)
     known = memory.recall(run.key, "schema", full_token, 0.0 if running else _SCHEMA_EVERY)
-    instance = run.instance(primary, run.spec.database.name)
     if isinstance(known, SchemaFacts):
-        async with run.services.sessions.use(instance, run.credentials) as connection:
+        async with application_database(run, primary) as connection:
             return replace(known, drift=await drift.look(run, connection, known.history))
-    async with run.services.sessions.use(instance, run.credentials) as connection:
+    async with application_database(run, primary) as connection:
         facts = await _read_schema(run, connection)
         metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
     metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(facts.indexes.missing))
