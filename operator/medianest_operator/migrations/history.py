@@ -178,7 +178,7 @@ async def read_history_async(connection: AsyncConnection[Any]) -> History:
     Raises:
         UntrustedRelation: the table is not the one that Prisma makes.
         UntrustedContent: it holds what no history holds.
-        psycopg.Error: as the server says.
+        psycopg.OperationalError: as the server says.
     """
     async with reading(connection, RELATION) as exists, connection.cursor(row_factory=tuple_row) as cursor:
         state = await (await cursor.execute(SELECT_STATE)).fetchone()

@@ -22,7 +22,7 @@ from medianest_operator.migrations.run.evidence import catalog_from_json
 from medianest_operator.naming import JOURNAL_SCHEMA
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
-from medianest_operator.results.migration import MigrationResult
+from medianest_operator.results.migration import MigrationResult, Outcome, Reason
 
 SCHEMA = JOURNAL_SCHEMA
 
@@ -319,7 +319,7 @@ async def read_last_run(connection: AsyncConnection[Any]) -> LastRun | None:
     Raises:
         UntrustedRelation: the journal's table is not the one that runs make.
         UntrustedContent: it holds what no run writes.
-        psycopg.Error: as the server says.
+        psycopg.OperationalError: as the server says.
     """
     async with reading(connection, RUNS) as exists, connection.cursor(row_factory=dict_row) as cursor:
         row = await (await cursor.execute(_SELECT_LAST)).fetchone() if exists else None
@@ -341,13 +341,14 @@ def _checked_result(text: str | None) -> Mapping[str, Any] | None:
     if text is None:
         return None
     try:
-        document = json.loads(text)
-        if document:
-            MigrationResult.model_validate(document)
-    except (ValueError, RecursionError) as error:
-        what = "; ".join(str(error).split("\n")[:3])
+        document: dict[str, Any] = json.loads(text)
+        # A run that was cut off leaves fewer fields than a Job's result has.
+        least = {"outcome": Outcome.FAILED, "reason": Reason.INTERRUPTED, "message": ""}
+        MigrationResult.model_validate({**least, **document})
+    except (ValueError, TypeError, RecursionError) as error:
+        what = " ".join(str(error).split())[:200]
         raise UntrustedContent(f"{RUNS.label} has a result that no run of this operator writes: {what}") from error
-    return document or None
+    return document
 
 
 async def read_version(connection: AsyncConnection[Any], version: str) -> Catalog | None:

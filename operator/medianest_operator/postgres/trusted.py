@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
@@ -51,7 +52,8 @@ class Relation:
 
 def clamped(column: LiteralString) -> LiteralString:
     """A moment that Python has: 'infinity' is one of PostgreSQL's only (PostgreSQL manual, 8.5.1.4)."""
-    return f"LEAST(GREATEST({column}, '1000-01-01Z'::pg_catalog.timestamptz), '9000-01-01Z'::pg_catalog.timestamptz)"
+    least, most = "'1000-01-01Z'::pg_catalog.timestamptz", "'9000-01-01Z'::pg_catalog.timestamptz"
+    return f"CASE WHEN {column} IS NOT NULL THEN LEAST(GREATEST({column}, {least}), {most}) END"
 
 
 _EXISTS: LiteralString = """
@@ -105,21 +107,36 @@ async def reading(connection: AsyncConnection[Any], relation: Relation) -> Async
 
     Raises:
         UntrustedRelation: it is not the plain table that it should be.
-        psycopg.Error: as the server says.
+        psycopg.OperationalError: as the server says.
     """
-    async with connection.transaction(force_rollback=True):
-        # What runs in here by mistake can't write: no transaction becomes read-write again after its first query.
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY")
-        await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            exists = await (await cursor.execute(_EXISTS, [relation.schema, relation.name])).fetchone() is not None
+    try:
+        async with connection.transaction(force_rollback=True):
+            # What runs in here by mistake can't write: no transaction becomes read-write after its first query.
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY")
+            await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            exists = await _is_there(connection, relation)
             if exists:
-                await cursor.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(relation.identifier))
+                await connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(relation.identifier))
                 # What was there before the lock may be another one.
-                found = await (await cursor.execute(_EXISTS, [relation.schema, relation.name])).fetchone()
-                await cursor.execute(_PROBLEMS, [list(relation.columns), found[0] if found else 0])
-                _check(relation, await cursor.fetchone())
-        yield exists
+                if not await _is_there(connection, relation):
+                    raise UntrustedRelation(relation.label, "unknown", "it was exchanged while it was being checked")
+            yield exists
+    except psycopg.OperationalError:
+        raise
+    except psycopg.DatabaseError as error:
+        words = " ".join(str(error).split())[:200]
+        raise UntrustedRelation(relation.label, "unknown", f"it can't be read: {words}") from error
+
+
+async def _is_there(connection: AsyncConnection[Any], relation: Relation) -> bool:
+    """Whether it exists. Raises UntrustedRelation where it is something else."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        row = await (await cursor.execute(_EXISTS, [relation.schema, relation.name])).fetchone()
+        if row is None:
+            return False
+        await cursor.execute(_PROBLEMS, [list(relation.columns), row[0]])
+        _check(relation, await cursor.fetchone())
+    return True
 
 
 def _check(relation: Relation, row: tuple[Any, ...] | None) -> None:
