@@ -104,7 +104,8 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("search-path-of-the-database", _SHADOWS + _operator("=", "name", "name", "boolean", "true")
            + "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog',"
            " current_database()); END $$;"),
-    Attack("search-path-of-the-role", _SHADOWS + "SET ROLE NONE; ALTER ROLE {owner}_migrator SET search_path = public, pg_catalog;"),
+    Attack("search-path-of-the-role", _SHADOWS
+           + "SET ROLE NONE; ALTER ROLE {owner}_migrator SET search_path = public, pg_catalog;"),
     Attack("cast-between-built-in-types",
            "CREATE FUNCTION public.to_name(oid) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$;"
            "CREATE CAST (oid AS text) WITH FUNCTION public.to_name(oid) AS IMPLICIT;", Outcome.REFUSED),

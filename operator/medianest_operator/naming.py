@@ -117,6 +117,12 @@ CERT_CONTROLLER: Final = "medianest-controller"
 
 JOURNAL_SCHEMA: Final = "medianest_operator"
 """In the application's database, beside its own schemas: what the operator remembers of its migration runs."""
+READ_BY_CONTROLLER: Final = (
+    ("public", "_prisma_migrations"),
+    (JOURNAL_SCHEMA, "migration_runs"),
+    (JOURNAL_SCHEMA, "schema_versions"),
+)
+"""The application's tables, by schema and name, that the controller reads: no others."""
 
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"

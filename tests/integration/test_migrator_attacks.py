@@ -162,7 +162,7 @@ def assert_migrator_stayed_one(server: SecuredServer, database: Database) -> Non
         "SELECT pg_get_userbyid(roleid) FROM pg_auth_members JOIN pg_roles r ON r.oid = member"
         f" WHERE r.rolname = '{READER}' ORDER BY 1"
     )
-    assert granted == [("pg_read_all_data",), ("pg_read_all_stats",)]
+    assert granted == []
 
 
 @pytest.mark.parametrize("tried", ATTACKS, ids=lambda tried: tried.name)
@@ -210,7 +210,8 @@ async def test_table_exchanged_between_check_and_reading(
         "CREATE SCHEMA trap; CREATE VIEW trap.migration_runs AS SELECT * FROM medianest_operator.migration_runs"
         " WHERE public.pure('race') = 1;"
         "CREATE VIEW trap.schema_versions AS SELECT * FROM medianest_operator.schema_versions"
-        " WHERE public.payload('race')",
+        " WHERE public.payload('race');"
+        "GRANT USAGE ON SCHEMA trap TO PUBLIC; GRANT SELECT ON ALL TABLES IN SCHEMA trap TO PUBLIC",
     )
     over = threading.Event()
     exchanges = 0
@@ -230,7 +231,7 @@ async def test_table_exchanged_between_check_and_reading(
             controller.errors.clear()
             await controller.look()
             kinds = {type(error) for error in controller.errors.values()}
-            assert kinds <= {UntrustedRelation, UntrustedContent, psycopg.errors.UndefinedTable}, controller.errors
+            assert kinds <= {UntrustedRelation, UntrustedContent}, controller.errors
     finally:
         over.set()
         thread.join()

@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator.migrations.source import Migration
+from medianest_operator.postgres.roles import let_reader_in
 from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
 
 TABLE = "_prisma_migrations"
@@ -195,6 +196,7 @@ async def read_history_async(connection: AsyncConnection[Any]) -> History:
 def ensure_table(connection: Connection[Any]) -> None:
     """Create `_prisma_migrations` as Prisma does, if it isn't there."""
     connection.execute(CREATE_TABLE)
+    let_reader_in(connection, (RELATION.schema, RELATION.name))
 
 
 def insert_started(connection: Connection[Any], migration: Migration, started_at: datetime) -> str:

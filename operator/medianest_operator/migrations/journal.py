@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from medianest_operator.migrations.run.evidence import catalog_from_json
 from medianest_operator.naming import JOURNAL_SCHEMA
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
+from medianest_operator.postgres.roles import let_reader_in
 from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
 from medianest_operator.results.migration import MigrationResult, Outcome, Reason
 
@@ -217,6 +218,7 @@ class Journal:
             with self._connection.transaction():
                 for statement in CREATE:
                     self._connection.execute(statement)
+                let_reader_in(self._connection, *((table.schema, table.name) for table in (RUNS, VERSIONS)))
 
     def exists(self) -> bool:
         row = self._connection.execute(_SELECT_EXISTS).fetchone()

@@ -30,8 +30,9 @@ CONTROLLER_SUFFIX: Final = "controller"
 def controller_name(owner: str) -> str:
     """The role that the controller reads the application's database as, by the owner's name.
 
-    It has no password and no Secret: the controller's certificate is mapped to it (`hba`). It owns nothing, is no
-    superuser and writes nothing, so that what a migrator defines there never runs with more rights than its own.
+    It has no password and no Secret: the controller's certificate is mapped to it (`hba`). It owns nothing, is a member
+    of nothing, and may read `naming.READ_BY_CONTROLLER`, so that what a migrator defines there never runs with rights
+    that it hasn't. `pg_read_all_data` would be too much: it reads pg_authid too.
     """
     return f"{owner}_{CONTROLLER_SUFFIX}"
 

@@ -5,11 +5,13 @@ The application never owns a table: the owner can't log in, and whatever the mig
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import LiteralString
+from typing import Any, LiteralString
 
+from psycopg import Connection as SyncConnection
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
+from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.postgres import logins, scram
 from medianest_operator.postgres.sessions import Connection
@@ -57,13 +59,32 @@ def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[Wante
         login(logins.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
         login(logins.MONITOR, "pg_monitor"),
         replace(login(logins.BACKUP, "pg_read_all_data", "pg_read_all_stats"), reads_everything=True),
-        WantedRole(
-            logins.controller_name(owner),
-            by_certificate=True,
-            member_of=frozenset({"pg_read_all_data", "pg_read_all_stats"}),
-            reads_everything=True,
-        ),
+        WantedRole(logins.controller_name(owner), by_certificate=True),
     ]
+
+
+_READER_HERE: LiteralString = """
+SELECT r.rolname FROM pg_catalog.pg_database d
+  JOIN pg_catalog.pg_roles r ON r.rolname = pg_catalog.pg_get_userbyid(d.datdba) || %s
+ WHERE d.datname = pg_catalog.current_database()
+"""
+
+
+def let_reader_in(connection: SyncConnection[Any], *names: tuple[str, str]) -> None:
+    """Let the controller read tables that this session has just made, by schema and name. It does nothing on a server
+    that isn't the operator's.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    row = connection.cursor(row_factory=tuple_row).execute(_READER_HERE, (f"_{logins.CONTROLLER_SUFFIX}",)).fetchone()
+    if row is None:
+        return
+    role = sql.Identifier(row[0])
+    for schema, name in names:
+        if schema != "public":
+            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), role))
+        connection.execute(sql.SQL("GRANT SELECT ON TABLE {} TO {}").format(sql.Identifier(schema, name), role))
 
 
 def role_statements(wanted: WantedRole, live: LiveRole | None) -> list[sql.Composed]:
@@ -203,8 +224,9 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
             "The database has no schema public, in which MediaNest's tables are; somebody renamed or dropped it. Rename"
             " it back, or create it and grant the application's roles USAGE on it."
         )
+    let_in = await _let_reader_in(connection, logins.controller_name(spec.database.owner))
     if row[1] == _GRANTS_EXPECTED:
-        return False
+        return let_in
     names = {
         "owner": sql.Identifier(spec.database.owner),
         "app": sql.Identifier(app),
@@ -214,6 +236,30 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
         for statement in _GRANTS:
             await connection.execute(sql.SQL(statement).format(**names))
     return True
+
+
+_WITHHELD: LiteralString = """
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN ROWS FROM (pg_catalog.unnest(%(schemas)s::pg_catalog.name[]),
+                  pg_catalog.unnest(%(names)s::pg_catalog.name[])) w(schema, name)
+    ON n.nspname = w.schema AND c.relname = w.name
+ WHERE NOT (pg_catalog.has_schema_privilege(%(reader)s, n.oid, 'USAGE')
+            AND pg_catalog.has_table_privilege(%(reader)s, c.oid, 'SELECT'))
+"""
+
+
+async def _let_reader_in(connection: Connection, reader: str) -> bool:
+    """Where nobody did so yet: in a database of an older operator, or one that was restored."""
+    schemas, names = zip(*naming.READ_BY_CONTROLLER, strict=True)
+    values = {"schemas": list(schemas), "names": list(names), "reader": reader}
+    withheld = await (await connection.execute(_WITHHELD, values)).fetchall()
+    async with connection.transaction():
+        for schema, name in withheld:
+            table, role = sql.Identifier(schema, name), sql.Identifier(reader)
+            await connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), role))
+            await connection.execute(sql.SQL("GRANT SELECT ON TABLE {} TO {}").format(table, role))
+    return bool(withheld)
 
 
 _GRANTS: tuple[LiteralString, ...] = (

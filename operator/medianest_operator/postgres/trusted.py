@@ -29,6 +29,10 @@ class UntrustedRelation(Exception):
         self.name = name
 
 
+class Withheld(Exception):
+    """The reader may not read a table, of an older operator or from a backup; it is given the right at the next run."""
+
+
 class UntrustedContent(Exception):
     """A table's rows are not what the operator or Prisma writes; the message says which, and what is wrong."""
 
@@ -107,6 +111,7 @@ async def reading(connection: AsyncConnection[Any], relation: Relation) -> Async
 
     Raises:
         UntrustedRelation: it is not the plain table that it should be.
+        Withheld: this session's role may not read it.
         psycopg.OperationalError: as the server says.
     """
     try:
@@ -123,6 +128,8 @@ async def reading(connection: AsyncConnection[Any], relation: Relation) -> Async
             yield exists
     except psycopg.OperationalError:
         raise
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Withheld(f"The right to read {relation.label} is missing") from error
     except psycopg.DatabaseError as error:
         words = " ".join(str(error).split())[:200]
         raise UntrustedRelation(relation.label, "unknown", f"it can't be read: {words}") from error

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.postgres.sessions import Busy, Connection, NotAdmitted
-from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation
+from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation, Withheld
 from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.context import Pod, Run
 
@@ -38,6 +38,9 @@ async def application_database(run: Run, primary: Pod, user: str | None = None) 
             Reason.CONFIGURING,
             f"{error}. Patroni was asked to load the configuration that admits it; this is tried again automatically",
         ) from error
+    except Withheld as error:
+        run.services.memory.drop(run.key, "grants")
+        raise Transient(Reason.CONFIGURING, f"{error}; it is granted automatically") from error
     except Busy as error:
         raise Transient(
             Reason.CONFIGURING, f"The schema can't be read just now: {error}. This is tried again automatically"
