@@ -132,8 +132,8 @@ def _ever_available(previous: Manifest) -> bool:
 
 def _schema_condition(found: Findings, previous: Manifest) -> Verdict:
     problem = found.problem
-    if isinstance(problem, Permanent) and problem.reason == Reason.SOURCE_INVALID:
-        return Verdict("False", Reason.SOURCE_INVALID, problem.message)
+    if isinstance(problem, Permanent) and problem.reason in {Reason.SOURCE_INVALID, Reason.UNTRUSTED_RELATION}:
+        return Verdict("False", Reason(problem.reason), problem.message)
     state = found.migration
     if state is None or state.up_to_date is None:
         known = _was(previous, Condition.SCHEMA_UP_TO_DATE)
