@@ -15,6 +15,7 @@ from psycopg import sql
 from integration.conftest import migrate
 from integration.postgres_server import Database
 from integration.secured_server import OWNER, PASSWORDS, READER, SPEC, SecuredServer, secured_server
+from medianest_operator.backups.logical.server import check_readable, open_server
 from medianest_operator.hardening.state import read_state_async
 from medianest_operator.health import probe
 from medianest_operator.health.indexes import read_index_health_async
@@ -22,12 +23,14 @@ from medianest_operator.migrations.bundled import application_facts, bundled_mig
 from medianest_operator.migrations.history import read_history_async
 from medianest_operator.migrations.journal import read_last_run, read_version
 from medianest_operator.postgres import databases, roles
-from medianest_operator.postgres.catalog import read_catalog_async, read_traces_async
+from medianest_operator.postgres.catalog import read_catalog, read_catalog_async, read_traces_async
+from medianest_operator.postgres.contents import count_rows, read_schema_version, read_sequences, snapshot
 from medianest_operator.postgres.sessions import Busy, Connection, NotAdmitted, Sessions, Unreachable
 from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation
 from migrator_attacks import ATTACKS, PREPARATION, Attack, Outcome
 
 MIGRATOR = f"{OWNER}_migrator"
+BACKUP = f"{OWNER}_backup"
 TEMPLATE = "shop_template"
 VERSION = bundled_migrations()[-1].name
 
@@ -187,6 +190,34 @@ async def test_attack(server: SecuredServer, database: Database, controller: Con
         assert controller.answers["last run"].ending == "Applied"
         assert controller.answers["version"] is not None
         assert controller.answers["indexes"].is_healthy
+
+
+ALSO_BY_THE_BACKUP = [
+    attack for attack in ATTACKS if attack.outcome != Outcome.REFUSED and attack.name != "settings-that-stop-sessions"
+]
+"""The settings stop the application's sessions and pg_dump as well, which a failed backup reports."""
+WORKED_OUT_BY_THE_PLANNER = {"index-on-an-expression", "statistics-on-an-expression", "history-with-a-child"}
+"""Expressions of a table's own indexes and statistics, which the planner works out for whoever counts its rows."""
+
+
+@pytest.mark.parametrize("tried", ALSO_BY_THE_BACKUP, ids=lambda tried: tried.name)
+def test_attack_on_the_backup(server: SecuredServer, database: Database, tried: Attack) -> None:
+    """It reads with more rights than the migrator has, and lends it none."""
+    attack(database, PREPARATION.replace("{owner}", OWNER))
+    attack(database, tried.script(OWNER))
+    conninfo = psycopg.conninfo.make_conninfo(host=str(database.server.folder), user=BACKUP, dbname=database.name)
+    opened = open_server(conninfo, 5, print)
+    with opened.connection as connection:
+        tables = check_readable(opened)
+        with snapshot(connection):
+            read_schema_version(connection)
+            read_catalog(connection)
+            read_sequences(connection)
+            with contextlib.suppress(psycopg.DatabaseError):
+                list(count_rows(connection, tables))
+    assert_migrator_stayed_one(server, database)
+    allowed = {BACKUP} if tried.name in WORKED_OUT_BY_THE_PLANNER else set()
+    assert intruders(server, database) <= allowed
 
 
 async def test_what_is_not_the_table_is_named_with_its_owner(database: Database, controller: Controller) -> None:
