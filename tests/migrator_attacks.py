@@ -248,6 +248,9 @@ ATTACKS: tuple[Attack, ...] = (
            " (repeat('[', 5000) || repeat(']', 5000))::jsonb;", Outcome.CONTENT),
     Attack("catalog-of-another-shape", "UPDATE medianest_operator.schema_versions SET catalog ="
            " '[{\"kind\": \"column\", \"table\": 1, \"name\": null, \"attributes\": []}]';", Outcome.CONTENT),
+    Attack("definition-without-end",
+           "DO $$ BEGIN EXECUTE 'CREATE FUNCTION public.longer() RETURNS text LANGUAGE sql AS '"
+           " || quote_literal('SELECT ' || quote_literal(repeat('x', 20000000))); END $$;", Outcome.CONTENT),
     Attack("comments-with-line-breaks", "COMMENT ON TABLE public._prisma_migrations IS E'a\\nb\\x07';"),
     # The schemas themselves.
     Attack("public-renamed", "ALTER SCHEMA public RENAME TO gone;", Outcome.CONTENT),

@@ -12,6 +12,7 @@ from medianest_operator.reconcile.context import Run
 FULL_EVERY = 3600.0
 """Seconds until the catalogs are compared although nothing seems to have moved."""
 _LONGEST = 10
+_LONGEST_LINE = 300
 
 
 async def look(run: Run, connection: Connection, history: History) -> tuple[str, ...] | None:
@@ -37,4 +38,6 @@ async def look(run: Run, connection: Connection, history: History) -> tuple[str,
 
 
 def _in_words(line: str) -> str:
-    return line.replace(" is not expected", " is not part of any migration")
+    """A definition may be of any length; the status has room for its beginning."""
+    words = " ".join(line.replace(" is not expected", " is not part of any migration").split())
+    return words if len(words) <= _LONGEST_LINE else f"{words[: _LONGEST_LINE - 1]}…"
