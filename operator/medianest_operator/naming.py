@@ -112,6 +112,8 @@ VOLUME_WAL: Final = "wal"
 # PostgreSQL roles that don't depend on the spec
 SUPERUSER: Final = "postgres"
 REPLICATION_ROLE: Final = "standby"
+MAINTENANCE_DATABASE: Final = "postgres"
+"""PostgreSQL's own, in which no role but the superuser may make anything."""
 CERT_MAP: Final = "medianest"
 """The pg_ident map from certificate names to roles."""
 CERT_PATRONI: Final = "medianest-patroni"
@@ -119,6 +121,12 @@ CERT_CONTROLLER: Final = "medianest-controller"
 
 JOURNAL_SCHEMA: Final = "medianest_operator"
 """In the application's database, beside its own schemas: what the operator remembers of its migration runs."""
+READ_BY_CONTROLLER: Final = (
+    ("public", "_prisma_migrations"),
+    (JOURNAL_SCHEMA, "migration_runs"),
+    (JOURNAL_SCHEMA, "schema_versions"),
+)
+"""The application's tables, by schema and name, that the controller reads: no others."""
 
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"

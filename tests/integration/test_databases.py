@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from integration.postgres_server import Database, PostgresServer
 from medianest_operator.api.database import DatabaseSpec
@@ -192,3 +192,47 @@ async def test_readers_of_a_replica_are_shown_out(admin: Connection, live: Datab
         await databases.end_sessions(admin, live.name)
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "public;ALTER/**/ROLE/**/medianest_migrator/**/SUPERUSER;--",
+        "'x';ALTER/**/ROLE/**/medianest_migrator/**/SUPERUSER;--",
+        '"a"";b",public',
+    ],
+)
+async def test_settings_of_the_replaced_database_are_copied_not_run(
+    admin: Connection, live: Database, path: str
+) -> None:
+    """Its owner can store any text in a list: SET ... FROM CURRENT takes it as it is."""
+    with live.connect("medianest_migrator") as connection:
+        connection.execute("SELECT set_config('search_path', %s, false)", [path])
+        connection.execute(f'ALTER DATABASE "{live.name}" SET search_path FROM CURRENT'.encode())
+    candidate = await candidate_for(admin, live)
+    await databases.swap_in(admin, candidate.name, live.name, LIVE, (f"{live.name}_old", KEPT))
+    cursor = await admin.execute("SELECT rolname FROM pg_authid WHERE rolsuper")
+    superusers = await cursor.fetchall()
+    await admin.execute("ALTER ROLE medianest_migrator NOSUPERUSER")
+    assert superusers == [("postgres",)]
+    if path.startswith('"'):
+        (setting,) = live.execute("SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_database d"
+                                  " ON d.oid = setdatabase WHERE datname = current_database()")  # fmt: skip
+        assert setting == ('search_path="a"";b", public',)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        '{"medianest-operator": {"role": "kept", "request": 1, "at": "yesterday"}}',
+        '{"medianest-operator": {"role": "kept", "request": "r", "at": "2026-01-02"}}',
+        '{"medianest-operator": [1]}',
+        "[" * 100_000,
+        "x" * 50_000_000,
+    ],
+)
+async def test_owner_can_write_any_comment_on_its_database(admin: Connection, live: Database, comment: str) -> None:
+    with live.connect("medianest_migrator") as connection:
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(live.name), comment))
+    found = (await databases.read_databases(admin))[live.name]
+    assert found.mark is None

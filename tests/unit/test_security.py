@@ -79,7 +79,7 @@ def test_certificates_are_signed_renewable_and_named() -> None:
 
 
 def test_nobody_is_trusted() -> None:
-    lines = hba.rules()
+    lines = hba.rules("medianest_controller")
     assert not any("trust" in line or "password" in line or "md5" in line for line in lines)
     assert lines[-1] == "host all all all reject"
     assert all(line.split()[0] in {"local", "hostssl"} for line in lines[:-1])

@@ -75,7 +75,7 @@ class Reason(StrEnum):
     POD_FAILING = "PodFailing"
     OBJECT_REFUSED = "ObjectRefused"
     NAME_TAKEN = "NameTaken"
-    UNTRUSTED_OBJECT = "UntrustedObject"
+    UNTRUSTED_RELATION = "UntrustedRelation"
     OUTDATED_DEFINITION = "OutdatedDefinition"
     # what kept the operator from observing or acting
     API_ERROR = "ApiError"
@@ -200,7 +200,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.POD_FAILING: _DEGRADED,
         Reason.OBJECT_REFUSED: _STUCK,
         Reason.NAME_TAKEN: _STUCK,
-        Reason.UNTRUSTED_OBJECT: _STUCK,
+        Reason.UNTRUSTED_RELATION: _STUCK,
         Reason.OUTDATED_DEFINITION: _DEGRADED,
         Reason.API_ERROR: _UNSEEN,
         Reason.PATRONI_UNREACHABLE: _UNSEEN,

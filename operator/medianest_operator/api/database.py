@@ -176,7 +176,7 @@ class DatabaseNames(ApiModel):
     """Name of the database."""
     owner: SqlName = "medianest"
     """The role that owns the schema; it can't log in. The login roles are <owner>_app, _readonly, _migrator, _monitor
-    and _backup."""
+    and _backup; the operator itself reads the database as <owner>_controller."""
 
 
 class Connections(ApiModel):

@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.hardening.naming import CURRENT_USER_ID, MARK, is_own
 from medianest_operator.hardening.objects import Column
+from medianest_operator.postgres.trusted import UntrustedContent
 
 Key = tuple[str, str, str]
 
@@ -53,6 +54,16 @@ SELECT 'function', '', f.proname, pg_catalog.obj_description(f.oid, 'pg_proc'), 
   FROM pg_catalog.pg_proc f
  WHERE f.pronamespace = pg_catalog.to_regnamespace('public') AND f.pronargs = 0
    AND (pg_catalog.starts_with(f.proname::text, 'hardening_') OR f.proname = '{CURRENT_USER_ID}')
+"""
+
+
+MOST_OBJECTS = 50_000
+"""Rows that the controller takes: the database's owner can make any number."""
+
+_SELECT_BOUNDED: LiteralString = f"""
+SELECT kind, relation, name, pg_catalog.left(comment, 4096), complete, pg_catalog.left(detail, 65536)
+  FROM ({SELECT_STATE}) found(kind, relation, name, comment, complete, detail)
+ LIMIT {MOST_OBJECTS + 1}
 """
 
 
@@ -136,6 +147,14 @@ def read_state(connection: Connection[Any]) -> State:
 
 
 async def read_state_async(connection: AsyncConnection[Any]) -> State:
-    """As `read_state`, for the controller."""
+    """As `read_state`, for the controller.
+
+    Raises:
+        UntrustedContent: there are more columns and objects than a schema has.
+        psycopg.Error: as the server says.
+    """
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        return state_from_rows(await (await cursor.execute(SELECT_STATE)).fetchall())
+        rows = await (await cursor.execute(_SELECT_BOUNDED)).fetchall()
+    if len(rows) > MOST_OBJECTS:
+        raise UntrustedContent(f"Schema public has more than {MOST_OBJECTS} columns, so they were not read")
+    return state_from_rows(rows)

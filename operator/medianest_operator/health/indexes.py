@@ -10,6 +10,8 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 from pydantic import BaseModel, ConfigDict
 
+from medianest_operator.postgres.trusted import bounded, too_large
+
 # The application's schema; other schemas are other people's.
 _IN_PUBLIC: LiteralString = """
      c.relnamespace = to_regnamespace('public') AND NOT EXISTS (
@@ -143,10 +145,17 @@ def read_index_health(connection: Connection[Any], critical: Sequence[str]) -> I
 
 
 async def read_index_health_async(connection: AsyncConnection[Any], critical: Sequence[str]) -> IndexHealth:
-    """As `read_index_health`, for the controller."""
+    """As `read_index_health`, for the controller.
+
+    Raises:
+        UntrustedContent: there are more than can be read.
+        psycopg.Error: as the server says.
+    """
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        row = await (await cursor.execute(SELECT_INDEXES)).fetchone()
+        row = await (await cursor.execute(bounded(SELECT_INDEXES, 2))).fetchone()
     assert row is not None
+    if None in row:
+        raise too_large("The definitions of indexes and foreign keys")
     return evaluate(row[0], row[1], critical)
 
 

@@ -18,6 +18,8 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator.migrations.source import Migration
+from medianest_operator.postgres.roles import let_reader_in
+from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
 
 TABLE = "_prisma_migrations"
 
@@ -53,6 +55,35 @@ SELECT id, checksum, finished_at, migration_name, logs, rolled_back_at, started_
   FROM public._prisma_migrations
  ORDER BY started_at, id
 """
+
+MOST_ROWS = 5000
+"""A history with more is nobody's: it isn't read, so that it can't fill the controller's memory."""
+
+# For the controller, to which the rows are somebody's input: no text beyond the column's own length, and no moment that
+# a calendar doesn't have ('infinity', years before 1 and after 9999).
+_SELECT_BOUNDED: LiteralString = f"""
+SELECT pg_catalog.left(id, 36), pg_catalog.left(checksum, 64), {clamped("finished_at")},
+       pg_catalog.left(migration_name, 255), pg_catalog.left(logs, 4000), {clamped("rolled_back_at")},
+       {clamped("started_at")}, applied_steps_count
+  FROM ONLY public._prisma_migrations
+ ORDER BY started_at, id
+ LIMIT {MOST_ROWS + 1}
+"""
+
+RELATION = Relation(
+    "public",
+    TABLE,
+    {
+        "id": "varchar",
+        "checksum": "varchar",
+        "finished_at": "timestamptz",
+        "migration_name": "varchar",
+        "logs": "text",
+        "rolled_back_at": "timestamptz",
+        "started_at": "timestamptz",
+        "applied_steps_count": "int4",
+    },
+)
 
 INSERT_STARTED: LiteralString = """
 INSERT INTO public._prisma_migrations (id, checksum, started_at, migration_name) VALUES (%s, %s, %s, %s)
@@ -143,17 +174,29 @@ def read_history(connection: Connection[Any]) -> History:
 
 
 async def read_history_async(connection: AsyncConnection[Any]) -> History:
-    """As `read_history`, for the controller."""
-    async with connection.cursor(row_factory=tuple_row) as cursor:
+    """As `read_history`, for the controller, which trusts neither the table nor what is in it.
+
+    Raises:
+        UntrustedRelation: the table is not the one that Prisma makes.
+        UntrustedContent: it holds what no history holds.
+        psycopg.OperationalError: as the server says.
+    """
+    async with reading(connection, RELATION) as exists, connection.cursor(row_factory=tuple_row) as cursor:
         state = await (await cursor.execute(SELECT_STATE)).fetchone()
         assert state is not None
-        rows = await (await cursor.execute(SELECT_ROWS)).fetchall() if state[0] else []
-    return history_from_rows(state[0], state[1], rows)
+        rows = await (await cursor.execute(_SELECT_BOUNDED)).fetchall() if exists else []
+    if len(rows) > MOST_ROWS:
+        raise UntrustedContent(f"{RELATION.label} has more than {MOST_ROWS} rows; a history has one for each migration")
+    for row in rows:
+        if not (row[3] or "").isprintable():
+            raise UntrustedContent(f"{RELATION.label} has a migration whose name is not one: {row[3]!r}")
+    return history_from_rows(exists, state[1], rows)
 
 
 def ensure_table(connection: Connection[Any]) -> None:
     """Create `_prisma_migrations` as Prisma does, if it isn't there."""
     connection.execute(CREATE_TABLE)
+    let_reader_in(connection, (RELATION.schema, RELATION.name))
 
 
 def insert_started(connection: Connection[Any], migration: Migration, started_at: datetime) -> str:

@@ -15,12 +15,15 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, Connection
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from medianest_operator.migrations.run.evidence import catalog_from_json
 from medianest_operator.naming import JOURNAL_SCHEMA
-from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.catalog import Catalog, CatalogObject
+from medianest_operator.postgres.roles import let_reader_in
+from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
+from medianest_operator.results.migration import MigrationResult, Outcome, Reason
 
 SCHEMA = JOURNAL_SCHEMA
 
@@ -101,11 +104,45 @@ SELECT ending, result FROM medianest_operator.migration_runs
  LIMIT 1
 """
 
-_SELECT_LAST: LiteralString = """
-SELECT id, source, step, strategy, started_at, finished_at, ending, backup, result, fence IS NOT NULL AS fenced
-  FROM medianest_operator.migration_runs
+LARGEST_RESULT = 1 << 18
+LARGEST_CATALOG = 1 << 24
+"""Bytes of JSON that the controller takes from the journal: several times what a run writes."""
+
+RUNS = Relation(
+    SCHEMA,
+    "migration_runs",
+    {
+        "id": "uuid",
+        "source": "text",
+        "step": "text",
+        "strategy": "text",
+        "started_at": "timestamptz",
+        "finished_at": "timestamptz",
+        "ending": "text",
+        "fence": "jsonb",
+        "backup": "text",
+        "result": "jsonb",
+    },
+)
+VERSIONS = Relation(SCHEMA, "schema_versions", {"version": "text", "catalog": "jsonb"})
+
+# For the controller, to which the rows are somebody's input (as in `history`).
+_SELECT_LAST: LiteralString = f"""
+SELECT id::pg_catalog.text AS id, pg_catalog.left(source, 128) AS source, pg_catalog.left(step, 64) AS step,
+       pg_catalog.left(strategy, 64) AS strategy, {clamped("started_at")} AS started_at,
+       {clamped("finished_at")} AS finished_at, pg_catalog.left(ending, 64) AS ending,
+       pg_catalog.left(backup, 1024) AS backup, pg_catalog.octet_length(result::pg_catalog.text) AS size,
+       CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) <= {LARGEST_RESULT} THEN result::pg_catalog.text END
+         AS result, fence IS NOT NULL AS fenced
+  FROM ONLY medianest_operator.migration_runs
  ORDER BY started_at DESC
  LIMIT 1
+"""
+
+_SELECT_VERSION: LiteralString = f"""
+SELECT CASE WHEN pg_catalog.octet_length(catalog::pg_catalog.text) <= {LARGEST_CATALOG}
+            THEN catalog::pg_catalog.text END
+  FROM ONLY medianest_operator.schema_versions WHERE version OPERATOR(pg_catalog.=) %s LIMIT 1
 """
 
 _INSERT: LiteralString = """
@@ -181,6 +218,7 @@ class Journal:
             with self._connection.transaction():
                 for statement in CREATE:
                     self._connection.execute(statement)
+                let_reader_in(self._connection, *((table.schema, table.name) for table in (RUNS, VERSIONS)))
 
     def exists(self) -> bool:
         row = self._connection.execute(_SELECT_EXISTS).fetchone()
@@ -278,24 +316,63 @@ def _json(value: Mapping[str, Any] | None) -> Jsonb | None:
 
 
 async def read_last_run(connection: AsyncConnection[Any]) -> LastRun | None:
-    """The newest run, for the controller; `None` where there is no journal or no run."""
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        row = await (await cursor.execute(_SELECT_EXISTS)).fetchone()
-        if row is None or not row["there"]:
-            return None
-        row = await (await cursor.execute(_SELECT_LAST)).fetchone()
-    return LastRun(**{**row, "id": str(row["id"])}) if row else None
+    """The newest run, for the controller; `None` where there is no journal or no run.
+
+    Raises:
+        UntrustedRelation: the journal's table is not the one that runs make.
+        UntrustedContent: it holds what no run writes.
+        psycopg.OperationalError: as the server says.
+    """
+    async with reading(connection, RUNS) as exists, connection.cursor(row_factory=dict_row) as cursor:
+        row = await (await cursor.execute(_SELECT_LAST)).fetchone() if exists else None
+    if row is None:
+        return None
+    size = row.pop("size")
+    if row["step"] not in set(Step) or row["ending"] not in {None, *Ending}:
+        words = f"step {row['step']!r} and ending {row['ending']!r}"
+        raise UntrustedContent(f"{RUNS.label} has a run with {words}, which this operator doesn't know")
+    if size is not None and row["result"] is None:
+        raise UntrustedContent(
+            f"{RUNS.label} has a result of {size} bytes; the largest that is read is {LARGEST_RESULT}"
+        )
+    return LastRun(**{**row, "result": _checked_result(row["result"])})
+
+
+def _checked_result(text: str | None) -> Mapping[str, Any] | None:
+    """A result of the shape that runs write; nothing else gets any further."""
+    if text is None:
+        return None
+    try:
+        document: dict[str, Any] = json.loads(text)
+        # A run that was cut off leaves fewer fields than a Job's result has.
+        least = {"outcome": Outcome.FAILED, "reason": Reason.INTERRUPTED, "message": ""}
+        MigrationResult.model_validate({**least, **document})
+    except (ValueError, TypeError, RecursionError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UntrustedContent(f"{RUNS.label} has a result that no run of this operator writes: {what}") from error
+    return document
 
 
 async def read_version(connection: AsyncConnection[Any], version: str) -> Catalog | None:
-    """The recorded catalog of a version, for the controller."""
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        row = await (await cursor.execute(_SELECT_EXISTS)).fetchone()
-        if row is None or not row["there"]:
-            return None
-        query = "SELECT catalog FROM medianest_operator.schema_versions WHERE version = %s"
-        row = await (await cursor.execute(query, (version,))).fetchone()
-    return catalog_from_json(row["catalog"]) if row else None
+    """The recorded catalog of a version, for the controller. Raises as `read_last_run`."""
+    async with reading(connection, VERSIONS) as exists, connection.cursor(row_factory=tuple_row) as cursor:
+        row = await (await cursor.execute(_SELECT_VERSION, (version,))).fetchone() if exists else None
+    if row is None:
+        return None
+    if row[0] is None:
+        raise UntrustedContent(f"{VERSIONS.label} has a catalog of more than {LARGEST_CATALOG} bytes for {version}")
+    try:
+        catalog = catalog_from_json(json.loads(row[0]))
+        if all(_is_catalog_object(item) for item in catalog.objects.values()):
+            return catalog
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UntrustedContent(f"{VERSIONS.label} has a catalog for {version} that no run of this operator writes")
+
+
+def _is_catalog_object(item: CatalogObject) -> bool:
+    whole = all(isinstance(part, str) for part in item.key) and isinstance(item.attributes, Mapping)
+    return whole and (item.kind != "column" or isinstance(item.attributes.get("position"), int))
 
 
 def result_as_json(text: str) -> Mapping[str, Any]:

@@ -17,7 +17,13 @@ from typing import Any
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
-from medianest_operator.postgres.catalog_queries import SELECT_CATALOG, SET_SEARCH_PATH, catalog_query
+from medianest_operator.postgres.catalog_queries import (
+    SELECT_CATALOG,
+    SELECT_TRACES,
+    SET_SEARCH_PATH,
+    catalog_query,
+)
+from medianest_operator.postgres.trusted import bounded, too_large
 
 # Kinds and attributes that follow from roles and the server's setup rather than from the schema.
 PRIVILEGE_KINDS = frozenset({"grants", "settings"})
@@ -127,10 +133,26 @@ def read_catalog(connection: Connection[Any]) -> Catalog:
 
 
 async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:
-    """As `read_catalog`, for the controller."""
+    """As `read_catalog`, for the controller.
+
+    Raises:
+        UntrustedContent: it is larger than a catalog is.
+        psycopg.Error: as the server says.
+    """
     async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(SET_SEARCH_PATH)
-        return catalog_from_rows(await (await cursor.execute(SELECT_CATALOG)).fetchall())
+        rows = await (await cursor.execute(bounded(SELECT_CATALOG, 1))).fetchall()
+    if any(row[0] is None for row in rows):
+        raise too_large("The definitions of the schema's objects")
+    return catalog_from_rows(rows)
+
+
+async def read_traces_async(connection: AsyncConnection[Any]) -> str | None:
+    """A digest that is another one after each change of a definition; much cheaper than the catalog."""
+    async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(SET_SEARCH_PATH)
+        row = await (await cursor.execute(SELECT_TRACES)).fetchone()
+    return row[0] if row else None
 
 
 def difference(expected: Catalog, actual: Catalog) -> list[str]:

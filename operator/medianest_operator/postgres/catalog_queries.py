@@ -271,12 +271,49 @@ SECTIONS: tuple[LiteralString, ...] = (
     SETTINGS,
 )
 
+# Two search paths in one statement. The names in it are resolved before it runs, in pg_catalog alone, so that nobody's
+# operator or function in public takes the place of PostgreSQL's. What its first row sets holds while it runs: regclass
+# and pg_get_* spell tables in public without their schema, and resolve nothing that is then called.
+SET_SEARCH_PATH: LiteralString = "SET LOCAL search_path = pg_catalog, pg_temp"
+_SPELL_WITHOUT_PUBLIC: LiteralString = """
+SELECT CASE WHEN pg_catalog.set_config('search_path', 'public', true) IS NULL THEN NULL ELSE '[]' END::json
+"""
+
 SELECT_CATALOG: LiteralString = "\nUNION ALL\n".join(
-    f"SELECT coalesce((SELECT json_agg(q) FROM ({section}) q), '[]'::json)" for section in SECTIONS
+    (
+        _SPELL_WITHOUT_PUBLIC,
+        *(f"SELECT coalesce((SELECT json_agg(q) FROM ({section}) q), '[]'::json)" for section in SECTIONS),
+    )
 )
 
-# Names resolve the same way whoever asks, and pg_get_* spell tables in public without it.
-SET_SEARCH_PATH: LiteralString = "SET LOCAL search_path TO public"
+# Every definition is a row of these catalogs, and another version of the row whenever it changes. VACUUM and ANALYZE
+# write their figures into the row in place, which leaves its version alone.
+SELECT_TRACES: LiteralString = """
+SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)) FROM (
+    SELECT pg_catalog.concat_ws(':', 'c', c.oid, c.xmin) AS trace FROM pg_catalog.pg_class c
+     WHERE c.relnamespace NOT IN ('pg_catalog'::pg_catalog.regnamespace, 'pg_toast'::pg_catalog.regnamespace,
+                                  'information_schema'::pg_catalog.regnamespace)
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'a', a.attrelid, a.attnum, a.xmin) FROM pg_catalog.pg_attribute a
+                JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+               WHERE c.relnamespace NOT IN ('pg_catalog'::pg_catalog.regnamespace, 'pg_toast'::pg_catalog.regnamespace,
+                                            'information_schema'::pg_catalog.regnamespace)
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'd', oid, xmin) FROM pg_catalog.pg_attrdef
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'i', indexrelid, xmin) FROM pg_catalog.pg_index WHERE indexrelid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'k', oid, xmin) FROM pg_catalog.pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'p', oid, xmin) FROM pg_catalog.pg_proc WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 't', oid, xmin) FROM pg_catalog.pg_trigger
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'y', oid, xmin) FROM pg_catalog.pg_type WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'e', oid, xmin) FROM pg_catalog.pg_enum
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'o', oid, xmin) FROM pg_catalog.pg_policy
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'r', oid, xmin) FROM pg_catalog.pg_rewrite WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'n', oid, xmin) FROM pg_catalog.pg_namespace
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'x', oid, xmin) FROM pg_catalog.pg_extension
+    UNION ALL SELECT pg_catalog.concat_ws(':', 's', oid, xmin) FROM pg_catalog.pg_statistic_ext
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'u', oid, xmin) FROM pg_catalog.pg_publication
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'm', objoid, objsubid, xmin) FROM pg_catalog.pg_description
+               WHERE objoid >= 16384
+) t
+"""
 
 
 def catalog_query(server_version: int) -> LiteralString:

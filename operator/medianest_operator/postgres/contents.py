@@ -38,8 +38,14 @@ SELECT n.nspname, c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.reln
 
 # As Prisma names them, the newest applied migration is the last by name.
 _VERSION: LiteralString = """
-SELECT migration_name FROM public._prisma_migrations
+SELECT pg_catalog.left(migration_name, 255) FROM ONLY public._prisma_migrations
  WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL ORDER BY migration_name DESC LIMIT 1
+"""
+
+# Anything but a table could run somebody's functions.
+_HISTORY: LiteralString = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'public' AND c.relname = '_prisma_migrations' AND c.relkind = 'r')
 """
 
 
@@ -122,7 +128,7 @@ def read_schema_version(connection: Connection[Any]) -> str | None:
         psycopg.Error: as the server says.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute("SELECT pg_catalog.to_regclass('public._prisma_migrations') IS NOT NULL").fetchone()
+        row = cursor.execute(_HISTORY).fetchone()
         if row is None or not row[0]:
             return None
         newest = cursor.execute(_VERSION).fetchone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ class LiveDatabase:
 
 
 _DATABASES: LiteralString = """
-SELECT d.datname::text, d.datallowconn, shobj_description(d.oid, 'pg_database')
+SELECT d.datname::text, d.datallowconn, pg_catalog.left(pg_catalog.shobj_description(d.oid, 'pg_database'), 4096)
   FROM pg_database d WHERE NOT d.datistemplate AND d.datname <> 'postgres'
 """
 
@@ -84,11 +85,14 @@ async def read_sizes(connection: Connection) -> dict[str, int]:
 
 
 def _mark(comment: str | None) -> Mark | None:
+    """A comment is the database's owner's to write, too: what isn't a mark in every part is none."""
     try:
         document: Any = json.loads(comment or "")
         found = document[_KEY]
-        return Mark(Role(found["role"]), found["request"], found["at"], found.get("backup"))
-    except (ValueError, KeyError, TypeError):
+        mark = Mark(Role(found["role"]), found["request"], found["at"], found.get("backup"))
+        whole = isinstance(mark.request, str) and isinstance(mark.backup, str | None)
+        return mark if whole and mark.moment.tzinfo is not None else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -186,8 +190,19 @@ async def _copy_settings(connection: Connection, source: str, target: str) -> No
     database = sql.SQL("DATABASE {}").format(sql.Identifier(target))
     for role, name, value in await cursor.fetchall():
         whom = sql.SQL("ROLE {} IN {}").format(sql.Identifier(role), database) if role else database
-        given = sql.SQL(value) if name in _LISTS else sql.Literal(value)
+        given = sql.SQL(", ").join(map(sql.Literal, _elements(value))) if name in _LISTS else sql.Literal(value)
         await connection.execute(sql.SQL("ALTER {} SET {} = {}").format(whom, sql.Identifier(*name.split(".")), given))
+
+
+def _elements(value: str) -> list[str]:
+    """The elements of such a list, without their quotes, as pg_dump takes it apart (SplitGUCList in its source).
+
+    What stands there is the owner's text (ALTER DATABASE ... SET ... FROM CURRENT stores it as it is): it must not get
+    into a statement in any other way than as literals.
+    """
+    found = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|$)', value)
+    elements = [quoted.replace('""', '"') if quoted else plain.strip() for quoted, plain in found]
+    return [element for element in elements if element] or [""]
 
 
 async def end_sessions(connection: Connection, name: str) -> None:

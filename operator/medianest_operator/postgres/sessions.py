@@ -1,7 +1,11 @@
 """One persistent connection to each instance: a probe over it costs a fortieth of a new connection.
 
-The controller logs in as the superuser by its own client certificate, straight to the pod's address, and verifies the
-server's name.
+The controller logs in by its own client certificate, straight to the pod's address, and verifies the server's name: as
+the superuser, or as the role that reads what the application owns and can change nothing (`logins.controller_name`).
+
+No session takes on what somebody set for a database or a role. Functions, operators and types are found in `pg_catalog`
+alone: the temporary schema is searched for relations and types last, and for functions and operators never (PostgreSQL
+manual, 20.11.1, search_path).
 """
 
 import asyncio
@@ -11,7 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -19,6 +23,7 @@ from psycopg.rows import TupleRow
 from medianest_operator import naming
 
 Connection = psycopg.AsyncConnection[TupleRow]
+_Slot = tuple[str, str, str, str, str]
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +31,67 @@ CONNECT_TIMEOUT: Final = 3
 """Seconds. A frozen server's kernel still accepts TCP, so every step has its own deadline."""
 QUERY_TIMEOUT: Final = 5.0
 
+_TIMED_OUT: Final = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
+# The server's and libpq's words (src/backend/libpq/auth.c, utils/init/postinit.c; libpq/fe-auth.c); a refused login has
+# no code that psycopg hands out. The first is libpq's own: without a rule for certificates the server asks a password.
+_REFUSALS: Final = (
+    "no password supplied",
+    "certificate authentication failed",
+    "no pg_hba.conf entry",
+    "permission denied for database",
+    "is not permitted to log in",
+    # The superuser still gets in then.
+    "remaining connection slots are reserved",
+    "too many connections",
+)
+
+
+_PINNED: Final = {
+    "search_path": "pg_catalog,pg_temp",
+    "role": "none",
+    "local_preload_libraries": "",
+    "row_security": "off",
+    "statement_timeout": str(int(QUERY_TIMEOUT * 1000)),
+    "lock_timeout": "2000",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "60000",
+    "exit_on_error": "off",
+    "default_transaction_isolation": "read\\ committed",
+    "default_transaction_deferrable": "off",
+    "DateStyle": "ISO,MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
+    # Otherwise the planner works out CHECK constraints, functions in them included.
+    "constraint_exclusion": "partition",
+}
+"""What is set while the session starts. A client's options go before the settings of the role and of the database,
+whose owner may set any of these (PostgreSQL manual, 20.1.3)."""
+
+# Whatever else the owner set for its database goes back to what PostgreSQL is built with: slow plans, logs of each
+# query, another storage for new tables. What only a superuser can set stays.
+_NEUTRAL: LiteralString = """
+SELECT pg_catalog.set_config(s.name, s.boot_val, false) FROM pg_catalog.pg_settings s
+ WHERE s.source OPERATOR(pg_catalog.=) ANY ('{database,user,database user}'::pg_catalog.text[])
+   AND s.context OPERATOR(pg_catalog.=) 'user' AND s.boot_val IS NOT NULL
+"""
+
 
 class Unreachable(Exception):
     """An instance can't be asked; the message says why, for people."""
+
+
+class NotAdmitted(Unreachable):
+    """The server answers, and doesn't let the controller's reader in yet: its pg_hba.conf, its pg_ident.conf or the
+    right to connect is older than this operator. It passes once the server has loaded them."""
+
+
+class Busy(Unreachable):
+    """The server answers, and a statement didn't end in time: it was slow, or somebody holds a lock that it needs."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +116,34 @@ class Instance:
     host: str
     """The name that the server's certificate must have."""
     dbname: str
+    user: str
+    """The superuser, for the maintenance database and for statements that read nothing of the application's; else the
+    reader of `logins.controller_name`."""
 
 
 class Sessions:
     """The persistent connections of this process."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str, str, str], tuple[Instance, Credentials, Connection]] = {}
+        self._open: dict[_Slot, tuple[Instance, Credentials, Connection]] = {}
         self._files = tempfile.TemporaryDirectory(prefix="medianest-tls-")
 
     @contextlib.asynccontextmanager
     async def use(
         self, instance: Instance, credentials: Credentials, patience: float = QUERY_TIMEOUT
     ) -> AsyncIterator[Connection]:
-        """A connection for some queries. Raises Unreachable where it can't be had or breaks in the middle.
+        """A connection for some queries. It is closed by whatever is raised meanwhile: what an aborted statement left
+        in it is nobody's.
 
         Args:
             patience: how long all of them may take, in seconds.
+
+        Raises:
+            NotAdmitted: the reader is not let in yet.
+            Busy: a statement ran into its time limit.
+            Unreachable: the connection can't be had or breaks in the middle.
         """
-        slot = (instance.namespace, instance.database, instance.pod, instance.dbname)
+        slot = (instance.namespace, instance.database, instance.pod, instance.dbname, instance.user)
         known = self._open.get(slot)
         if known and (known[0] != instance or known[1] != credentials or known[2].closed):
             await self._close(slot)
@@ -89,9 +161,29 @@ class Sessions:
             if isinstance(error, psycopg.errors.InvalidCatalogName):
                 raise
             reason = " ".join(str(error).split()) or f"no answer within {patience:.0f} s"
-            raise Unreachable(f"{instance.pod}: {reason}") from error
+            kind = Busy if isinstance(error, _TIMED_OUT) else Unreachable
+            raise kind(f"{instance.pod}: {reason}") from error
+        except BaseException:
+            await self._close(slot)
+            raise
 
     async def _connect(self, instance: Instance, credentials: Credentials) -> Connection:
+        try:
+            connection = await self._log_in(instance, credentials)
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            refusals = (*_REFUSALS, f'role "{instance.user}" does not exist')
+            if instance.user != naming.SUPERUSER and any(words in reason for words in refusals):
+                raise NotAdmitted(f"{instance.pod} doesn't admit {instance.user} yet: {reason}") from error
+            raise
+        try:
+            await connection.execute(_NEUTRAL)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _log_in(self, instance: Instance, credentials: Credentials) -> Connection:
         folder = Path(self._files.name, instance.namespace, instance.database)
         files = {
             naming.TLS_CERT: credentials.certificate,
@@ -107,7 +199,7 @@ class Sessions:
             host=instance.host,
             hostaddr=instance.address,
             port=naming.POSTGRES_PORT,
-            user=naming.SUPERUSER,
+            user=instance.user,
             dbname=instance.dbname,
             sslmode="verify-full",
             sslcert=str(folder / naming.TLS_CERT),
@@ -119,11 +211,12 @@ class Sessions:
             keepalives_idle=10,
             keepalives_interval=3,
             keepalives_count=3,
-            options=f"-c statement_timeout={int(QUERY_TIMEOUT * 1000)} -c lock_timeout=2000",
+            client_encoding="utf8",
+            options=_options(instance.user),
             autocommit=True,
         )
 
-    async def _close(self, slot: tuple[str, str, str, str]) -> None:
+    async def _close(self, slot: _Slot) -> None:
         if entry := self._open.pop(slot, None):
             with contextlib.suppress(Exception):
                 await entry[2].close()
@@ -143,3 +236,10 @@ class Sessions:
         for slot in list(self._open):
             await self._close(slot)
         self._files.cleanup()
+
+
+def _options(user: str) -> str:
+    """For libpq's `options`."""
+    read_only = "off" if user == naming.SUPERUSER else "on"
+    settings = {**_PINNED, "default_transaction_read_only": read_only}
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())

@@ -14,6 +14,7 @@ from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
 from medianest_operator.kubernetes.kinds import CLAIM, JOB, POD, STATEFUL_SET, Manifest
 from medianest_operator.naming import Key, Names
+from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
 from medianest_operator.reconcile.concern import Facts
 from medianest_operator.reconcile.handovers import Handovers
@@ -224,10 +225,21 @@ class Run:
             return default
         return str(live["spec"]["template"]["spec"]["containers"][0]["image"])
 
-    def instance(self, pod: Pod, dbname: str) -> Instance:
-        """Where to connect for a pod that has an address."""
+    def instance(self, pod: Pod, dbname: str, user: str | None = None) -> Instance:
+        """Where to connect for a pod that has an address, and as whom.
+
+        That is the superuser in the maintenance database, and in any other one the reader, so that what the application
+        defines there can't be used against the server.
+
+        Args:
+            user: another login, for statements in which every name is qualified and that read nothing of the
+                application's.
+        """
         host = self.names.pod_fqdn(pod.name)
-        return Instance(*self.key, pod.name, pod.uid, pod.address or "", host, dbname)
+        if user is None:
+            maintenance = dbname == naming.MAINTENANCE_DATABASE
+            user = naming.SUPERUSER if maintenance else logins.controller_name(self.spec.database.owner)
+        return Instance(*self.key, pod.name, pod.uid, pod.address or "", host, dbname, user)
 
     @property
     def job_image(self) -> str:

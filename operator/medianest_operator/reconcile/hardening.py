@@ -24,6 +24,7 @@ from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.migration import MigrationState
+from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.schema import Schema
 from medianest_operator.reconcile.servers import Servers
 from medianest_operator.resources.hardening_job import hardening_job
@@ -156,8 +157,7 @@ async def _observe(run: Run, digest: str) -> State:
     known = run.services.memory.recall(run.key, "hardening", token, _READ_EVERY)
     if isinstance(known, State):
         return known
-    instance = run.instance(primary, run.spec.database.name)
-    async with run.services.sessions.use(instance, run.credentials) as connection:
+    async with application_database(run, primary) as connection:
         found = await read_state_async(connection)
     run.services.memory.keep(run.key, "hardening", token, found)
     return found

@@ -38,7 +38,7 @@ RESTORING, DONE, FAILED, SKIPPED = "Restoring", "Done", "Failed", "Skipped"
 _TRIES = 5
 _PAUSE = timedelta(seconds=15)
 """Before another try, doubled each time."""
-_MAINTENANCE_DATABASE = "postgres"
+_MAINTENANCE_DATABASE = naming.MAINTENANCE_DATABASE
 
 
 @dataclass(frozen=True)

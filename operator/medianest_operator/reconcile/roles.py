@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import roles
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.logins import Passwords
+from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
-MAINTENANCE_DATABASE: Final = "postgres"
 _CHECK_EVERY: Final = 600.0
 """Seconds after which roles and grants are compared although nothing changed here."""
 
@@ -26,7 +27,7 @@ async def reconcile(run: Run) -> Outcome:
     if memory.recall(run.key, "roles", token, _CHECK_EVERY) is not None:
         return Outcome()
     wanted = roles.wanted_roles(run.spec, passwords.by_suffix)
-    instance = run.instance(primary, MAINTENANCE_DATABASE)
+    instance = run.instance(primary, naming.MAINTENANCE_DATABASE)
     async with run.services.sessions.use(instance, run.credentials) as connection:
         changed = await roles.reconcile_roles(connection, wanted)
     memory.keep(run.key, "roles", token, True)
@@ -41,9 +42,9 @@ async def reconcile_grants(run: Run) -> Outcome:
     if primary is None or memory.recall(run.key, "grants", primary.uid, _CHECK_EVERY) is not None:
         return Outcome()
     sessions, credentials = run.services.sessions, run.credentials
-    async with sessions.use(run.instance(primary, MAINTENANCE_DATABASE), credentials) as connection:
+    async with sessions.use(run.instance(primary, naming.MAINTENANCE_DATABASE), credentials) as connection:
         await roles.ensure_connect(connection, run.spec, name)
-    async with sessions.use(run.instance(primary, name), credentials) as connection:
+    async with application_database(run, primary, naming.SUPERUSER) as connection:
         await roles.ensure_grants(connection, run.spec)
     memory.keep(run.key, "grants", primary.uid, True)
     return Outcome()

@@ -16,6 +16,7 @@ from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile import attempts, drift
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
 _READ_EVERY: Final = 60.0
@@ -46,12 +47,11 @@ async def observe(run: Run) -> Outcome:
     token = (primary.uid, _job_token(run))
     running = any(attempts.ended(job) is None for job in run.jobs)
     known = memory.recall(run.key, "schema", token, 0.0 if running else _READ_EVERY)
-    instance = run.instance(primary, run.spec.database.name)
     if isinstance(known, Schema):
-        async with run.services.sessions.use(instance, run.credentials) as connection:
+        async with application_database(run, primary) as connection:
             found = replace(known, drift=await drift.observe(run, connection, known.history))
     else:
-        async with run.services.sessions.use(instance, run.credentials) as connection:
+        async with application_database(run, primary) as connection:
             found = await _read(run, connection)
             metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
         metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.indexes.missing))

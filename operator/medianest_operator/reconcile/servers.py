@@ -11,6 +11,7 @@ from typing import Final
 
 import psycopg
 
+from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import Synchronous
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 SOON: Final = 2.0
 """Seconds until the next probe while something is under way that no event announces."""
-_MAINTENANCE_DATABASE: Final = "postgres"
 _SLOW_REPLICA: Final = 60.0
 """Seconds after which a replica that answers and doesn't stream is no longer just on its way."""
 
@@ -140,7 +140,7 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
         started = time.monotonic()
         try:
             async with run.services.sessions.use(
-                run.instance(pod, _MAINTENANCE_DATABASE), run.credentials
+                run.instance(pod, naming.MAINTENANCE_DATABASE), run.credentials
             ) as connection:
                 facts = await probe.instance_facts(connection)
                 streams = [] if facts.in_recovery else await probe.replicas(connection)

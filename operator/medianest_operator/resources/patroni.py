@@ -8,7 +8,7 @@ from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec, Synchronous
 from medianest_operator.kubernetes.kinds import CONFIG_MAP, Manifest
 from medianest_operator.naming import Names
-from medianest_operator.postgres import hba, parameters
+from medianest_operator.postgres import hba, logins, parameters
 from medianest_operator.resources.meta import manifest
 
 TTL = 20
@@ -48,6 +48,7 @@ def configuration(names: Names, spec: DatabaseSpec) -> dict[str, Any]:
     }
     server = f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}", f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_KEY}"
     client_ca = f"{naming.SERVER_TLS_MOUNT}/{naming.CLIENT_CA}"
+    reader = logins.controller_name(spec.database.owner)
     wal_directory = [{"waldir": naming.WAL_DIRECTORY}] if spec.wal_storage else []
     return {
         "scope": names.scope,
@@ -95,8 +96,8 @@ def configuration(names: Names, spec: DatabaseSpec) -> dict[str, Any]:
                 "superuser": {"username": naming.SUPERUSER, **certificate},
                 "replication": {"username": naming.REPLICATION_ROLE, **certificate},
             },
-            "pg_hba": hba.rules(),
-            "pg_ident": hba.identity_map(),
+            "pg_hba": hba.rules(reader),
+            "pg_ident": hba.identity_map(reader),
             "parameters": {
                 "unix_socket_directories": naming.SOCKET_DIRECTORY,
                 "ssl": "on",

@@ -32,6 +32,16 @@ _PASSING = (
     psycopg.errors.InvalidParameterValue,
 )
 
+_NEUTRAL: tuple[LiteralString, ...] = (
+    "SET search_path = pg_catalog, pg_temp",
+    "SET row_security = off",
+    "SET constraint_exclusion = partition",
+    "SET quote_all_identifiers = off",
+    "SET transform_null_equals = off",
+    "SET DateStyle = 'ISO, MDY'",
+    "SET exit_on_error = off",
+)
+
 _STATE: LiteralString = """
 SELECT pg_catalog.pg_is_in_recovery(),
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -182,12 +192,18 @@ def open_connection(environment: Mapping[str, str]) -> Connection[Any]:
 
 
 def without_limits(connection: Connection[Any]) -> None:
-    """Take as long as a dump takes, as pg_dump itself does: time limits are for the application's sessions."""
+    """Take as long as a dump takes, as pg_dump itself does: time limits are for the application's sessions.
+
+    What the database's owner set for it doesn't hold either, again as for pg_dump: names are found in `pg_catalog`
+    alone, no row is hidden without an error, and the planner works out no CHECK constraint's functions.
+    """
     limits = ["statement_timeout", "idle_in_transaction_session_timeout"]
     if connection.info.server_version >= 140000:
         limits.append("idle_session_timeout")
     for limit in limits:
         connection.execute(psycopg.sql.SQL("SET {} = 0").format(psycopg.sql.Identifier(limit)))
+    for setting in _NEUTRAL:
+        connection.execute(setting)
 
 
 def is_final(error: ConnectError) -> bool:

@@ -2,22 +2,27 @@
 
 The right to connect is taken from everybody else, and their sessions are ended. That is the database owner's own right
 to give and take, so it needs no superuser; ending sessions needs pg_signal_backend. It is written to the journal first,
-so that whoever finds the run interrupted can lift it. Superusers are not held off: nothing can.
+so that whoever finds the run interrupted can lift it. Superusers are not held off: nothing can. Nor is the controller's
+reader, which writes nothing: it reads in the journal how the run goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
+from medianest_operator.postgres.logins import CONTROLLER_SUFFIX
+
 DRAIN_LIMIT = 60.0
 """Seconds until sessions that don't end are given up."""
 _PAUSE = 0.1
+_READER: Mapping[str, str] = {"reader": f"_{CONTROLLER_SUFFIX}"}
+"""What follows the owner's name in the reader's (`logins.controller_name`)."""
 
 # Who may connect by a grant of its own. The owner's right comes with the ownership; 0 stands for everybody.
 _GRANTEES: LiteralString = """
@@ -26,6 +31,7 @@ SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee
        pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
  WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
    AND a.grantee <> d.datdba
+   AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) <> pg_catalog.pg_get_userbyid(d.datdba) || %(reader)s)
    AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) NOT IN (session_user, current_user))
  ORDER BY 1 NULLS LAST
 """
@@ -43,7 +49,9 @@ SELECT pg_catalog.pg_has_role(current_user, d.datdba, 'MEMBER'),
 _OTHERS: LiteralString = """
 SELECT a.pid, a.usename::text
   FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+  JOIN pg_catalog.pg_database d ON d.datname = a.datname
  WHERE a.datname = pg_catalog.current_database() AND NOT r.rolsuper AND a.pid <> pg_catalog.pg_backend_pid()
+   AND r.rolname <> pg_catalog.pg_get_userbyid(d.datdba) || %(reader)s
 """
 
 # A session shows in pg_stat_activity at the end of its start only, after its right to connect was looked at. From
@@ -104,7 +112,7 @@ def obstacle(connection: Connection[Any]) -> str | None:
 def observe(connection: Connection[Any]) -> Fence:
     """Whose right would be taken."""
     cursor = connection.cursor(row_factory=tuple_row)
-    grantees = tuple(row[0] for row in cursor.execute(_GRANTEES).fetchall())
+    grantees = tuple(row[0] for row in cursor.execute(_GRANTEES, _READER).fetchall())
     row = cursor.execute(_OWN).fetchone()
     assert row is not None
     return Fence(grantees, None if row[1] else row[0])
@@ -164,7 +172,7 @@ def _change(connection: Connection[Any], statement: LiteralString, grantees: Seq
 
 
 def _others(connection: Connection[Any]) -> list[tuple[int, str]]:
-    rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS).fetchall()
+    rows = connection.cursor(row_factory=tuple_row).execute(_OTHERS, _READER).fetchall()
     return [(row[0], row[1]) for row in rows]
 
 
