@@ -331,7 +331,7 @@ def test_backup_that_can_not_be_restored_is_told_everywhere(kube: Kube) -> None:
     message = healthy(kube, "False", "VerificationFailed")["message"]
     assert f"{second} is not good" in message
     assert "SHA-256" in message
-    assert f"last one restored and proved {first}." in message
+    assert f"the latest verified one is {first}." in message
     kube.wait_event("db", "VerificationFailed")
     assert '"reason": "VerificationFailed"' in first_told(kube)
     assert condition_of(kube.get(KIND, "db"), "Ready")["status"] == "True"

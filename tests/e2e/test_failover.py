@@ -51,7 +51,7 @@ def test_planned_switchover_loses_nothing(kube: Kube, record_property: Callable[
     print(f"planned switchover: gap {account.gap} s, {account.acknowledged} rows acknowledged, {account.lost} lost")
     assert account.lost == 0
     kube.wait_ready("ha")
-    assert ("PrimaryChanged", f"{new} leads now; before it was {old}.") in kube.events("ha")
+    assert ("PrimaryChanged", f"Primary changed from {old} to {new}.") in kube.events("ha")
 
 
 def test_killed_postmaster_comes_back(kube: Kube) -> None:

@@ -73,13 +73,13 @@ def test_failure_is_undone_proved_told_and_tried_again_by_id(kube: Kube) -> None
     assert f"Statement 2 (line 2) of {NEXT}" in schema["message"]
     assert "catalog and row counts equal those before (proved)" in schema["message"]
     ready = kube.wait_condition("db", "Ready", "False", "MigrationRolledBack")
-    assert ready["message"].startswith(f"Serving schema {LAST} as before. Migration {NEXT} failed and was undone")
+    assert ready["message"].startswith(f"Serving schema {LAST} as before. Migration {NEXT} failed and was rolled back")
     run = last_run(kube)
     assert (run["rollback"]["strategy"], run["rollback"]["proved"]) == ("Transaction", True)
     assert "/pre-migration/" in run["backup"]
     query = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
     assert kube.sql("db-0", query) == before
-    assert "MigrationUndone" in {reason for reason, _ in kube.events("db")}
+    assert "RolledBack" in {reason for reason, _ in kube.events("db")}
     assert kube.get("PersistentVolumeClaim", "db-backup-volume") is not None
 
     # The Job is gone, and still the source isn't tried again by itself.

@@ -47,7 +47,7 @@ class Loop:
         self._client = client
         self.cache = Cache()
         self.queue = WorkQueue()
-        self._sessions = Sessions()
+        self._sessions = Sessions(self.queue.add)
         recorder = Recorder(client, settings.identity)
         self._notifier = Notifier(client, recorder, settings.webhook_networks)
         self._handovers = Handovers(self.queue.add)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, LiteralString
@@ -21,6 +21,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from medianest_operator import naming
+from medianest_operator.naming import Key
 
 Connection = psycopg.AsyncConnection[TupleRow]
 _Slot = tuple[str, str, str, str, str]
@@ -124,8 +125,15 @@ class Instance:
 class Sessions:
     """The persistent connections of this process."""
 
-    def __init__(self) -> None:
-        self._open: dict[_Slot, tuple[Instance, Credentials, Connection]] = {}
+    def __init__(self, on_broken: Callable[[Key], None] = lambda _: None) -> None:
+        """
+        Args:
+            on_broken: called with the namespace and the name of an object when the server closes one of its kept
+                connections: a server that died is known of at once, not at the next probe.
+        """
+        self._on_broken = on_broken
+        # By namespace and name of the object, then by the slot.
+        self._open: dict[Key, dict[_Slot, tuple[Instance, Credentials, Connection]]] = {}
         self._files = tempfile.TemporaryDirectory(prefix="medianest-tls-")
 
     @contextlib.asynccontextmanager
@@ -144,7 +152,9 @@ class Sessions:
             Unreachable: the connection can't be had or breaks in the middle.
         """
         slot = (instance.namespace, instance.database, instance.pod, instance.dbname, instance.user)
-        known = self._open.get(slot)
+        known = self._open.get(slot[:2], {}).get(slot)
+        if known:
+            self._stop_listening(known[2])
         if known and (known[0] != instance or known[1] != credentials or known[2].closed):
             await self._close(slot)
             known = None
@@ -152,10 +162,11 @@ class Sessions:
             async with asyncio.timeout(patience):
                 if known is None:
                     connection = await self._connect(instance, credentials)
-                    self._open[slot] = (instance, credentials, connection)
+                    self._open.setdefault(slot[:2], {})[slot] = (instance, credentials, connection)
                 else:
                     connection = known[2]
                 yield connection
+            self._listen(slot, connection)
         except (TimeoutError, psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             await self._close(slot)
             if isinstance(error, psycopg.errors.InvalidCatalogName):
@@ -216,24 +227,46 @@ class Sessions:
             autocommit=True,
         )
 
+    def _listen(self, slot: _Slot, connection: Connection) -> None:
+        """Hear of the end of an idle connection: nothing else makes its socket readable (no LISTEN is used)."""
+        if connection.closed:
+            return
+        loop, descriptor = asyncio.get_running_loop(), connection.fileno()
+
+        def readable() -> None:
+            loop.remove_reader(descriptor)
+            self._on_broken(slot[:2])
+
+        loop.add_reader(descriptor, readable)
+
+    @staticmethod
+    def _stop_listening(connection: Connection) -> None:
+        if not connection.closed:
+            asyncio.get_running_loop().remove_reader(connection.fileno())
+
     async def _close(self, slot: _Slot) -> None:
-        if entry := self._open.pop(slot, None):
+        slots = self._open.get(slot[:2], {})
+        if entry := slots.pop(slot, None):
+            # Before the descriptor is closed: its number is given to the next that is opened.
+            self._stop_listening(entry[2])
             with contextlib.suppress(Exception):
                 await entry[2].close()
+        if not slots:
+            self._open.pop(slot[:2], None)
 
     async def leave(self, namespace: str, database: str, dbname: str) -> None:
         """Close the connections of an object to one of its server's databases."""
-        for slot in [slot for slot in self._open if slot[:2] == (namespace, database) and slot[3] == dbname]:
+        for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[3] == dbname]:
             await self._close(slot)
 
     async def forget(self, namespace: str, database: str, keep: frozenset[str] = frozenset()) -> None:
         """Close the connections to all pods of a database but those in `keep`."""
-        for slot in [slot for slot in self._open if slot[:2] == (namespace, database) and slot[2] not in keep]:
+        for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[2] not in keep]:
             await self._close(slot)
 
     async def close(self) -> None:
         """Close everything."""
-        for slot in list(self._open):
+        for slot in [slot for slots in self._open.values() for slot in slots]:
             await self._close(slot)
         self._files.cleanup()
 

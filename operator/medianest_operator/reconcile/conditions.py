@@ -152,5 +152,6 @@ def _is_unobserved(error: ReconcileError) -> bool:
 
 
 def _worst(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The one of the highest severity; among equals the first in the order of the run."""
-    return max(verdicts, key=lambda verdict: verdict.reason.severity, default=None)
+    """The one of the highest severity; among equals the last in the order of the run, which is the most specific."""
+    ranked = [(verdict.reason.severity, place, verdict) for place, verdict in enumerate(verdicts)]
+    return max(ranked, key=lambda item: item[:2])[2] if ranked else None

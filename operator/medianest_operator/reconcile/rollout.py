@@ -106,8 +106,9 @@ async def reconcile(run: Run) -> Outcome:
     servers = run.facts.get(Servers)
     if servers is None or not servers.leads:
         return await _replace_broken(run)
-    if run.services.handovers.under_way(run.key):
-        return Outcome(next_look=SOON)
+    if under_way := run.services.handovers.under_way(run.key):
+        message = f"Handing the primary role from {under_way.source} to {under_way.target}."
+        return Outcome(obstacle=Verdict("False", Reason.SWITCHING_OVER, message), next_look=SOON)
     if refused := run.services.handovers.failure(run.key):
         run.services.memory.keep(run.key, "refused-handover", None, refused)
         return Outcome(problem=refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from medianest_operator.reconcile import findings, patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.findings import Finding
-from medianest_operator.resources.patroni import TTL
+from medianest_operator.resources.patroni import LOOP_WAIT, TTL
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ async def observe(run: Run) -> Outcome:
     seen = await _probe(run, primary) if credentials else Servers(primary=primary)
     if run.spec.hibernate:
         return _hibernating(run, seen)
+    if primary is not None and primary.name in seen.unreachable:
+        await _wake_patroni(run, primary)
     found: list[Finding] = []
     if any(not pod.ready for pod in pods) or len(pods) < run.spec.instances:
         found = await _why(run)
@@ -167,6 +170,15 @@ def _measure(run: Run, pod: Pod, facts: InstanceFacts, streams: list[Replica], s
     metrics.MAX_CONNECTIONS.labels(*run.key, pod.name).set(facts.max_connections)
     for replica in streams:
         metrics.REPLICATION_LAG_BYTES.labels(*run.key, replica.name).set(replica.lag_bytes)
+
+
+async def _wake_patroni(run: Run, primary: Pod) -> None:
+    """A postmaster that died is started again by Patroni, which looks at the end of its pause: let it look now."""
+    if run.services.memory.recall(run.key, "woken", primary.uid, LOOP_WAIT) is not None:
+        return
+    run.services.memory.keep(run.key, "woken", primary.uid, True)
+    with contextlib.suppress(Transient):
+        await patroni.wake(run, primary)
 
 
 # Judging.
