@@ -22,11 +22,12 @@ from medianest_operator.health.indexes import read_index_health_async
 from medianest_operator.migrations.bundled import application_facts, bundled_migrations
 from medianest_operator.migrations.history import read_history_async
 from medianest_operator.migrations.journal import read_last_run, read_version
+from medianest_operator.migrations.rollback import fence
 from medianest_operator.postgres import databases, roles
 from medianest_operator.postgres.catalog import read_catalog, read_catalog_async, read_traces_async
 from medianest_operator.postgres.contents import count_rows, read_schema_version, read_sequences, snapshot
 from medianest_operator.postgres.sessions import Busy, Connection, NotAdmitted, Sessions, Unreachable
-from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation
+from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation, Withheld
 from migrator_attacks import ATTACKS, PREPARATION, Attack, Outcome
 
 MIGRATOR = f"{OWNER}_migrator"
@@ -307,6 +308,51 @@ async def test_reader_can_do_nothing_but_read(server: SecuredServer, database: D
 async def roles_off(connection: Connection) -> None:
     row = await (await connection.execute("SELECT pg_catalog.current_setting('role')")).fetchone()
     assert row == ("none",)
+
+
+async def test_migration_that_holds_writers_off_keeps_the_controller_reading(
+    server: SecuredServer, database: Database, controller: Controller
+) -> None:
+    """Who can't read the journal can't see how the run goes on, nor begin the one that recovers it."""
+    await controller.look()
+    with database.connect(MIGRATOR) as connection:
+        taken = fence.observe(connection)
+        fence.raise_fence(connection, taken, print)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            database.connect(f"{OWNER}_app")
+        held = Controller(server, controller.sessions, database)
+        await held.look()
+        fence.lift_fence(connection, taken)
+    assert held.errors == {}
+    database.connect(f"{OWNER}_app").close()
+
+
+async def test_held_off_writers_stay_so_while_an_older_database_gets_its_reader(
+    server: SecuredServer, database: Database, controller: Controller
+) -> None:
+    await controller.look()
+    server.postgres.maintenance.execute(f"REVOKE CONNECT ON DATABASE {database.name} FROM {READER}, {OWNER}_app")
+    await controller.look()
+    assert controller.errors == {}
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        database.connect(f"{OWNER}_app")
+
+
+async def test_tables_of_an_older_operator_become_readable(
+    server: SecuredServer, database: Database, sessions: Sessions
+) -> None:
+    attack(database, f"REVOKE ALL ON ALL TABLES IN SCHEMA medianest_operator, public FROM {READER}")
+    attack(database, f"REVOKE ALL ON SCHEMA medianest_operator FROM {READER}")
+    async with sessions.use(server.instance("postgres", "postgres"), server.credentials) as connection:
+        await roles.ensure_connect(connection, SPEC, database.name)
+    with pytest.raises(Withheld, match="migration_runs"):
+        async with sessions.use(server.instance(database.name, READER), server.credentials) as connection:
+            await read_last_run(connection)
+    async with sessions.use(server.instance(database.name, "postgres"), server.credentials) as connection:
+        assert await roles.ensure_grants(connection, SPEC)
+        assert not await roles.ensure_grants(connection, SPEC)
+    looked = await Controller(server, sessions, database).look()
+    assert looked.errors == {}
 
 
 async def test_reader_has_no_password(server: SecuredServer, database: Database) -> None:
