@@ -18,9 +18,9 @@ from aiohttp import web
 
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.kinds import CHILDREN, EVENT, LEASE, OWN, Kind, Manifest
+from medianest_operator.timestamps import stamp_now
 
 _KINDS = {kind.plural: kind for kind in (*OWN, *CHILDREN, EVENT, LEASE)}
-CREATED = "2026-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class ApiServer:
         await self._runner.cleanup()
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[KubernetesClient]:
-        """The controller's own client, led here."""
+    async def client(self, timeout: float = 5.0) -> AsyncIterator[KubernetesClient]:
+        """The controller's own client, led here; a request may take so many seconds."""
         configuration = kubernetes.client.Configuration()
         configuration.host = self.url
-        async with KubernetesClient(configuration) as client:
+        async with KubernetesClient(configuration, timeout) as client:
             yield client
 
     # For tests.
@@ -163,7 +163,7 @@ class ApiServer:
             "namespace": namespace,
             "name": name,
             "uid": known["metadata"]["uid"] if known else body["metadata"].get("uid", f"uid-{self._version}"),
-            "creationTimestamp": known["metadata"]["creationTimestamp"] if known else CREATED,
+            "creationTimestamp": known["metadata"]["creationTimestamp"] if known else stamp_now(),
             "generation": generation,
             "resourceVersion": str(self._version),
         }

@@ -13,6 +13,7 @@ from medianest_operator.kubernetes.apply import Applier
 from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.existing import ExistingNames
 from medianest_operator.kubernetes.kinds import CHILDREN, DATABASE, EVENT, OWN, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.postgres.sessions import Sessions
@@ -39,12 +40,13 @@ class Arena:
         self.cache = Cache()
         self.queue = WorkQueue()
         self.sessions = Sessions()
+        self.existing = ExistingNames(client)
         recorder = Recorder(client, "test")
         self.services = Services(
             settings=SETTINGS,
             client=client,
             cache=self.cache,
-            applier=Applier(client, self.cache),
+            applier=Applier(client, self.cache, self.existing),
             recorder=recorder,
             sessions=self.sessions,
             memory=Memory(),
@@ -103,9 +105,9 @@ class Arena:
 
 
 @contextlib.asynccontextmanager
-async def arena(order: Sequence[Concern] = ORDER) -> AsyncIterator[Arena]:
-    """A server, a client and a reconciler."""
-    async with ApiServer() as server, server.client() as client:
+async def arena(order: Sequence[Concern] = ORDER, timeout: float = 5.0) -> AsyncIterator[Arena]:
+    """A server, a client whose requests may take so many seconds, and a reconciler."""
+    async with ApiServer() as server, server.client(timeout) as client:
         made = Arena(server, client, order)
         try:
             yield made

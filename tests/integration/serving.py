@@ -48,9 +48,13 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Serving]:
-    """A Ready database of one instance."""
-    async with arena() as made:
+async def serving(timeout: float = 5.0) -> AsyncIterator[Serving]:
+    """A Ready database of one instance.
+
+    Args:
+        timeout: of a request to the API server, in seconds.
+    """
+    async with arena(timeout=timeout) as made:
         key = made.make(NAME, SPEC, status={"observedGeneration": -1, "phase": "Pending"})
         await made.run(key)
         address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
@@ -97,6 +101,9 @@ def _postgres(made: Arena, address: str) -> Iterator[PostgresServer]:
             parameters.MARKER: parameters.marker(DatabaseSpec.model_validate(SPEC)),
         }  # fmt: skip
         with running_server(*(f"{name}={value}" for name, value in settings.items())) as running:
+            # The file says what the command line does, so that nothing waits for a restart after a reload.
+            for setting in ("max_connections = 60", "shared_buffers = '64MB'"):
+                running.maintenance.execute(f"ALTER SYSTEM SET {setting}")
             yield running
     finally:
         shutil.rmtree(folder)

@@ -33,7 +33,7 @@ _FACTS: LiteralString = """
 SELECT pg_is_in_recovery() AS in_recovery,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
        current_setting('max_connections')::int AS max_connections,
-       (pg_stat_file(%(certificate)s)).modification > pg_conf_load_time() AS certificate_newer,
+       coalesce((pg_stat_file(%(certificate)s, true)).modification > pg_conf_load_time(), false) AS certificate_newer,
        coalesce((SELECT array_agg(format('%%s = %%s: %%s', name, setting, error) ORDER BY name)
                  FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied'), '{}')
          AS refused_parameters,

@@ -73,10 +73,10 @@ def stamped(kind: Kind, manifest: Manifest) -> Manifest:
 class Applier:
     """Writes children."""
 
-    def __init__(self, client: KubernetesClient, cache: Cache) -> None:
+    def __init__(self, client: KubernetesClient, cache: Cache, existing: ExistingNames | None = None) -> None:
         self._client = client
         self._cache = cache
-        self._existing = ExistingNames(client)
+        self._existing = existing or ExistingNames(client)
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """An object as it is, also one that lost the labels by which it is watched; `None` where there is none.

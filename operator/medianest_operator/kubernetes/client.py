@@ -24,7 +24,7 @@ from medianest_operator.observability import metrics
 
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _CONNECTIONS = 32
-_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_TIMEOUT = 30.0
 _PAGE = 500
 _LONGEST_PAUSE = 60.0
 """Seconds. An API server that asks for more gets another request nevertheless."""
@@ -56,7 +56,11 @@ class Conflict(ApiError):
 class KubernetesClient:
     """Calls to the API server. Use as an asynchronous context manager."""
 
-    def __init__(self, configuration: kubernetes.client.Configuration) -> None:
+    def __init__(self, configuration: kubernetes.client.Configuration, timeout: float = _TIMEOUT) -> None:
+        """
+        Args:
+            timeout: of a whole request, in seconds.
+        """
         self.configuration = configuration
         self._server = str(configuration.host).rstrip("/")
         self._context: ssl.SSLContext | None = None
@@ -68,6 +72,7 @@ class KubernetesClient:
         self._in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _TOKEN.exists()
         self._session: aiohttp.ClientSession | None = None
         self._resume_at = 0.0
+        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=5)
         self.last_answer = time.monotonic()
         """When the API server last answered anything but an error of its own, by the monotonic clock."""
 
@@ -96,7 +101,7 @@ class KubernetesClient:
     async def __aenter__(self) -> "KubernetesClient":
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._context or True)
         headers = {"User-Agent": f"{naming.OPERATOR}/{__version__}", "Accept": "application/json"}
-        self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=headers)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -43,3 +43,7 @@ class ExistingNames:
                 took = time.monotonic() - started
                 self._known[place] = time.monotonic() + max(_FRESH, _COST * took), names
         return name in names
+
+    def forget(self) -> None:
+        """Believe nothing any more."""
+        self._known.clear()
