@@ -95,6 +95,11 @@ class Preparation:
                     f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
                 ) from error
             except (rehearsal.CopyError, DumpError) as error:
+                if getattr(error, "transient", False):
+                    raise RunError(
+                        Reason.OUT_OF_RESOURCES,
+                        f"The run can't be rehearsed now: {error}. Nothing was changed; trying again.",
+                    ) from error
                 if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
                     raise RunError(
                         Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
@@ -166,22 +171,14 @@ class Preparation:
     def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
         """Restore the backup next to this process; a backup that can't be restored is none."""
         assert self._before is not None
-        scratch = self._workbench.scratch
-        if scratch is None or self._taken is None:
+        sandbox = self._workbench.copies
+        if sandbox is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
         if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
-        info = self._connection.info
-        return rehearsal.make_copy(
-            scratch,
-            chunks,
-            rehearsal.read_roles(self._connection),
-            (info.dbname, info.user),
-            self._before,
-            schema_only,
-            stack,
-        )
+        origin = rehearsal.Origin.of(self._connection)
+        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack)
 
     def _try_on(
         self, copy: rehearsal.Copy, parts: Sequence[Part], undo: UndoPlan, schema_only: bool
