@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from integration.conftest import migrate
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import Migration
 
@@ -161,3 +164,162 @@ def test_nothing_leaves_a_verification(bench: Bench, loot: Path, attack: str) ->
     assert [path.name for path in loot.iterdir()] == ["secret"]
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
     assert CANARY not in answer.text
+
+
+# Written over a view's definition, and run by pg_restore as it stands.
+FORGED = {
+    "program": "COPY (SELECT 1) TO PROGRAM 'touch {folder}/marker'",
+    "file": "COPY (SELECT 1) TO '{folder}/marker'",
+    "read": "CREATE TABLE public.stolen AS SELECT pg_read_file('{folder}/secret')",
+    "large object": "SELECT lo_export(lo_from_bytea(0, 'x'), '{folder}/marker')",
+    "superuser": "ALTER ROLE CURRENT_USER SUPERUSER",
+    "other role": "CREATE ROLE evil SUPERUSER LOGIN PASSWORD 'x'",
+    "groups": "GRANT pg_execute_server_program TO medianest",
+    "session": "SET SESSION AUTHORIZATION postgres; COPY (SELECT 1) TO PROGRAM 'touch {folder}/marker'",
+    "postgres": "SET ROLE postgres; COPY (SELECT 1) TO PROGRAM 'touch {folder}/marker'",
+    "system": "ALTER SYSTEM SET archive_command = 'touch {folder}/marker'",
+    "extension": "CREATE EXTENSION file_fdw",
+    "tools": "CREATE EXTENSION adminpack",
+    "library": "LOAD '{folder}/evil.so'",
+    "native": "CREATE FUNCTION public.n() RETURNS int LANGUAGE c AS '{folder}/evil.so', 'n'",
+    "event trigger": "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION public.fire()",
+    "catalog": "UPDATE pg_catalog.pg_authid SET rolsuper = true",
+    "psql": "\n\\! touch {folder}/marker\n",
+    "connect": "\n\\connect postgres\n",
+}
+_ROOM = 300
+
+
+def forge(dump: bytes, text: str) -> bytes:
+    """The same dump with a statement behind the definition of a view, which has the room for it."""
+    old = b"'" + b"x" * _ROOM + b"'::text AS t;"
+    new = f"'x'::text AS t; {text};".encode()
+    assert dump.count(old) == 1
+    assert len(new) <= len(old)
+    return dump.replace(old, new.ljust(len(old)))
+
+
+def store_forged(bench: Bench, text: str) -> None:
+    """Where whoever may write to the bucket puts it: the manifest's sum fits."""
+    bench.source.execute(f"SET ROLE medianest; CREATE VIEW public.room AS SELECT '{'x' * _ROOM}'::text AS t")
+    assert bench.backup().code == 0
+    path = next((bench.folder / "main").rglob("data.dump"))
+    manifest_path = path.with_name("manifest.json")
+    stored = path.read_bytes()
+    forged = forge(stored, text)
+    path.write_bytes(forged)
+    sums = [hashlib.sha256(content).hexdigest() for content in (stored, forged)]
+    document = json.loads(manifest_path.read_text().replace(sums[0], sums[1]))
+    manifest_path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_forged_dump_is_refused_and_does_nothing(bench: Bench, loot: Path, forged: str) -> None:
+    store_forged(bench, FORGED[forged].format(folder=loot))
+    answer = bench.verify()
+    assert [path.name for path in loot.iterdir()] == ["secret"]
+    assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
+    assert "it can't be restored" in answer.result["message"]
+    assert CANARY not in answer.text
+
+
+def test_psql_runs_no_command_of_a_forged_dump(bench: Bench, loot: Path) -> None:
+    """A migration that has to be rolled back by its backup has psql restore it, where the secrets are."""
+    store_forged(bench, FORGED["psql"].format(folder=loot))
+    forged = next((bench.folder / "main").rglob("data.dump")).read_bytes()
+    target = bench.source.server.create_database()
+    try:
+        with pytest.raises(DumpError):
+            restore_in_place([forged], target.environment("medianest_migrator"), (), ())
+    finally:
+        target.server.drop_database(target)
+    assert [path.name for path in loot.iterdir()] == ["secret"]
+
+
+_SUPERUSERS = """
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere.example');
+CREATE USER MAPPING FOR medianest SERVER elsewhere OPTIONS (user 'u', password 'hidden');
+CREATE FOREIGN TABLE public.far (id text) SERVER elsewhere;
+CREATE VIEW public.farther AS SELECT id FROM public.far;
+CREATE FUNCTION public.native() RETURNS trigger LANGUAGE c AS '$libdir/refint', 'check_primary_key';
+CREATE FUNCTION public.note_it() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN NULL; END';
+CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION public.note_it();
+CREATE PUBLICATION everything FOR ALL TABLES;
+COMMENT ON EVENT TRIGGER noted IS 'left out as well';
+GRANT SELECT ON public.farther TO medianest_app;
+"""
+
+
+def test_what_needs_a_superuser_is_left_out_and_named(bench: Bench) -> None:
+    bench.source.execute(_SUPERUSERS)
+    try:
+        assert bench.backup(user="postgres").code == 0
+        answer = bench.verify()
+    finally:
+        bench.source.execute("DROP EVENT TRIGGER noted")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    for what in ("event trigger noted", "publication everything", "function native()", "server elsewhere",
+                 "foreign table far", "view farther", "extension postgres_fdw"):  # fmt: skip
+        assert what in answer.text, what
+    assert "hidden" not in answer.text
+
+
+def test_a_rehearsal_goes_on_without_what_needs_a_superuser(people: Database, room: Path) -> None:
+    people.execute(_SUPERUSERS.replace("CREATE USER MAPPING", "-- CREATE USER MAPPING"))
+    try:
+        result = migrate(people, (*bundled_migrations(), NEXT), RunOptions(rehearse=Rehearse.ALWAYS), folder=room)
+    finally:
+        people.execute("DROP EVENT TRIGGER noted")
+    assert result.outcome == "Applied", result
+    assert result.rehearsal is not None
+    assert result.rehearsal.data
+
+
+_FOREIGN = """
+CREATE TABLE public.of_stranger (id bigserial PRIMARY KEY, t text);
+ALTER TABLE public.of_stranger OWNER TO stranger;
+CREATE TABLE public.of_postgres (id int REFERENCES public.of_stranger);
+CREATE SCHEMA extra AUTHORIZATION medianest;
+CREATE TABLE extra.of_stranger (id int);
+ALTER TABLE extra.of_stranger OWNER TO stranger;
+CREATE FUNCTION public.by_stranger() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION public.by_stranger() OWNER TO stranger;
+GRANT SELECT ON public.of_stranger TO medianest_app WITH GRANT OPTION;
+SET ROLE medianest_app;
+GRANT SELECT ON public.of_stranger TO medianest_readonly;
+RESET ROLE;
+ALTER DEFAULT PRIVILEGES FOR ROLE stranger GRANT SELECT ON TABLES TO medianest_app;
+INSERT INTO public.of_stranger (t) VALUES ('a'), ('b');
+CREATE MATERIALIZED VIEW public.of_both AS SELECT s.t FROM public.of_stranger s, public.users u;
+ALTER TABLE public.of_stranger ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.of_stranger FORCE ROW LEVEL SECURITY;
+CREATE POLICY nobody ON public.of_stranger USING (false);
+ALTER ROLE stranger SET search_path = extra, public;
+"""
+
+
+@pytest.fixture
+def foreign(people: Database) -> Iterator[Database]:
+    people.execute(_FOREIGN)
+    yield people
+    people.execute("ALTER ROLE stranger RESET search_path")
+
+
+def test_foreign_owners_and_their_rights_are_rehearsed_as_they_are(foreign: Database, room: Path) -> None:
+    """The catalogs are compared, owners, rights and who granted them included."""
+    result = migrate(foreign, (*bundled_migrations(), NEXT), RunOptions(rehearse=Rehearse.ALWAYS), folder=room)
+    assert result.outcome == "Applied", result
+    assert result.rehearsal is not None
+    assert result.rehearsal.data
+
+
+def test_foreign_owners_and_their_rights_are_verified_as_they_are(bench: Bench) -> None:
+    bench.source.execute(_FOREIGN)
+    try:
+        assert bench.backup().code == 0
+        answer = bench.verify()
+    finally:
+        bench.source.execute("ALTER ROLE stranger RESET search_path")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert "fingerprint" in answer.result["message"]

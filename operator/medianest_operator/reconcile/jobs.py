@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import POD, Manifest
 from medianest_operator.reconcile.context import Run
 
@@ -40,10 +41,13 @@ def result(run: Run, job: Manifest) -> dict[str, Any]:
 
 
 def copy_failure(run: Run, job: Manifest) -> str | None:
-    """What the newest failed init container of a Job said; `None` where none failed."""
+    """What the newest failed container said that hands the image's migrations over; `None` where none failed. The
+    sandbox is an init container too, and says nothing of that."""
     newest: tuple[str, str] | None = None
     for pod in pods(run, job):
         for container in pod.get("status", {}).get("initContainerStatuses", []):
+            if container.get("name") != naming.CONTAINER_COPY:
+                continue
             terminated = container.get("state", {}).get("terminated")
             if not terminated or not terminated.get("exitCode"):
                 continue

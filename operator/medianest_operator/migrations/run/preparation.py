@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, dump
@@ -197,4 +199,11 @@ class Preparation:
             ) from failure
         except RunError as stop:
             raise RunError(stop.reason, f"{stop.message} {_ON_THE_COPY} {ADVICE}", stop.failed) from stop
+        except psycopg.OperationalError as error:
+            # What a migration itself does wrong is a Failure; this is the copy's server.
+            raise RunError(
+                Reason.OUT_OF_RESOURCES,
+                f"The copy's server was lost in the rehearsal: {' '.join(str(error).split())}. Nothing was changed;"
+                " trying again.",
+            ) from error
         return done
