@@ -27,6 +27,8 @@ from medianest_operator.postgres.contents import snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
 
+_NO_RIGHT = "42501"
+"""SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
 
 
@@ -97,26 +99,32 @@ class Preparation:
                     f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
                 ) from error
             except (rehearsal.CopyError, DumpError) as error:
-                if getattr(error, "transient", False):
-                    raise RunError(
-                        Reason.OUT_OF_RESOURCES,
-                        f"The run can't be rehearsed now: {error}. Nothing was changed; trying again.",
-                    ) from error
-                if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
-                    raise RunError(
-                        Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
-                    ) from error
-                self._report(f"warning: not rehearsed: {error}")
-                return None, Rehearsal(data=False, note=str(error))
+                return self._unrehearsed(error, undo)
             if self._work.stored_backup is not None and not schema_only:
                 self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
             self._report("rehearsing on a copy")
-            with self._clock.timed("rehearse"):
-                done = self._try_on(copy, parts, undo, schema_only)
+            try:
+                with self._clock.timed("rehearse"):
+                    done = self._try_on(copy, parts, undo, schema_only)
+            except rehearsal.CopyError as error:
+                return self._unrehearsed(error, undo)
         for lock in done.locks:
             self._report(f"on the copy it locked {lock}")
         summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
         return done, summary
+
+    def _unrehearsed(self, error: rehearsal.CopyError | DumpError, undo: UndoPlan) -> tuple[None, Rehearsal]:
+        """Go on without a copy, where that is allowed and another try would not bring one."""
+        if error.transient:
+            raise RunError(
+                Reason.OUT_OF_RESOURCES, f"The run can't be rehearsed now: {error}. Nothing was changed; trying again."
+            ) from error
+        if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
+            raise RunError(
+                Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
+            ) from error
+        self._report(f"warning: not rehearsed: {error}")
+        return None, Rehearsal(data=False, note=str(error))
 
     def _choose_repositories(self, is_empty: bool, stack: ExitStack) -> tuple[Repository, ...]:
         """Where the backup goes: for a rehearsal alone, the scratch space will do."""
@@ -191,6 +199,10 @@ class Preparation:
             if done.undo_problem is None:
                 check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
+            if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:
+                raise rehearsal.CopyError(
+                    f"{failure.text} The run's login is a superuser, and a copy has none"
+                ) from failure
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(
                 Reason.MIGRATION_FAILED if transient else failure.reason,

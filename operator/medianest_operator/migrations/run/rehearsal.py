@@ -72,11 +72,13 @@ class Copy:
     Attributes:
         left: what isn't in it.
         before: the catalog of the database where it comes from.
+        was_superuser: the run's login is a superuser there; here it is none.
     """
 
     room: Room
     left: LeftOut
     before: Catalog
+    was_superuser: bool
     stack: ExitStack = field(default_factory=ExitStack)
 
     def connect(self, options: RunOptions) -> Connection[Any]:
@@ -158,7 +160,7 @@ def make_copy(
         unlike = list(prove(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
-    return Copy(room, left, before.catalog, stack)
+    return Copy(room, left, before.catalog, origin.is_superuser, stack)
 
 
 def rehearse(
