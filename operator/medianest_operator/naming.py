@@ -96,7 +96,9 @@ IDENTITY_MOUNT: Final = "/identity"
 IDENTITY_KEY: Final = "identity"
 """Of the Secret with age's private key."""
 WORK_MOUNT: Final = "/work"
-"""Scratch space of a Job: a throwaway server, spooled dumps."""
+"""Scratch space of a Job: spooled dumps."""
+SANDBOX_MOUNT: Final = "/sandbox"
+"""What a Job's container shares with the one in which copies are made: the server's socket and its data."""
 
 # Containers and volumes
 CONTAINER_POSTGRES: Final = "postgres"
@@ -106,6 +108,7 @@ CONTAINER_BACKUP: Final = "backup"
 CONTAINER_VERIFY: Final = "verify"
 CONTAINER_RESTORE: Final = "restore"
 CONTAINER_COPY: Final = "copy-migrations"
+CONTAINER_SANDBOX: Final = "sandbox"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
 

@@ -143,10 +143,10 @@ class TestStoring:
         script = (
             "import signal, sys\n"
             "from datetime import UTC, datetime\n"
-            "from medianest_operator.backups.layout import *\n"
-            "from medianest_operator.backups.locations import Patience\n"
-            "from medianest_operator.backups.repository import open_repository\n"
-            "from medianest_operator.backups.store import Content, store\n"
+            "from medianest_operator.backups.repository.layout import *\n"
+            "from medianest_operator.backups.repository.locations import Patience\n"
+            "from medianest_operator.backups.repository.client import open_repository\n"
+            "from medianest_operator.backups.repository.store import Content, store\n"
             "def stop(number, frame):\n"
             "    raise SystemExit('stopped')\n"
             "def chunks():\n"
@@ -256,11 +256,11 @@ class TestDatabase:
 MEMORY = """
 import hashlib, os, re, sys
 from datetime import UTC, datetime
-from medianest_operator.backups.encryption import decrypt, encrypt
-from medianest_operator.backups.layout import *
-from medianest_operator.backups.manifest import Manifest
-from medianest_operator.backups.repository import open_repository
-from medianest_operator.backups.store import Content, fetch, store
+from medianest_operator.backups.repository.encryption import decrypt, encrypt
+from medianest_operator.backups.repository.layout import *
+from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.repository.client import open_repository
+from medianest_operator.backups.repository.store import Content, fetch, store
 from backup_documents import sample_manifest
 
 # Not ru_maxrss, which a child has from its parent.

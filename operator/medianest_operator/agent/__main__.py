@@ -104,6 +104,7 @@ def migrate(
     work_dir: Annotated[
         Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
     ] = None,
+    sandbox: backup_commands.SandboxOption = None,
     retry: Annotated[str | None, typer.Option(help="Another id lets a source be tried again that failed.")] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Don't try again what failed with the same source and options.")
@@ -132,6 +133,7 @@ def migrate(
     try:
         keys = tuple(backup_commands.recipients(recipient or [])), tuple(backup_commands.identities(identity_file))
         workbench = _workbench(repository or [], work_dir, namespace, name, *keys)
+        workbench = replace(workbench, sandbox=backup_commands.open_sandbox(sandbox))
         result = _migrate(source, options, wait, workbench)
     except Interrupted:
         result = MigrationResult.of(Reason.INTERRUPTED, "The run was asked to stop before it began.")
@@ -235,6 +237,17 @@ def catalog(
     with _connect_or_exit(connect_timeout, "catalog") as connection:
         found = read_catalog(connection)
     say(found.fingerprint() if fingerprint else found.to_json())
+
+
+@app.command("sandbox")
+def serve_sandbox(
+    folder: Annotated[Path, typer.Option(help="Shared with the commands that are given --sandbox.", metavar="DIR")],
+) -> None:
+    """Run throwaway servers for other commands, in a container that has nothing worth taking. Ends when asked to."""
+    from medianest_operator.postgres.sandbox import end_on_sigterm, serve
+
+    end_on_sigterm()
+    serve(folder, say)
 
 
 backup_commands.register(app)

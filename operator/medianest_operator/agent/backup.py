@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medianest_operator.backups.logical.finding import Wanted
     from medianest_operator.backups.repository.client import Repository
     from medianest_operator.backups.repository.layout import Format, Tier
+    from medianest_operator.postgres.sandbox import Sandbox
 
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -46,6 +47,14 @@ ConnectTimeoutOption = Annotated[
     str, typer.Option(help="How long to wait for the server to let us in.", metavar="DURATION")
 ]
 WhichOption = Annotated[str, typer.Option("--backup", help="latest, latest-verified, or an id.")]
+SandboxOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sandbox",
+        help="Folder shared with `medianest-dbctl sandbox`, which runs the copy's server; a child process without it.",
+        metavar="DIR",
+    ),
+]
 JobsOption = Annotated[int, typer.Option(help="Connections that restore at the same time.", min=1, max=16)]
 
 backups_app = typer.Typer(name="backups", help="What backups there are.", no_args_is_help=True)
@@ -71,6 +80,7 @@ def backup(
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Restore it once, and compare.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Room for the verification.")] = None,
+    sandbox: SandboxOption = None,
     identity_file: IdentityOption = None,
     connect_timeout: ConnectTimeoutOption = "60s",
     result_file: ResultFileOption = None,
@@ -100,7 +110,7 @@ def backup(
     run = BackupRun(opened, options, say)
     result = run.run()
     if verify and work_dir is not None and run.origin is not None:
-        verify_taken(run.origin, opened, result, work_dir, keys, say)
+        verify_taken(run.origin, opened, result, work_dir, keys, say, sandbox=open_sandbox(sandbox))
     try:
         run.clean_up(result)
     except Interrupted:
@@ -140,13 +150,20 @@ def verify(
     name: NameOption = "",
     system_identifier: IdentifierOption = "",
     which: WhichOption = "latest",
+    sandbox: SandboxOption = None,
     identity_file: IdentityOption = None,
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
     from medianest_operator.backups.verification.verify import VerifyOptions, VerifyRun
 
-    options = VerifyOptions(_wanted(namespace, name, system_identifier), which, work_dir, identities(identity_file))
+    options = VerifyOptions(
+        _wanted(namespace, name, system_identifier),
+        which,
+        work_dir,
+        identities(identity_file),
+        sandbox=open_sandbox(sandbox),
+    )
     opened = open_repositories(repository)
     stop_on_sigterm()
     finish(VerifyRun(opened, options, say).run(), result_file)
@@ -188,6 +205,7 @@ def import_database(
         Path, typer.Option(help="File with the source's URL, which may have Prisma's parameters.", metavar="FILE")
     ],
     work_dir: WorkDirOption,
+    sandbox: SandboxOption = None,
     jobs: JobsOption = 2,
     connect_timeout: ConnectTimeoutOption = "60s",
     result_file: ResultFileOption = None,
@@ -197,7 +215,13 @@ def import_database(
     from medianest_operator.migrations.bundled.report import differences_from_bundled
 
     options = ImportOptions(
-        source_file, work_dir, differences_from_bundled, jobs, _conninfo(), duration(connect_timeout) / 1000
+        source_file,
+        work_dir,
+        differences_from_bundled,
+        jobs,
+        _conninfo(),
+        duration(connect_timeout) / 1000,
+        open_sandbox(sandbox),
     )
     stop_on_sigterm()
     finish(ImportRun(options, say).run(), result_file)
@@ -226,6 +250,13 @@ def open_repositories(texts: Sequence[str]) -> list[Repository]:
     if len({item.name for item in opened}) != len(opened):
         raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
     return opened
+
+
+def open_sandbox(folder: Path | None) -> Sandbox | None:
+    """The sandbox that a command line names; `None` where it names none."""
+    from medianest_operator.postgres.sandbox import SidecarSandbox
+
+    return None if folder is None else SidecarSandbox(folder)
 
 
 def span(text: str) -> timedelta:

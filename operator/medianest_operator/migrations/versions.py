@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations import history as prisma
@@ -22,11 +22,12 @@ from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application, Failure
 from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.run.parts import make_parts, parse_all
-from medianest_operator.migrations.run.rehearsal import read_roles
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.migrations.source import Migration
 from medianest_operator.postgres.catalog import Catalog, difference
-from medianest_operator.postgres.throwaway import ThrowawayError, throwaway_server
+from medianest_operator.postgres.copies import EXTENSIONS, prepare, read_database, read_roles, seal, settle
+from medianest_operator.postgres.sandbox import Sandbox
+from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Reason
 from medianest_operator.results.text import first_three
 
@@ -43,7 +44,7 @@ def schema_of(catalog: Catalog) -> Catalog:
 
 @contextmanager
 def replay(
-    connection: Connection[Any], source: Sequence[Migration], scratch: Path
+    connection: Connection[Any], source: Sequence[Migration], sandbox: Sandbox
 ) -> Iterator[Iterator[tuple[str, Catalog]]]:
     """The schema after each migration of a source, built in a throwaway server.
 
@@ -51,40 +52,36 @@ def replay(
         ThrowawayError: no server.
         Failure: a migration fails on an empty database.
     """
-    with throwaway_server(scratch) as server:
-        server.create_roles(read_roles(connection))
-        owner = connection.execute(
-            "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database"
-            " WHERE datname = pg_catalog.current_database()"
-        ).fetchone()
-        assert owner is not None
-        with server.connect("postgres") as admin:
-            query = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0")
-            admin.execute(query.format(sql.Identifier(_REPLAY_DATABASE), sql.Identifier(owner[0])))
-        _copy_extensions(connection, server.connect(_REPLAY_DATABASE))
-        with server.connect(_REPLAY_DATABASE, connection.info.user) as copy:
-            yield _replayed(copy, source)
+    database = replace(read_database(connection), name=_REPLAY_DATABASE, settings=())
+    with sandbox.server() as server:
+        room = prepare(server, database, read_roles(connection), {}, _extensions(connection), connection.info.user)
+        settle(room)
+        seal(room)
+        assert room.login is not None
+        with room.connect(room.login) as copy:
+            yield _replayed(copy, source, room.brought)
 
 
-def _replayed(copy: Connection[Any], source: Sequence[Migration]) -> Iterator[tuple[str, Catalog]]:
+def _replayed(
+    copy: Connection[Any], source: Sequence[Migration], brought: Sequence[str]
+) -> Iterator[tuple[str, Catalog]]:
     options = RunOptions()
     session.prepare(copy, options)
     prisma.ensure_table(copy)
     application = Application(copy, options, lambda line: None)
     for part in make_parts(parse_all(source), together=False):
         application.run([part])
-        yield part.planned[0].name, schema_of(application_catalog(copy))
+        yield part.planned[0].name, schema_of(application_catalog(copy)).without_extensions(brought)
 
 
-def _copy_extensions(connection: Connection[Any], target: Connection[Any]) -> None:
-    """What a superuser put there before the first migration."""
+def _extensions(connection: Connection[Any]) -> dict[str, str]:
+    """What a superuser put there before the first migration, as far as a copy may have it, and the schema of each."""
     rows = connection.execute(
-        "SELECT extname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_roles r ON r.oid = e.extowner"
-        " WHERE r.rolsuper AND extname <> 'plpgsql'"
+        "SELECT e.extname::text, n.nspname::text FROM pg_catalog.pg_extension e"
+        " JOIN pg_catalog.pg_roles r ON r.oid = e.extowner JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE r.rolsuper AND e.extname <> 'plpgsql'"
     ).fetchall()
-    with target:
-        for (name,) in rows:
-            target.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
+    return {name: schema for name, schema in rows if name in EXTENSIONS}
 
 
 def record_version(work: Work) -> None:
@@ -94,7 +91,7 @@ def record_version(work: Work) -> None:
     Where the run has led here from a schema that was as recorded, the database is what it should be. Otherwise the
     source says what that is; only where it can't be replayed, the database is taken at its word.
     """
-    connection, journal, version, scratch = work.connection, work.journal, work.version, work.workbench.scratch
+    connection, journal, version, sandbox = work.connection, work.journal, work.version, work.workbench.copies
     if version is None:
         return
     journal.ensure()
@@ -107,11 +104,11 @@ def record_version(work: Work) -> None:
     found = None
     names = {migration.name for migration in work.source}
     history = prisma.read_history(connection)
-    replayable = all(row.migration_name in names for row in history.applied) and scratch is not None
-    if replayable and scratch is not None:
+    replayable = all(row.migration_name in names for row in history.applied)
+    if replayable and sandbox is not None:
         applied = {row.migration_name for row in history.applied}
         try:
-            with replay(connection, [m for m in sorted(work.source) if m.name in applied], scratch) as versions:
+            with replay(connection, [m for m in sorted(work.source) if m.name in applied], sandbox) as versions:
                 for _, catalog in versions:
                     found = catalog
         except (ThrowawayError, Failure, psycopg.Error) as error:
@@ -134,15 +131,15 @@ def adopt_baseline(work: Work, why: str) -> History:
     Raises:
         RunError: the schema is that of no migration, or that can't be found out.
     """
-    connection, scratch = work.connection, work.workbench.scratch
-    if scratch is None:
+    connection, sandbox = work.connection, work.workbench.copies
+    if sandbox is None:
         raise RunError(Reason.BASELINE_REQUIRED, why[0].upper() + why[1:])
     live = schema_of(application_catalog(connection))
     nearest: tuple[list[str], str] | None = None
     names: list[str] = []
     matched: list[str] = []
     try:
-        with replay(connection, sorted(work.source), scratch) as versions:
+        with replay(connection, sorted(work.source), sandbox) as versions:
             for name, catalog in versions:
                 names.append(name)
                 unlike = difference(catalog, live)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -85,6 +85,10 @@ class Catalog:
                 and not (item.kind == "grants" and item.name == f"table {table}")
             )
         )
+
+    def without_extensions(self, names: Collection[str]) -> Catalog:
+        """Leave out these extensions, which a copy has for its own use."""
+        return self._filtered(lambda item: item.kind != "extension" or item.name not in names)
 
     def to_json(self) -> str:
         """Canonical JSON: equal catalogs give equal text."""

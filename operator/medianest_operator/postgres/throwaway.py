@@ -1,7 +1,8 @@
-"""A throwaway PostgreSQL server: a copy is restored into it, looked at, changed, and thrown away.
+"""A throwaway PostgreSQL server: a copy is restored into it, observed, changed, and thrown away.
 
-It listens on a Unix socket in a private folder only, keeps nothing safe (`fsync=off`) and ends with the process that
-started it. PostgreSQL refuses to run as root; in the Jobs' pods nothing does.
+It listens on a Unix socket in a folder of its own only, keeps nothing safe (`fsync=off`) and ends with the process that
+started it. Nobody is trusted: every login needs a password, the superuser's name is random, and the programs find
+nothing in their environment. PostgreSQL refuses to run as root; in the Jobs' pods nothing does.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import ctypes
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
+from psycopg.pq import PGconn, Ping
 
 from medianest_operator import naming
+from medianest_operator.postgres import scram
 
 START_LIMIT = 60.0
 """Seconds until a server that doesn't answer is given up."""
@@ -48,26 +52,79 @@ _SETTINGS = {
     "jit": "off",
     "logging_collector": "off",
 }
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ")
 
 
 class ThrowawayError(Exception):
-    """The server can't be made here; the text says why."""
+    """The server can't be made here; the text says why.
+
+    Attributes:
+        transient: trying again may help.
+    """
+
+    def __init__(self, text: str, *, transient: bool = False) -> None:
+        super().__init__(text)
+        self.transient = transient
 
 
 @dataclass(frozen=True)
-class RoleCopy:
-    """A role that the copy needs: its name, how it logs in, its groups and settings.
-
-    Attributes:
-        attributes: `LOGIN`, `NOINHERIT` and the like, as in `CREATE ROLE`.
-        member_of: the roles that it is a member of.
-        settings: `ALTER ROLE ... SET` for all databases, as `name=value`.
-    """
+class Login:
+    """Who may log in, and the password."""
 
     name: str
-    attributes: tuple[str, ...] = ()
-    member_of: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
+    password: str = field(repr=False)
+
+    @classmethod
+    def new(cls, name: str | None = None) -> Login:
+        """One with a random password and, unless it is given, a random name."""
+        return cls(name or f"copy_{secrets.token_hex(8)}", secrets.token_urlsafe(24))
+
+    def verifier(self) -> str:
+        """What the server gets to see of the password (PostgreSQL manual, pg_authid)."""
+        return scram.verifier(self.password)
+
+
+@dataclass(frozen=True)
+class ThrowawayServer:
+    """A running server.
+
+    Attributes:
+        folder: where its socket is.
+        admin: its superuser.
+    """
+
+    folder: Path
+    admin: Login
+
+    def environment(self, dbname: str, login: Login) -> dict[str, str]:
+        """libpq's variables for a program that connects here; all that it needs besides `plain_environment`."""
+        return {
+            "PGHOST": str(self.folder),
+            "PGPORT": str(naming.POSTGRES_PORT),
+            "PGUSER": login.name,
+            "PGPASSWORD": login.password,
+            "PGDATABASE": dbname,
+        }
+
+    def connect(self, dbname: str, login: Login, settings: Mapping[str, str] | None = None) -> Connection[Any]:
+        """A connection in autocommit.
+
+        Args:
+            settings: parameters that it begins with; they win over those of the role and of the database.
+
+        Raises:
+            psycopg.OperationalError: the server is gone, or lets nobody in.
+        """
+        options = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in (settings or {}).items())
+        return psycopg.connect(
+            host=str(self.folder),
+            port=naming.POSTGRES_PORT,
+            user=login.name,
+            password=login.password,
+            dbname=dbname,
+            options=options,
+            autocommit=True,
+        )
 
 
 def postgres_program(name: str) -> str:
@@ -83,86 +140,89 @@ def postgres_program(name: str) -> str:
     return found
 
 
-class ThrowawayServer:
-    """A running server; made by `throwaway_server`."""
-
-    def __init__(self, folder: Path, superuser: str) -> None:
-        self.folder = folder
-        self.superuser = superuser
-
-    def environment(self, dbname: str, user: str | None = None) -> dict[str, str]:
-        """libpq's variables for a program that connects here."""
-        return {"PGHOST": str(self.folder), "PGPORT": "5432", "PGUSER": user or self.superuser, "PGDATABASE": dbname}
-
-    def connect(self, dbname: str, user: str | None = None) -> Connection[Any]:
-        """A connection in autocommit."""
-        return psycopg.connect(
-            host=str(self.folder), port=5432, user=user or self.superuser, dbname=dbname, autocommit=True
-        )
-
-    def create_roles(self, roles: Sequence[RoleCopy]) -> None:
-        """Make the roles that a restored database speaks of."""
-        with self.connect("postgres") as connection:
-            for role in roles:
-                name = sql.Identifier(role.name)
-                if role.name != self.superuser:
-                    attributes = sql.SQL(" ").join(sql.SQL(word) for word in role.attributes)
-                    connection.execute(sql.SQL("CREATE ROLE {} {}").format(name, attributes))
-            for role in roles:
-                name = sql.Identifier(role.name)
-                for group in role.member_of:
-                    connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name))
-                for setting in role.settings:
-                    key, _, value = setting.partition("=")
-                    statement = sql.SQL("ALTER ROLE {} SET {} = {}")
-                    connection.execute(statement.format(name, sql.Identifier(key), sql.Literal(value)))
+def plain_environment() -> dict[str, str]:
+    """All that a program gets to see of this process's environment where it deals with a copy: no secret."""
+    return {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
 
 
 @contextlib.contextmanager
-def throwaway_server(
-    parent: Path, superuser: str = naming.SUPERUSER, settings: Mapping[str, str] | None = None
-) -> Iterator[ThrowawayServer]:
-    """Start a server in a new folder below `parent`; stop it and remove the folder at the end.
+def local_server(parent: Path, settings: Mapping[str, str] | None = None) -> Iterator[ThrowawayServer]:
+    """Start a server as a child of this process, in a new folder below `parent`; stop it and remove the folder at the
+    end.
 
     Raises:
         ThrowawayError: the programs are missing, or the server doesn't start; the text holds its last words.
     """
-    account = _account()
+    admin = Login.new()
     # A short path: a socket's path may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent.resolve()))
     try:
-        if account:
-            os.chown(folder, account["user"], account["group"])
-        data = folder / "data"
-        made = subprocess.run(
-            [
-                *(postgres_program("initdb"), "-D", data, "-U", superuser, "-A", "trust", "-E", "UTF8"),
-                *("--no-sync", "--no-instructions", "--locale=C.UTF-8"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            **account,
-        )
-        if made.returncode:
-            raise ThrowawayError(f"no throwaway server can be made: {_complaint(made.stderr)}")
-        arguments = [postgres_program("postgres"), "-D", str(data), "-k", str(folder)]
-        for name, value in {**_SETTINGS, **(settings or {})}.items():
-            arguments += ["-c", f"{name}={value}"]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_parent, **account
-            )
-        try:
-            server = ThrowawayServer(folder, superuser)
-            _wait_until_ready(server, process)
-            yield server
-        finally:
-            process.send_signal(signal.SIGQUIT)
-            process.wait()
+        with running(folder, admin.name, admin.verifier(), settings or {}):
+            yield ThrowawayServer(folder, admin)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, superuser: str, verifier: str, settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server with its data and its socket in a folder that is there and empty, as long as the block lasts.
+
+    Args:
+        superuser: its name.
+        verifier: of its password, as pg_authid has it: the password itself is not needed.
+
+    Raises:
+        ThrowawayError: as `local_server`.
+    """
+    account = _account()
+    if account:
+        os.chown(folder, account["user"], account["group"])
+    data = folder / "data"
+    _make(folder, data, superuser, verifier, account)
+    arguments = [postgres_program("postgres"), "-D", str(data), "-k", str(folder)]
+    for name, value in {**_SETTINGS, **settings}.items():
+        arguments += ["-c", f"{name}={value}"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=plain_environment(),
+            preexec_fn=_end_with_parent,
+            **account,
+        )
+    try:
+        _wait_until_ready(folder, process)
+        yield process
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait()
+
+
+def _make(folder: Path, data: Path, superuser: str, verifier: str, account: Mapping[str, Any]) -> None:
+    secret = folder / "verifier"
+    secret.write_text(verifier + "\n", encoding="utf-8")
+    if account:
+        os.chown(secret, account["user"], account["group"])
+    made = subprocess.run(
+        [
+            *(postgres_program("initdb"), "-D", data, "-U", superuser, "-A", "scram-sha-256", f"--pwfile={secret}"),
+            *("-E", "UTF8", "--no-sync", "--no-instructions", "--locale=C.UTF-8"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=plain_environment(),
+        **account,
+    )
+    secret.unlink()
+    if made.returncode:
+        raise ThrowawayError(f"no throwaway server can be made: {_complaint(made.stderr)}")
 
 
 def _account() -> dict[str, Any]:
@@ -173,25 +233,22 @@ def _account() -> dict[str, Any]:
         user = pwd.getpwnam("postgres")
     except KeyError:
         raise ThrowawayError("PostgreSQL doesn't run as root, and there is no account postgres") from None
-    return {"user": user.pw_uid, "group": user.pw_gid}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
-def _wait_until_ready(server: ThrowawayServer, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    conninfo = psycopg.conninfo.make_conninfo(host=str(folder), port=naming.POSTGRES_PORT, dbname="postgres")
     deadline = time.monotonic() + START_LIMIT
-    while True:
-        try:
-            server.connect("postgres").close()
-        except psycopg.OperationalError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = (server.folder / "log").read_text(encoding="utf-8", errors="replace")
-                raise ThrowawayError(f"the throwaway server did not start: {_complaint(log)}") from None
-            time.sleep(0.02)
-        else:
-            return
+    # Asked without logging in (PostgreSQL manual, PQping).
+    while PGconn.ping(conninfo.encode()) != Ping.OK:
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise ThrowawayError(f"the throwaway server did not start: {_complaint(log)}")
+        time.sleep(0.02)
 
 
 def _complaint(text: str) -> str:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
+from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import JOB, POD, Manifest
 from medianest_operator.reconcile import findings
 from medianest_operator.reconcile.context import Run
@@ -102,8 +103,11 @@ class Attempt:
 
     @property
     def copy_failure(self) -> str | None:
-        """What the newest failed init container said; `None` where none failed."""
-        return _newest_message(self.pods, "initContainerStatuses", failed_only=True)
+        """What the newest failed container said that hands an image's migrations over; `None` where none failed.
+
+        The sandbox is an init container too, and says nothing of that.
+        """
+        return _newest_message(self.pods, "initContainerStatuses", failed=naming.CONTAINER_COPY)
 
     @property
     def why_ended(self) -> str:
@@ -147,12 +151,19 @@ async def start(run: Run, manifest: Manifest) -> Attempt:
     return Attempt(run, await run.services.applier.apply(JOB, manifest))
 
 
-def _newest_message(pods: Sequence[Manifest], statuses: str, *, failed_only: bool = False) -> str | None:
+def _newest_message(pods: Sequence[Manifest], statuses: str, *, failed: str | None = None) -> str | None:
+    """The newest termination message.
+
+    Args:
+        failed: of containers of this name alone, where they failed.
+    """
     newest: tuple[str, str] | None = None
     for pod in pods:
         for container in pod.get("status", {}).get(statuses) or []:
             terminated = container.get("state", {}).get("terminated")
-            if not terminated or (failed_only and not terminated.get("exitCode")):
+            if not terminated:
+                continue
+            if failed is not None and (container.get("name") != failed or not terminated.get("exitCode")):
                 continue
             if newest is None or terminated.get("finishedAt", "") >= newest[0]:
                 newest = terminated.get("finishedAt", ""), (terminated.get("message") or "").strip()

@@ -16,7 +16,7 @@ from medianest_operator.api.quantity import to_bytes, to_timedelta
 from medianest_operator.kubernetes.kinds import BACKUP, CRON_JOB, JOB, Manifest
 from medianest_operator.naming import Names
 from medianest_operator.postgres import logins
-from medianest_operator.resources import repositories
+from medianest_operator.resources import repositories, sandbox
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
 from medianest_operator.resources.meta import manifest
 from medianest_operator.timestamps import stamp
@@ -151,18 +151,19 @@ def _backup(
     if spec.backup.logical.formats:
         for kind in ("custom", *spec.backup.logical.formats):
             arguments += ["--format", kind.lower()]
-    if verify and can_verify(spec):
+    verifies = verify and can_verify(spec)
+    if verifies:
         arguments.append("--verify")
     identity = spec.backup.encryption.identity_secret if spec.backup.encryption and verify else None
     return _job(names, spec, image, logins.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_BACKUP, arguments, chosen,
-        identity=identity)  # fmt: skip
+        identity=identity, copies=verifies)  # fmt: skip
 
 
 def _verification(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
     identity = spec.backup.encryption.identity_secret if spec.backup.encryption else None
     return _job(
         names, spec, image, logins.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION,
-        ["verify", "--backup", "latest"], spec.backup.repositories, identity=identity,
+        ["verify", "--backup", "latest"], spec.backup.repositories, identity=identity, copies=True,
     )  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def import_job(
     secret = {"secretName": wanted.connection_secret.name, "items": [{"key": key, "path": "url"}], "defaultMode": 0o440}
     job = _job(
         names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE,
-        ["import", "--source-file", f"{_SOURCE_MOUNT}/url"], [], target=target,
+        ["import", "--source-file", f"{_SOURCE_MOUNT}/url"], [], target=target, copies=True,
         volumes=[{"name": "source", "secret": secret}],
         mounts=[{"name": "source", "mountPath": _SOURCE_MOUNT, "readOnly": True}],
     )  # fmt: skip
@@ -240,9 +241,21 @@ def _job(
     of: BackupsOf | None = None,
     volumes: Sequence[Manifest] = (),
     mounts: Sequence[Manifest] = (),
+    copies: bool = False,
 ) -> Manifest:
+    """A Job's spec.
+
+    Args:
+        copies: it makes a copy, in a sandbox.
+    """
     reached, key = repositories.access(names, chosen), repositories.identity(identity)
     whose = of or BackupsOf()
+    resources = {
+        "requests": spec.backup.resources.requests.model_dump(exclude_none=True),
+        "limits": spec.backup.resources.limits.model_dump(exclude_none=True),
+    }
+    halves = sandbox.Halves.of(resources)
+    work = sandbox.mounts() if copies else [{"name": "work", "mountPath": naming.WORK_MOUNT}]
     origin = ["--namespace", whose.namespace or names.namespace, "--name", whose.name or names.database]
     container = dbctl_container(
         names,
@@ -256,14 +269,13 @@ def _job(
             *(origin if chosen else []),
             *reached.arguments,
             *key.arguments,
-            *("--work-dir", naming.WORK_MOUNT, "--result-file", RESULT_FILE),
+            *("--work-dir", naming.WORK_MOUNT),
+            *(sandbox.ARGUMENTS if copies else ()),
+            *("--result-file", RESULT_FILE),
         ],
-        resources={
-            "requests": spec.backup.resources.requests.model_dump(exclude_none=True),
-            "limits": spec.backup.resources.limits.model_dump(exclude_none=True),
-        },
+        resources=halves.own if copies else resources,
         dbname=target,
-        mounts=[{"name": "work", "mountPath": naming.WORK_MOUNT}, *reached.mounts, *key.mounts, *mounts],
+        mounts=[*work, *reached.mounts, *key.mounts, *mounts],
     )
     pod = dbctl_pod(
         names,
@@ -271,6 +283,7 @@ def _job(
         container,
         role=role,
         volumes=[_work(spec), *reached.volumes, *key.volumes, *volumes],
+        init_containers=[sandbox.container(spec, image, halves.sandbox)] if copies else [],
         grace_seconds=GRACE_SECONDS,
     )
     if spec.backup.service_account_name:

@@ -14,6 +14,7 @@ from medianest_operator.kubernetes.kinds import Manifest
 from medianest_operator.naming import Names
 from medianest_operator.postgres.logins import LoginRole
 from medianest_operator.resources.meta import restricted_container, restricted_pod
+from medianest_operator.resources.sandbox import SKIPPED_BY
 
 EXIT_FAILED = 1
 """medianest-dbctl: it failed, and would fail again."""
@@ -160,10 +161,13 @@ def job_spec(names: Names, component: str, pod: Manifest, *, fails_for_good: Ite
         }
         for container in fails_for_good
     ]
+    metadata: Manifest = {"labels": names.labels(component)}
+    if any(item["name"] == naming.CONTAINER_SANDBOX for item in pod.get("initContainers", [])):
+        metadata["annotations"] = dict.fromkeys(SKIPPED_BY, naming.CONTAINER_SANDBOX)
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     return {
         "backoffLimit": 6,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [*final, disrupted]},
-        "template": {"metadata": {"labels": names.labels(component)}, "spec": pod},
+        "template": {"metadata": metadata, "spec": pod},
     }

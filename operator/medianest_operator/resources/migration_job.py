@@ -1,7 +1,7 @@
 """The Job that migrates: `medianest-dbctl migrate` beside the server, over TLS, as the migrator role."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
@@ -11,13 +11,14 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.kubernetes.kinds import JOB, Manifest
 from medianest_operator.naming import Names
 from medianest_operator.postgres.logins import MIGRATOR
-from medianest_operator.resources import repositories
+from medianest_operator.resources import repositories, sandbox
 from medianest_operator.resources.dbctl_job import RESULT_FILE, dbctl_container, dbctl_pod, job_spec
 from medianest_operator.resources.meta import manifest, restricted_container
 
 GRACE_SECONDS = 120
 """A run that is asked to stop goes back first."""
 _SCRATCH_BASE = 1 << 30
+_RESOURCES: Final = sandbox.Halves.of({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}})
 
 
 def run_options(spec: DatabaseSpec) -> RunOptions:
@@ -66,7 +67,10 @@ def migration_job(
         _container(names, spec, image, backs_up),
         role=MIGRATOR,
         volumes=_volumes(names, spec, backs_up),
-        init_containers=[_copying_container(from_image)] if from_image else [],
+        init_containers=[
+            *([_copying_container(from_image)] if from_image else []),
+            sandbox.container(spec, image, _RESOURCES.sandbox),
+        ],
         grace_seconds=GRACE_SECONDS,
     )
     final = [naming.CONTAINER_MIGRATE, *([naming.CONTAINER_COPY] if from_image else [])]
@@ -82,7 +86,7 @@ def migration_job(
 
 
 def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> Manifest:
-    mounts: list[Manifest] = [{"name": "work", "mountPath": naming.WORK_MOUNT}]
+    mounts: list[Manifest] = sandbox.mounts()
     if not spec.migrations.source.is_bundled:
         mounts.append({"name": "migrations", "mountPath": naming.MIGRATIONS_MOUNT, "readOnly": True})
     if backs_up:
@@ -96,7 +100,7 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
         role=MIGRATOR,
         application_name="medianest-migrate",
         arguments=["migrate", *_arguments(names, spec, backs_up)],
-        resources={"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        resources=_RESOURCES.own,
         # Spooled dumps may be large.
         env=[{"name": "TMPDIR", "value": naming.WORK_MOUNT}],
         mounts=mounts,
@@ -133,7 +137,7 @@ def _arguments(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[str]:
             arguments += access.arguments
         for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
             arguments += ["--recipient", recipient]
-    return [*arguments, "--work-dir", naming.WORK_MOUNT, "--once", "--result-file", RESULT_FILE]
+    return [*arguments, "--work-dir", naming.WORK_MOUNT, *sandbox.ARGUMENTS, "--once", "--result-file", RESULT_FILE]
 
 
 def _volumes(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[Manifest]:

@@ -16,8 +16,9 @@ from typing import IO
 from medianest_operator import naming
 from medianest_operator.backups.repository.client import CHUNK
 from medianest_operator.backups.repository.layout import Format
-from medianest_operator.postgres.throwaway import postgres_program
+from medianest_operator.postgres.throwaway import plain_environment, postgres_program
 
+_LONGEST_LINE = 64 * 1024
 _LEAVE = 5.0
 """Seconds that a program gets to end after it was asked to."""
 KEEPALIVE = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=60000"
@@ -88,7 +89,13 @@ def dump(
 
 
 def restore_archive(
-    archive: Path, environment: Mapping[str, str], entries: Path, jobs: int = 1, options: Sequence[str] = ()
+    archive: Path,
+    environment: Mapping[str, str],
+    entries: Path,
+    jobs: int = 1,
+    options: Sequence[str] = (),
+    *,
+    inherit: bool = True,
 ) -> None:
     """Fill the database that `environment` names from a dump in a file; the first error ends it.
 
@@ -96,23 +103,63 @@ def restore_archive(
         entries: the file with the table of contents to restore, see `contents`.
         jobs: connections at the same time.
         options: more of pg_restore's.
+        inherit: as in `restore_stream`.
 
     Raises:
         DumpError: any error; what is there then is no copy.
     """
     target = f"{KEEPALIVE} dbname={conninfo_value(environment['PGDATABASE'])}"
     arguments = [f"--jobs={jobs}", "--exit-on-error", f"--use-list={entries}", f"--dbname={target}", *options]
-    with _Program("pg_restore", [*arguments, str(archive)], environment):
+    with _Program("pg_restore", [*arguments, str(archive)], environment, inherit=inherit):
         pass
 
 
-def contents(archive: Path) -> list[str]:
+def restore_stream(
+    chunks: Iterable[bytes],
+    environment: Mapping[str, str],
+    entries: Path,
+    options: Sequence[str] = (),
+    *,
+    may_stop: bool = False,
+    inherit: bool = True,
+) -> None:
+    """As `restore_archive`, from a dump in pieces.
+
+    Args:
+        may_stop: it may end well without having read all of it; all of it is gone through nevertheless.
+        inherit: the program gets this process's environment as well. Nothing of it where the other side isn't trusted.
+
+    Raises:
+        DumpError: any error; what is there then is no copy.
+    """
+    target = f"dbname={conninfo_value(environment['PGDATABASE'])}"
+    arguments = ["--exit-on-error", f"--use-list={entries}", f"--dbname={target}"]
+    with _Program("pg_restore", [*arguments, *options], environment, stdin=subprocess.PIPE, inherit=inherit) as program:
+        program.feed(chunks, may_stop=may_stop)
+
+
+def contents(archive: Path, options: Sequence[str] = ()) -> list[str]:
     """A dump's table of contents, a line each as `pg_restore --list` prints them.
 
     Raises:
-        DumpError: it is no dump, or one of a newer pg_dump.
+        DumpError: it is no dump, one of a newer pg_dump, or too little of one.
     """
-    return _list(str(archive)).splitlines()
+    return _list(str(archive), options).splitlines()
+
+
+def script(archive: Path, entries: Path | None = None, options: Sequence[str] = ()) -> str:
+    """The SQL of a dump's definitions.
+
+    Args:
+        entries: the file with those that are wanted; all by default.
+
+    Raises:
+        DumpError: as `contents`.
+    """
+    chosen = [] if entries is None else [f"--use-list={entries}"]
+    arguments = ["--file=-", "--schema-only", *chosen, *options, str(archive)]
+    with _Program("pg_restore", arguments, {}, stdout=subprocess.PIPE, inherit=False) as program:
+        return b"".join(program.output()).decode("utf-8", "replace")
 
 
 def sequence_values(head: bytes) -> dict[str, tuple[int, bool]] | None:
@@ -143,20 +190,6 @@ def sequence_values(head: bytes) -> dict[str, tuple[int, bool]] | None:
 def conninfo_value(text: str) -> str:
     """A value in a connection string (PostgreSQL manual, 34.1.1.1)."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def restore_as_new(chunks: Iterable[bytes], environment: Mapping[str, str], schema_only: bool = False) -> None:
-    """Create the dumped database in the server that `environment` names, with its rights, and fill it.
-
-    Raises:
-        DumpError: any error; what is there then is no copy.
-    """
-    arguments = ["--create", "--exit-on-error", f"--dbname={environment['PGDATABASE']}"]
-    if schema_only:
-        arguments.append("--schema-only")
-    with _Program("pg_restore", arguments, environment, stdin=subprocess.PIPE) as program:
-        # The definitions come first in a dump.
-        program.feed(chunks, may_stop=schema_only)
 
 
 def restore_in_place(
@@ -205,9 +238,13 @@ def _spool(chunks: Iterable[bytes]) -> tuple[IO[bytes], str]:
     return spool, "\n".join(kept) + "\n"
 
 
-def _list(archive: str) -> str:
+def _list(archive: str, options: Sequence[str] = ()) -> str:
     listed = subprocess.run(
-        [postgres_program("pg_restore"), "--list", archive], capture_output=True, text=True, check=False
+        [postgres_program("pg_restore"), "--list", *options, archive],
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if listed.returncode:
         raise DumpError(f"pg_restore: {_complaint(listed.stderr)}")
@@ -224,11 +261,12 @@ class _Program:
         environment: Mapping[str, str],
         stdout: int | None = None,
         stdin: int | None = None,
+        inherit: bool = True,
     ) -> None:
         self.name = name
         self.process = subprocess.Popen(
             [postgres_program(name), *arguments],
-            env={**os.environ, **environment},
+            env={**(os.environ if inherit else plain_environment()), **environment},
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.DEVNULL if stdout is None else stdout,
             stderr=subprocess.PIPE,
@@ -241,7 +279,7 @@ class _Program:
     def _listen(self) -> None:
         assert self.process.stderr is not None
         with self.process.stderr as stream:
-            while line := stream.readline():
+            while line := stream.readline(_LONGEST_LINE):
                 if len(self._complaints) < 64 * 1024:
                     self._complaints += line
 

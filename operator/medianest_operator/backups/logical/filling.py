@@ -142,11 +142,8 @@ def plan(target: Target, archive: Archive) -> Plan:
     return made
 
 
-def fill(target: Target, archive: Archive, made: Plan, jobs: int, *, analyze: bool = True) -> None:
-    """Restore; at the end the connection acts as the database's owner.
-
-    Args:
-        analyze: let the server learn the tables' statistics, so that the first queries have them.
+def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
+    """Restore; at the end the connection acts as the database's owner, and the server knows the tables' statistics.
 
     Raises:
         RunFailure: an error: what is there then is no copy.
@@ -157,8 +154,7 @@ def fill(target: Target, archive: Archive, made: Plan, jobs: int, *, analyze: bo
     except DumpError as error:
         raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
     act_as_owner(target)
-    if analyze:
-        target.connection.execute("ANALYZE")
+    target.connection.execute("ANALYZE")
 
 
 def act_as_owner(target: Target) -> None:

@@ -31,6 +31,7 @@ from medianest_operator.backups.verification.proof import (
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
 from medianest_operator.postgres.connect import libpq_environment
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
+from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 
@@ -78,7 +79,7 @@ SELECT quote_ident(nspname) FROM pg_catalog.pg_namespace n
 """
 
 
-SchemaReport = Callable[[Catalog, str | None, Path, Callable[[str], None]], list[str]]
+SchemaReport = Callable[[Catalog, str | None, Sandbox, Callable[[str], None]], list[str]]
 """How a schema differs from the migrations' own, in words (`migrations.bundled.report`)."""
 
 
@@ -93,6 +94,7 @@ class ImportOptions:
         jobs: connections that restore at the same time.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the target gets to let us in.
+        sandbox: where the bundled migrations are tried; a server beside this process without it.
     """
 
     source_file: Path
@@ -101,6 +103,7 @@ class ImportOptions:
     jobs: int = 2
     conninfo: str = ""
     wait: float = 60.0
+    sandbox: Sandbox | None = None
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,9 @@ class ImportRun:
         report = [
             *notes,
             *versions,
-            *self._options.schema_report(actual, seen.version, self._options.work, self._report),
+            *self._options.schema_report(
+                actual, seen.version, self._options.sandbox or LocalSandbox(self._options.work), self._report
+            ),
         ]
         told = f" To know: {'; '.join(report[:3])}." if report else ""
         message = (

@@ -175,18 +175,17 @@ def open_target(
         ) from error
 
 
-def create_database(connection: Connection[Any], name: str, manifest: Manifest, owner: str | None = None) -> None:
+def create_database(connection: Connection[Any], name: str, manifest: Manifest) -> None:
     """Make an empty database with the encoding and the collation that the backed-up one had.
 
     Raises:
         RunFailure: it exists, or the collation isn't there.
     """
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}{}").format(
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
         sql.Identifier(name),
         sql.Literal(manifest.encoding),
         sql.Literal(manifest.collate),
         sql.Literal(manifest.ctype),
-        sql.SQL(" OWNER {}").format(sql.Identifier(owner)) if owner else sql.SQL(""),
     )
     try:
         connection.execute(statement)

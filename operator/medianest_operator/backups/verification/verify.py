@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import psycopg
 
 from medianest_operator.backups.ending import result_of
-from medianest_operator.backups.logical.filling import fill, inspect, plan
+from medianest_operator.backups.logical.copying import Copied, copy_archive
+from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.finding import Wanted, choose, look
-from medianest_operator.backups.logical.restore import MAINTENANCE, check_version, create_database
+from medianest_operator.backups.logical.restore import check_version
 from medianest_operator.backups.repository.catalog import Backup, Catalog, write_verification
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.manifest import Manifest, Verification
@@ -23,7 +24,9 @@ from medianest_operator.backups.repository.store import DamagedError, fetch
 from medianest_operator.backups.verification import amcheck
 from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.proof import compare, read_contents
-from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
+from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, seal
+from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
+from medianest_operator.postgres.throwaway import ThrowawayError, ThrowawayServer
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 
@@ -47,7 +50,6 @@ _NO_ROOM = (
 _WORDS = {
     "rolsuper": ("SUPERUSER", ""),
     "rolinherit": ("", "NOINHERIT"),
-    "rolcreaterole": ("CREATEROLE", ""),
     "rolcreatedb": ("CREATEDB", ""),
     "rolcanlogin": ("LOGIN", ""),
     "rolbypassrls": ("BYPASSRLS", ""),
@@ -76,9 +78,10 @@ class VerifyOptions:
     Attributes:
         wanted: whose backup.
         which: `latest`, `latest-verified` or an id.
-        work: a folder with room for the dump and the restored database.
+        work: a folder with room for the dump and, without a sandbox, for the restored database.
         identities: age's private keys.
         now: the clock.
+        sandbox: where the copy is made; a server beside this process without it.
     """
 
     wanted: Wanted
@@ -86,6 +89,7 @@ class VerifyOptions:
     work: Path
     identities: Sequence[str] = ()
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sandbox: Sandbox | None = None
 
 
 class VerifyRun:
@@ -183,36 +187,36 @@ class VerifyRun:
         with downloaded(repository, backup, work, self._options.identities, self._report) as archive:
             stages.seconds["download"] = round(archive.seconds, 2)
             try:
-                with throwaway_server(work, settings=_SETTINGS) as server:
+                with (self._options.sandbox or LocalSandbox(work)).server(_SETTINGS) as server:
                     return self._look_at(server, manifest, archive, stages)
             except ThrowawayError as error:
-                raise RunFailure(Reason.NO_ROOM, f"{work}: {error}") from error
+                reason = Reason.INTERNAL_ERROR if error.transient else Reason.NO_ROOM
+                raise RunFailure(reason, f"{work}: {error}", error.transient) from error
             except psycopg.Error as error:
                 text = " ".join(str(error).split())
                 raise RunFailure(Reason.INTERNAL_ERROR, f"The throwaway server gave up: {text}", True) from error
 
     def _look_at(self, server: ThrowawayServer, manifest: Manifest, archive: Archive, stages: Stages) -> str:
-        server.create_roles(_roles(manifest))
-        with server.connect(MAINTENANCE) as connection:
-            create_database(connection, manifest.dbname, manifest, manifest.owner)
-        with server.connect(manifest.dbname) as connection:
-            target = inspect(connection, server.environment(manifest.dbname))
-            made = plan(target, archive)
-            with stages.timed("restore"):
-                try:
-                    # Nobody queries it; and 30,000 rows with their long texts take more memory than all the rest.
-                    fill(target, archive, made, JOBS, analyze=False)
-                except RunFailure as failure:
-                    # Where there was no room for it, nothing is said of the backup.
-                    here = any(words in failure.message for words in _NO_ROOM)
-                    reason = Reason.NO_ROOM if here else failure.reason
-                    text = f"it can't be restored: {failure.message}"
-                    raise RunFailure(reason, text, failure.transient) from failure
+        database = DatabaseCopy(manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype)
+        with stages.timed("restore"):
+            copied = self._restore(server, database, manifest, archive)
+        seal(copied.room)
+        expected, labels, rows = archive.catalog, set[str](), dict(manifest.rows)
+        with closing(copied.room.connect_reader()) as connection:
             with stages.timed("compare"):
+                found = read_contents(connection)
+                catalog = found.catalog.without_extensions(copied.room.brought)
+                if expected is not None:
+                    there = copied.left.without(expected, catalog).objects
+                    labels = {item.label for key, item in expected.objects.items() if key not in there}
+                for name in copied.left.names & rows.keys() - found.rows.keys():
+                    del rows[name]
                 comparison = compare(
-                    manifest, archive.catalog, read_contents(connection),
-                    privileges=made.privileges, left_out=made.left_out,
-                )  # fmt: skip
+                    manifest.model_copy(update={"rows": rows}),
+                    expected,
+                    replace(found, catalog=catalog),
+                    left_out=labels,
+                )
             if comparison.differences:
                 raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
             with stages.timed("amcheck"):
@@ -220,12 +224,36 @@ class VerifyRun:
             if problems:
                 raise RunFailure(Reason.NOT_EQUAL, f"amcheck found damage: {'; '.join(problems[:3])}")
         seconds = stages.seconds
-        notes = "".join(f" Note: {note}." for note in [*made.notes, *comparison.notes])
+        notes = "".join(f" Note: {note}." for note in [*copied.left.notes, *comparison.notes])
         return (
             f"{comparison.tables} tables with {comparison.rows} rows restored in"
             f" {seconds['download'] + seconds['restore']:.1f} s, {'fingerprint' if comparison.exact else 'catalog'},"
             f" rows and sequences equal, {checked} tables and indexes checked.{notes}"
         )
+
+    def _restore(self, server: ThrowawayServer, database: DatabaseCopy, manifest: Manifest, archive: Archive) -> Copied:
+        try:
+            return copy_archive(server, archive.path, database, _roles(manifest), JOBS)
+        except DumpError as error:
+            # Where there was no room for it, nothing is said of the backup.
+            here = any(words in str(error) for words in _NO_ROOM)
+            reason = Reason.NO_ROOM if here else Reason.RESTORE_FAILED
+            raise RunFailure(reason, f"it can't be restored: {error}", error.transient) from error
+        except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
+            raise RunFailure(
+                Reason.TARGET_UNFIT,
+                f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed here:"
+                f" {_plain(error)}",
+            ) from error
+        except psycopg.errors.FeatureNotSupported as error:
+            # An extension whose files aren't there.
+            raise RunFailure(
+                Reason.TARGET_UNFIT, f"The backup needs what is not installed here: {_plain(error)}"
+            ) from error
+
+
+def _plain(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
 
 
 def _least_verified(places: Sequence[tuple[Repository, Backup]]) -> tuple[Repository, Backup]:

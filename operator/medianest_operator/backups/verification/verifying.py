@@ -11,6 +11,7 @@ from medianest_operator.backups.logical.finding import Wanted
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.layout import Origin
 from medianest_operator.backups.verification.verify import VerifyOptions, VerifyRun
+from medianest_operator.postgres.sandbox import Sandbox
 from medianest_operator.results.backup import Outcome, Reason, Result
 from medianest_operator.results.text import cut
 
@@ -26,6 +27,7 @@ def verify_taken(
     identities: Sequence[str],
     report: Callable[[str], None],
     pauses: Sequence[float] = PAUSES,
+    sandbox: Sandbox | None = None,
 ) -> None:
     """Verify the backup that a run has just taken, in all repositories that have it, and tell it in the result.
 
@@ -37,7 +39,7 @@ def verify_taken(
     if not holding or "backup" not in result.more:
         return
     wanted = Wanted(origin.namespace, origin.name, origin.system_identifier)
-    options = VerifyOptions(wanted, str(result.more["backup"]), work, identities)
+    options = VerifyOptions(wanted, str(result.more["backup"]), work, identities, sandbox=sandbox)
 
     def patiently() -> Result:
         for pause in pauses:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 
 import psycopg
 
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
-from medianest_operator.postgres.throwaway import ThrowawayError, throwaway_server
+from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, prepare, seal, settle
+from medianest_operator.postgres.sandbox import Sandbox
+from medianest_operator.postgres.throwaway import ThrowawayError
 
 _HISTORY = "_prisma_migrations"
 _SMALL = {"shared_buffers": "16MB", "maintenance_work_mem": "16MB", "max_connections": "8"}
+_OWNER = "bundled"
+_DATABASE = DatabaseCopy("bundled", _OWNER, "UTF8", "C.UTF-8", "C.UTF-8")
 
 
 def differences_from_bundled(
-    found: Catalog, version: str | None, work: Path, report: Callable[[str], None]
+    found: Catalog, version: str | None, sandbox: Sandbox, report: Callable[[str], None]
 ) -> list[str]:
     """What is unlike the bundled schema of a version; the operator's drift detection tells the same later on.
 
     Args:
         found: without owners and rights.
         version: the newest applied migration.
-        work: where the bundled schema is made, in a throwaway server.
+        sandbox: where the bundled schema is made.
     """
     if version is None:
         return ["there is no migration history (_prisma_migrations): the operator can't know which version this is"]
@@ -32,10 +36,12 @@ def differences_from_bundled(
     if version not in names:
         return [f"its newest migration, {version}, is not one of the bundled ones (the newest is {names[-1]})"]
     try:
-        with throwaway_server(work, settings=_SMALL) as server:
-            with server.connect("postgres") as connection:
-                connection.execute("CREATE DATABASE bundled TEMPLATE template0")
-            with server.connect("bundled") as connection:
+        with sandbox.server(_SMALL) as server:
+            room = prepare(server, _DATABASE, [RoleCopy(_OWNER)], {}, {}, _OWNER)
+            settle(room)
+            seal(room)
+            assert room.login is not None
+            with closing(room.connect(room.login)) as connection:
                 for migration in migrations[: names.index(version) + 1]:
                     connection.execute(migration.sql.encode())
                 expected = read_catalog(connection).without_privileges()

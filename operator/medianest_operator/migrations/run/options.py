@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
+
 if TYPE_CHECKING:
     # The controller reads the options too, and never a repository.
     from medianest_operator.backups.repository.client import Repository
@@ -23,7 +25,8 @@ class Workbench:
         recipients: age's public keys that the backup is encrypted for; none: it isn't.
         identities: age's private keys; without one an encrypted backup can't be read back here.
         database: namespace and name of the MediaNestDatabase that the backup is of; without them it is a local one.
-        scratch: a folder for a throwaway server; without one there is no rehearsal.
+        scratch: a folder with room; without one there is no rehearsal.
+        sandbox: makes the throwaway servers; without one they are made in `scratch`.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +35,14 @@ class Workbench:
     database: tuple[str, str] | None = None
     recipients: tuple[str, ...] = ()
     identities: tuple[str, ...] = field(default=(), repr=False)
+    sandbox: Sandbox | None = None
+
+    @property
+    def copies(self) -> Sandbox | None:
+        """What makes the throwaway servers; `None` where there is no room for one."""
+        if self.sandbox is not None or self.scratch is None:
+            return self.sandbox
+        return LocalSandbox(self.scratch)
 
     @property
     def no_way_back(self) -> str | None:

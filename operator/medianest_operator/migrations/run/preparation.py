@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, dump
@@ -25,6 +27,8 @@ from medianest_operator.postgres.contents import snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
 
+_NO_RIGHT = "42501"
+"""SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
 
 
@@ -95,21 +99,32 @@ class Preparation:
                     f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
                 ) from error
             except (rehearsal.CopyError, DumpError) as error:
-                if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
-                    raise RunError(
-                        Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
-                    ) from error
-                self._report(f"warning: not rehearsed: {error}")
-                return None, Rehearsal(data=False, note=str(error))
+                return self._unrehearsed(error, undo)
             if self._work.stored_backup is not None and not schema_only:
                 self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
             self._report("rehearsing on a copy")
-            with self._clock.timed("rehearse"):
-                done = self._try_on(copy, parts, undo, schema_only)
+            try:
+                with self._clock.timed("rehearse"):
+                    done = self._try_on(copy, parts, undo, schema_only)
+            except rehearsal.CopyError as error:
+                return self._unrehearsed(error, undo)
         for lock in done.locks:
             self._report(f"on the copy it locked {lock}")
         summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
         return done, summary
+
+    def _unrehearsed(self, error: rehearsal.CopyError | DumpError, undo: UndoPlan) -> tuple[None, Rehearsal]:
+        """Go on without a copy, where that is allowed and another try would not bring one."""
+        if error.transient:
+            raise RunError(
+                Reason.OUT_OF_RESOURCES, f"The run can't be rehearsed now: {error}. Nothing was changed; trying again."
+            ) from error
+        if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
+            raise RunError(
+                Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
+            ) from error
+        self._report(f"warning: not rehearsed: {error}")
+        return None, Rehearsal(data=False, note=str(error))
 
     def _choose_repositories(self, is_empty: bool, stack: ExitStack) -> tuple[Repository, ...]:
         """Where the backup goes: for a rehearsal alone, the scratch space will do."""
@@ -166,22 +181,14 @@ class Preparation:
     def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
         """Restore the backup next to this process; a backup that can't be restored is none."""
         assert self._before is not None
-        scratch = self._workbench.scratch
-        if scratch is None or self._taken is None:
+        sandbox = self._workbench.copies
+        if sandbox is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
         if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
-        info = self._connection.info
-        return rehearsal.make_copy(
-            scratch,
-            chunks,
-            rehearsal.read_roles(self._connection),
-            (info.dbname, info.user),
-            self._before,
-            schema_only,
-            stack,
-        )
+        origin = rehearsal.Origin.of(self._connection)
+        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack)
 
     def _try_on(
         self, copy: rehearsal.Copy, parts: Sequence[Part], undo: UndoPlan, schema_only: bool
@@ -192,6 +199,10 @@ class Preparation:
             if done.undo_problem is None:
                 check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
+            if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:
+                raise rehearsal.CopyError(
+                    f"{failure.text} The run's login is a superuser, and a copy has none"
+                ) from failure
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(
                 Reason.MIGRATION_FAILED if transient else failure.reason,
@@ -200,4 +211,11 @@ class Preparation:
             ) from failure
         except RunError as stop:
             raise RunError(stop.reason, f"{stop.message} {_ON_THE_COPY} {ADVICE}", stop.failed) from stop
+        except psycopg.OperationalError as error:
+            # What a migration itself does wrong is a Failure; this is the copy's server.
+            raise RunError(
+                Reason.OUT_OF_RESOURCES,
+                f"The copy's server was lost in the rehearsal: {' '.join(str(error).split())}. Nothing was changed;"
+                " trying again.",
+            ) from error
         return done

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -14,7 +13,9 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator.api.run_options import RunOptions
-from medianest_operator.backups.logical.dump import DumpError, restore_as_new
+from medianest_operator.backups.logical.copying import copy_stream
+from medianest_operator.backups.logical.dump import DumpError
+from medianest_operator.backups.logical.toc import LeftOut
 from medianest_operator.migrations.rollback.undo import Undo, UndoUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
@@ -22,20 +23,9 @@ from medianest_operator.migrations.run.checks import check_destruction, read_hol
 from medianest_operator.migrations.run.evidence import Evidence, application_catalog, prove, read_evidence
 from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
 from medianest_operator.postgres.catalog import Catalog, difference
-from medianest_operator.postgres.throwaway import RoleCopy, ThrowawayError, ThrowawayServer, throwaway_server
-
-_ROLES: LiteralString = """
-SELECT r.rolname::text,
-       array_remove(ARRAY[CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN NOT r.rolinherit THEN 'NOINHERIT' END,
-                          CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
-                          CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END, 'LOGIN'], NULL),
-       coalesce((SELECT array_agg(g.rolname::text ORDER BY 1)
-                   FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
-                  WHERE m.member = r.oid), '{}'),
-       coalesce((SELECT s.setconfig FROM pg_catalog.pg_db_role_setting s
-                  WHERE s.setrole = r.oid AND s.setdatabase = 0), '{}')
-  FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY 1
-"""
+from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
+from medianest_operator.postgres.sandbox import Sandbox
+from medianest_operator.postgres.throwaway import ThrowawayError
 
 # Weaker locks than these hold nobody up in daily work.
 _STRONG: LiteralString = """
@@ -49,7 +39,15 @@ SELECT l.relation::regclass::text, l.mode
 
 
 class CopyError(Exception):
-    """No copy could be made; the text says why."""
+    """No copy could be made; the text says why.
+
+    Attributes:
+        transient: trying again may help.
+    """
+
+    def __init__(self, text: str, *, transient: bool = False) -> None:
+        super().__init__(text)
+        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -67,64 +65,102 @@ class Rehearsed:
     undo_problem: str | None = None
 
 
-def read_roles(connection: Connection[Any]) -> list[RoleCopy]:
-    """The roles that a copy needs: with them its rights, policies and owners are the same."""
-    rows = connection.cursor(row_factory=tuple_row).execute(_ROLES).fetchall()
-    return [RoleCopy(name, tuple(words), tuple(groups), tuple(settings)) for name, words, groups, settings in rows]
-
-
 @dataclass
 class Copy:
-    """A copy of the database in a throwaway server."""
+    """A copy of the database in a throwaway server.
 
-    server: ThrowawayServer
-    dbname: str
-    user: str
+    Attributes:
+        left: what isn't in it.
+        before: the catalog of the database where it comes from.
+        was_superuser: the run's login is a superuser there; here it is none.
+    """
+
+    room: Room
+    left: LeftOut
+    before: Catalog
+    was_superuser: bool
     stack: ExitStack = field(default_factory=ExitStack)
 
     def connect(self, options: RunOptions) -> Connection[Any]:
         """As the role that the run itself logs in as."""
-        connection = self.stack.enter_context(self.server.connect(self.dbname, self.user))
+        assert self.room.login is not None
+        connection = self.stack.enter_context(self.room.connect(self.room.login))
         session.prepare(connection, options)
         return connection
 
+    def whole(self, catalog: Catalog) -> Catalog:
+        """A catalog of the copy with what was left out of it."""
+        missing = self.before.objects.keys() - self.left.without(self.before, catalog).objects.keys()
+        return Catalog({**catalog.objects, **{key: self.before.objects[key] for key in missing}})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The database that is copied, read where it is.
+
+    Attributes:
+        login: the role that the run logs in as.
+        is_superuser: whether it is a superuser there; in the copy it is none.
+    """
+
+    database: DatabaseCopy
+    roles: tuple[RoleCopy, ...]
+    login: str
+    is_superuser: bool
+
+    @classmethod
+    def of(cls, connection: Connection[Any]) -> Origin:
+        """What a connection is in.
+
+        Raises:
+            psycopg.Error: the connection is lost.
+        """
+        roles, login = tuple(read_roles(connection)), connection.info.user
+        is_superuser = any(role.name == login and "SUPERUSER" in role.attributes for role in roles)
+        return cls(read_database(connection), roles, login, is_superuser)
+
 
 def make_copy(
-    scratch: Path,
+    sandbox: Sandbox,
     backup: Iterable[bytes],
-    roles: Sequence[RoleCopy],
-    login: tuple[str, str],
+    origin: Origin,
     before: Evidence,
     schema_only: bool,
     stack: ExitStack,
 ) -> Copy:
     """Restore a backup into a throwaway server and check that it is what was backed up.
 
-    Args:
-        login: the database's name, and the role that the run logs in as.
-
     Raises:
         CopyError: no server, no restore, or the copy differs from `before`.
     """
     try:
-        server = stack.enter_context(throwaway_server(scratch))
-        server.create_roles(roles)
-        restore_as_new(backup, server.environment("postgres"), schema_only)
-        with server.connect(login[0]) as connection:
+        server = stack.enter_context(sandbox.server())
+        copied = copy_stream(server, backup, origin.database, origin.roles, origin.login, schema_only)
+        room, left = copied.room, copied.left
+        with closing(room.connect_reader()) as connection:
             found = read_evidence(connection)
-            if not schema_only:
+        found = replace(found, catalog=found.catalog.without_extensions(room.brought))
+        if not schema_only:
+            with closing(room.connect(room.restorer, {"client_min_messages": "error"})) as connection:
                 connection.execute("ANALYZE")
-    except (ThrowawayError, DumpError, psycopg.Error) as error:
+        seal(room)
+    except ThrowawayError as error:
+        raise CopyError(" ".join(str(error).split()), transient=error.transient) from error
+    except psycopg.OperationalError as error:
+        raise CopyError(f"the sandbox gave up: {' '.join(str(error).split())}", transient=True) from error
+    except (DumpError, psycopg.Error) as error:
         raise CopyError(" ".join(str(error).split())) from error
+    wanted = replace(before, catalog=left.without(before.catalog, found.catalog))
     if schema_only:
-        unlike: list[str] = difference(before.catalog, found.catalog)
+        unlike: list[str] = difference(wanted.catalog, found.catalog)
     else:
         # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
         # who write meanwhile have moved it on before it was dumped.
-        unlike = list(prove(replace(before, sequences={}), found, writers_may_write=False).differences)
+        rows = {name: count for name, count in wanted.rows.items() if name in found.rows or name not in left.names}
+        unlike = list(prove(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
-    return Copy(server, *login, stack)
+    return Copy(room, left, before.catalog, origin.is_superuser, stack)
 
 
 def rehearse(
@@ -157,12 +193,16 @@ def rehearse(
         if problem is None:
             Application(connection, options, told).run(committed)
         else:
-            return Rehearsed(application_catalog(connection), (), problem)
+            return Rehearsed(_catalog(copy, connection), (), problem)
         parts = parts[len(committed) :]
     locks = _Locks(connection)
     Application(connection, options, told, before_commit=locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
-    return Rehearsed(application_catalog(connection), locks.described(), problem)
+    return Rehearsed(_catalog(copy, connection), locks.described(), problem)
+
+
+def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
+    return copy.whole(application_catalog(connection).without_extensions(copy.room.brought))
 
 
 def _go_back(

@@ -1,0 +1,268 @@
+"""A dump's table of contents: what is in it, what needs what, and what only a superuser could restore."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from medianest_operator.backups.logical.dump import DumpError, contents, script
+from medianest_operator.postgres.catalog import Catalog, CatalogObject
+from medianest_operator.postgres.copies import EXTENSIONS, PUBLIC
+
+ACL: Final = frozenset({"ACL", "DEFAULT ACL", "MATERIALIZED VIEW DATA"})
+"""What is restored at the end, when everything belongs to whom it should: rights, and what is read with them."""
+DATA: Final = frozenset({"TABLE DATA", "MATERIALIZED VIEW DATA", "SEQUENCE SET", "BLOBS", "BLOB DATA"})
+# pg_dump's words for what an entry is (its source, pg_dump.c); longer ones first where one begins with another.
+_KINDS: Final = tuple(sorted((
+    "ACCESS METHOD", "ACL", "AGGREGATE", "BLOB", "BLOB DATA", "BLOB METADATA", "BLOBS", "CAST", "CHECK CONSTRAINT",
+    "COLLATION", "COMMENT", "CONSTRAINT", "CONVERSION", "DATABASE", "DATABASE PROPERTIES", "DEFAULT", "DEFAULT ACL",
+    "DOMAIN", "EVENT TRIGGER", "EXTENSION", "FK CONSTRAINT", "FOREIGN DATA WRAPPER", "FOREIGN TABLE", "FUNCTION",
+    "INDEX", "INDEX ATTACH", "LARGE OBJECT", "MATERIALIZED VIEW", "MATERIALIZED VIEW DATA", "OPERATOR",
+    "OPERATOR CLASS", "OPERATOR FAMILY", "POLICY", "PROCEDURAL LANGUAGE", "PROCEDURE", "PUBLICATION",
+    "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA", "ROW SECURITY", "RULE", "SCHEMA", "SECURITY LABEL",
+    "SEQUENCE", "SEQUENCE OWNED BY", "SEQUENCE SET", "SERVER", "SHELL TYPE", "STATISTICS", "SUBSCRIPTION",
+    "SUBSCRIPTION TABLE", "TABLE", "TABLE ATTACH", "TABLE DATA", "TEXT SEARCH CONFIGURATION", "TEXT SEARCH DICTIONARY",
+    "TEXT SEARCH PARSER", "TEXT SEARCH TEMPLATE", "TRANSFORM", "TRIGGER", "TYPE", "USER MAPPING", "VIEW",
+), key=len, reverse=True))  # fmt: skip
+# PostgreSQL manual, the CREATE command of each.
+_SUPERUSERS: Final = frozenset({
+    "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
+    "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "SECURITY LABEL", "SHELL TYPE", "SUBSCRIPTION",
+    "TEXT SEARCH PARSER", "TEXT SEARCH TEMPLATE",
+    # These lead elsewhere, and hold passwords.
+    "SERVER", "USER MAPPING",
+})  # fmt: skip
+_LANGUAGES: Final = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
+_ROUTINES: Final = frozenset({"FUNCTION", "PROCEDURE"})
+_LINE = re.compile(r"(\d+); \d+ \d+ (.+)")
+_DEPENDS = re.compile(r";\s+depends on:((?: \d+)+)\s*$")
+_EXTENSION = re.compile(r"^CREATE EXTENSION IF NOT EXISTS (\S+) WITH SCHEMA (.+);$", re.MULTILINE)
+_MARK = re.compile(r"^-- TOC entry (\d+) \(class \d+ OID \d+\)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry.
+
+    Attributes:
+        number: its own in the dump.
+        line: as pg_restore lists it.
+        kind: `TABLE`, `FUNCTION`, `ACL` and so on; empty for one that isn't known here.
+        rest: its schema (or `-`), its name and its owner.
+        needs: the numbers of those that it depends on.
+    """
+
+    number: int
+    line: str
+    kind: str
+    rest: str
+    needs: frozenset[int] = frozenset()
+
+    @property
+    def schema(self) -> str:
+        """`-` where it is in none. A schema's name with a space is cut off there."""
+        return self.rest.partition(" ")[0]
+
+    def name(self, owners: Collection[str]) -> str:
+        """Without schema and owner.
+
+        Args:
+            owners: the roles that there are: a name with spaces is told from its owner by them.
+        """
+        rest = self.rest.partition(" ")[2]
+        for owner in sorted(owners, key=len, reverse=True):
+            if rest.endswith(f" {owner}"):
+                return rest.removesuffix(f" {owner}")
+        return rest.rpartition(" ")[0]
+
+    def owner(self, owners: Collection[str]) -> str:
+        """Its owner, empty where it has none."""
+        return self.rest.partition(" ")[2].removeprefix(self.name(owners)).strip()
+
+
+@dataclass
+class LeftOut:
+    """What isn't in a copy.
+
+    Attributes:
+        numbers: of the entries.
+        notes: in words.
+        names: how a catalog calls the objects, without quotes.
+    """
+
+    numbers: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def without(self, expected: Catalog, found: Catalog) -> Catalog:
+        """What is expected of the copy: all but what was left out and is really not there."""
+        if not self.names:
+            return expected
+        kept = {key: item for key, item in expected.objects.items() if key in found.objects or not self.covers(item)}
+        return Catalog(kept)
+
+    def covers(self, item: CatalogObject) -> bool:
+        """Whether an object of a catalog is one of these, or part of one."""
+        name, table = item.name.replace('"', ""), item.table.replace('"', "")
+        if name in self.names or table in self.names or f"{table} {name}" in self.names:
+            return True
+        if item.kind in ("grants", "comment"):
+            what = name.replace(f" {PUBLIC}.", " ")
+            return any(what.endswith(f" {known}") or f" on {known}" in what for known in self.names)
+        return False
+
+
+def read_toc(archive: Path) -> list[Entry]:
+    """The table of contents of a dump, or of the beginning of one.
+
+    Raises:
+        DumpError: it isn't one, or too little.
+    """
+    entries: list[Entry] = []
+    for line in contents(archive, ["--verbose"]):
+        if (found := _LINE.match(line)) is not None:
+            text = found[2]
+            kind = next((kind for kind in _KINDS if text.startswith(f"{kind} ")), "")
+            # One without an owner ends in a space.
+            entries.append(Entry(int(found[1]), line, kind, text.removeprefix(f"{kind} ")))
+        elif (found := _DEPENDS.match(line)) is not None and entries:
+            last = entries[-1]
+            needs = frozenset(int(number) for number in found[1].split())
+            entries[-1] = Entry(last.number, last.line, last.kind, last.rest, needs)
+    return entries
+
+
+def schemas_of(entries: Iterable[Entry], owners: Collection[str]) -> dict[str, str]:
+    """The dumped schemas and their owners; `public` only where it isn't its usual one's."""
+    found = {entry.name(owners): entry.owner(owners) for entry in entries if entry.kind == "SCHEMA"}
+    if found.get(PUBLIC) == "pg_database_owner":
+        del found[PUBLIC]
+    return found
+
+
+def owners_of(entries: Iterable[Entry], roles: Collection[str]) -> set[str]:
+    """Everybody to whom something belongs: also the bootstrap superuser, whom manifests don't note."""
+    found = {entry.owner(roles) for entry in entries if entry.kind}
+    return {name for name in found if name and not name.startswith("pg_")}
+
+
+def choose(archive: Path, entries: Sequence[Entry], owners: Collection[str]) -> LeftOut:
+    """What of a dump a copy can't have, because only a superuser may make it; with what needs that.
+
+    Raises:
+        DumpError: the dump can't be read.
+    """
+    left = LeftOut()
+    refused = {entry.number for entry in entries if entry.kind in _SUPERUSERS}
+    refused |= set(_refused_by_text(archive, entries))
+    refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in EXTENSIONS}
+    by_number = {entry.number: entry for entry in entries}
+    for number in sorted(refused):
+        entry = by_number[number]
+        left.notes.append(
+            f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it, and a copy has none"
+        )
+    also = _closure(entries, refused) - refused
+    told = [by_number[number] for number in sorted(also) if by_number[number].kind not in ACL | DATA | {"COMMENT"}]
+    if told:
+        shown = ", ".join(f"{entry.kind.lower()} {entry.name(owners)}" for entry in told[:5])
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        left.notes.append(f"{shown}{more} was left out: what it needs was")
+    left.numbers = refused | also
+    for number in left.numbers:
+        entry = by_number[number]
+        name = entry.name(owners)
+        left.names.add(name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}")
+    return left
+
+
+def _refused_by_text(archive: Path, entries: Sequence[Entry]) -> Iterator[int]:
+    """Those whose definition tells that a superuser made them."""
+    wanted = [entry for entry in entries if entry.kind in _ROUTINES or entry.kind in ("PUBLICATION", "CAST")]
+    if not wanted:
+        return
+    kinds = {entry.number: entry.kind for entry in wanted}
+    with TemporaryDirectory() as folder:
+        text = script(archive, write_list(Path(folder, "list"), wanted), ["--verbose"])
+    pieces = _MARK.split(text)
+    for number, piece in zip(map(int, pieces[1::2]), pieces[2::2], strict=True):
+        kind = kinds.get(number)
+        # Its body may hold anything.
+        head = re.split(r"\n\s+AS ", piece, maxsplit=1)[0]
+        if kind in _ROUTINES:
+            language = re.search(r'\n\s+LANGUAGE "?([A-Za-z0-9_]+)', head)
+            if language is not None and language[1] not in _LANGUAGES:
+                yield number
+        elif (kind == "PUBLICATION" and " FOR ALL TABLES" in piece) or (kind == "CAST" and "WITHOUT FUNCTION" in piece):
+            yield number
+
+
+def _closure(entries: Sequence[Entry], refused: Collection[int]) -> set[int]:
+    found = set(refused)
+    while more := {entry.number for entry in entries if entry.number not in found and entry.needs & found}:
+        found |= more
+    return found
+
+
+def write_list(path: Path, entries: Iterable[Entry]) -> Path:
+    """A file for pg_restore's `--use-list`."""
+    path.write_text("".join(f"{entry.line}\n" for entry in entries), encoding="utf-8")
+    return path
+
+
+class Head:
+    """The beginning of a dump that comes in pieces, as far as its table of contents goes.
+
+    Attributes:
+        entries: its table of contents.
+        path: a file with it.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], folder: Path) -> None:
+        """Read as much as it takes.
+
+        Raises:
+            DumpError: it is no dump.
+        """
+        self.path = folder / "head.dump"
+        self._rest = iter(chunks)
+        self.entries = self._read()
+
+    def _read(self) -> list[Entry]:
+        failure: DumpError | None = None
+        with self.path.open("wb") as file:
+            for chunk in self._rest:
+                file.write(chunk)
+                file.flush()
+                try:
+                    return read_toc(self.path)
+                except DumpError as error:
+                    failure = error
+        raise failure or DumpError("pg_restore: the dump is empty")
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of the dump."""
+        with self.path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                yield piece
+        yield from self._rest
+
+
+def extensions_of(archive: Path, entries: Iterable[Entry], owners: Collection[str]) -> dict[str, str]:
+    """The dumped extensions that a copy may have, and the schema of each.
+
+    Raises:
+        DumpError: the dump can't be read.
+    """
+    wanted = [entry for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) in EXTENSIONS]
+    if not wanted:
+        return {}
+    with TemporaryDirectory() as folder:
+        text = script(archive, write_list(Path(folder, "list"), wanted))
+    found = {name.strip('"'): schema for name, schema in _EXTENSION.findall(text)}
+    places = {entry.name(owners): found.get(entry.name(owners), PUBLIC) for entry in wanted}
+    return {name: schema[1:-1].replace('""', '"') if schema[0] == '"' else schema for name, schema in places.items()}
