@@ -84,11 +84,11 @@ class ApiServer:
         await self._runner.cleanup()
 
     @contextlib.asynccontextmanager
-    async def client(self, timeout: float = 5.0) -> AsyncIterator[KubernetesClient]:
+    async def client(self, patience: float = 5.0) -> AsyncIterator[KubernetesClient]:
         """The controller's own client, led here; a request may take so many seconds."""
         configuration = kubernetes.client.Configuration()
         configuration.host = self.url
-        async with KubernetesClient(configuration, timeout) as client:
+        async with KubernetesClient(configuration, patience) as client:
             yield client
 
     # For tests.
@@ -105,6 +105,12 @@ class ApiServer:
         """Make an object what the test wants, as if somebody had written it."""
         metadata = manifest["metadata"]
         return self._store(kind, metadata["namespace"], metadata["name"], manifest)
+
+    def publish_deletion(self, kind: Kind, gone: Manifest) -> None:
+        """Tell the watches that an object is gone which the test took away."""
+        self._version += 1
+        gone["metadata"]["resourceVersion"] = str(self._version)
+        self._publish(kind, "DELETED", gone)
 
     # The protocol.
 
@@ -129,9 +135,7 @@ class ApiServer:
                 gone = self.objects.pop((call.kind, str(call.namespace), str(call.name)), None)
                 if gone is None:
                     return _status(404, "NotFound", "not found")
-                self._version += 1
-                gone["metadata"]["resourceVersion"] = str(self._version)
-                self._publish(kind, "DELETED", gone)
+                self.publish_deletion(kind, gone)
                 return web.json_response(gone)
             case _:
                 return self._write(kind, call, await request.json())

@@ -105,9 +105,9 @@ class Arena:
 
 
 @contextlib.asynccontextmanager
-async def arena(order: Sequence[Concern] = ORDER, timeout: float = 5.0) -> AsyncIterator[Arena]:
+async def arena(order: Sequence[Concern] = ORDER, patience: float = 5.0) -> AsyncIterator[Arena]:
     """A server, a client whose requests may take so many seconds, and a reconciler."""
-    async with ApiServer() as server, server.client(timeout) as client:
+    async with ApiServer() as server, server.client(patience) as client:
         made = Arena(server, client, order)
         try:
             yield made

@@ -1,5 +1,5 @@
-"""A database that really serves, beneath an API server that can fail: PostgreSQL with the operator's own certificates, a
-REST API in place of Patroni's, and the reconciler of `loops.py`."""
+"""A database that really serves, beneath an API server that can fail: PostgreSQL with the operator's own certificates,
+a REST API in place of Patroni's, and the reconciler of `loops.py`."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(timeout: float = 5.0) -> AsyncIterator[Serving]:
+async def serving(patience: float = 5.0) -> AsyncIterator[Serving]:
     """A Ready database of one instance.
 
     Args:
-        timeout: of a request to the API server, in seconds.
+        patience: for a request to the API server, in seconds.
     """
-    async with arena(timeout=timeout) as made:
+    async with arena(patience=patience) as made:
         key = made.make(NAME, SPEC, status={"observedGeneration": -1, "phase": "Pending"})
         await made.run(key)
         address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"

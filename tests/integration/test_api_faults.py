@@ -31,12 +31,12 @@ REFUSALS = {"403", "422", "webhook"}
 
 @pytest.fixture
 async def database() -> AsyncIterator[Serving]:
-    async with serving(timeout=0.5) as made:
+    async with serving(patience=0.5) as made:
         yield made
 
 
 def everything_is_asked_again(made: Serving) -> None:
-    """As if the operator had just begun and somebody had deleted all that may be made again: a run makes every request."""
+    """As if the operator had just begun, and somebody had deleted all that may be made again."""
     arena = made.arena
     for kind in CHILDREN:
         if kind in {POD, SECRET}:

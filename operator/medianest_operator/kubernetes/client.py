@@ -28,8 +28,16 @@ _TIMEOUT = 30.0
 _PAGE = 500
 _LONGEST_PAUSE = 60.0
 """Seconds. An API server that asks for more gets another request nevertheless."""
+_BACK_OFF_FIRST = 0.05
+_BACK_OFF_LAST = 5.0
+"""Seconds that all callers wait after a failure of the API server's own."""
+_MOST_TROUBLE = 8
 _LONGEST_LINE = 16 << 20
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+TRANSIENT_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, ConnectionError)
+"""What a call raises where the API server can't be reached."""
 
 
 class ApiError(Exception):
@@ -72,6 +80,8 @@ class KubernetesClient:
         self._in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _TOKEN.exists()
         self._session: aiohttp.ClientSession | None = None
         self._resume_at = 0.0
+        self._calm_at = 0.0
+        self._trouble = 0
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=5)
         self.last_answer = time.monotonic()
         """When the API server last answered anything but an error of its own, by the monotonic clock."""
@@ -120,13 +130,17 @@ class KubernetesClient:
         urgent: bool = False,
     ) -> Manifest:
         if not urgent:
-            await self._wait_for_turn()
+            await self._wait_for_turn(important=path.endswith("/status"))
         data = None if body is None else json.dumps(body, separators=(",", ":"))
-        async with self._open.request(
-            method, self._server + path, params=params, data=data, headers=self._headers(content_type, accept)
-        ) as response:
-            metrics.API_REQUESTS.labels(method, str(response.status)).inc()
-            text = await response.text()
+        try:
+            async with self._open.request(
+                method, self._server + path, params=params, data=data, headers=self._headers(content_type, accept)
+            ) as response:
+                metrics.API_REQUESTS.labels(method, str(response.status)).inc()
+                text = await response.text()
+        except TRANSIENT_ERRORS:
+            self._back_off()
+            raise
         try:
             answer: Manifest = json.loads(text) if text else {}
         except ValueError:
@@ -136,6 +150,7 @@ class KubernetesClient:
             pause = self._hold_back(response)
             raise kind(response.status, answer.get("reason", ""), answer.get("message", text[:500]), pause)
         self.last_answer = time.monotonic()
+        self._trouble = max(0, self._trouble - 1)
         return answer
 
     @property
@@ -153,20 +168,40 @@ class KubernetesClient:
     def _hold_back(self, response: aiohttp.ClientResponse) -> float | None:
         """Where the API server asks for a pause, make all callers keep it: one that is overloaded has to be left alone
         by everybody. Returns the seconds."""
-        if response.status != 429 and response.status < 500:
-            return None
         text = response.headers.get("Retry-After", "")
+        if response.status not in {429, 503}:
+            # A 500 is mostly a webhook's, and so of one kind or namespace: it must not hold up the others.
+            return None
         if not text.isascii() or not text.isdigit():
+            self._back_off()
             return None
         pause = min(float(text), _LONGEST_PAUSE)
         # Not all at once at its end.
         self._resume_at = max(self._resume_at, time.monotonic() + pause * random.uniform(1.0, 1.3))
         return pause
 
-    async def _wait_for_turn(self) -> None:
-        # The time may be put off meanwhile.
-        while (pause := self._resume_at - time.monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(pause, _LONGEST_PAUSE) + random.uniform(0, 0.1))
+    @property
+    def is_held_back(self) -> bool:
+        """Whether requests wait because the API server is in trouble."""
+        return max(self._resume_at, self._calm_at) > time.monotonic()
+
+    def _back_off(self) -> None:
+        """Without the API server's word on how long: longer with every failure, shorter again with every success."""
+        self._trouble = min(self._trouble + 1, _MOST_TROUBLE)
+        pause = min(_BACK_OFF_LAST, _BACK_OFF_FIRST * 2.0**self._trouble) * random.uniform(0.7, 1.3)
+        self._calm_at = max(self._calm_at, time.monotonic() + pause)
+
+    async def _wait_for_turn(self, *, important: bool = False) -> None:
+        """Let the API server have its pause.
+
+        Args:
+            important: wait only where it asked for one, not where it merely fails: what the status says of that is
+                what people look for meanwhile.
+        """
+        until = self._resume_at if important else max(self._resume_at, self._calm_at)
+        if (pause := until - time.monotonic()) > 0:
+            # Once: some have to try again, or nobody would learn that it is over.
+            await asyncio.sleep(pause + random.uniform(0, 0.2))
 
     async def get(self, kind: Kind, namespace: str, name: str, *, urgent: bool = False) -> Manifest | None:
         """The object, or None where there is none.
@@ -329,7 +364,3 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             del rest[: end + 1]
         if len(rest) > _LONGEST_LINE:
             raise ApiError(500, "", "a watch event has more than 16 MiB")
-
-
-TRANSIENT_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, ConnectionError)
-"""What a call raises where the API server can't be reached."""

@@ -65,6 +65,9 @@ class Recorder:
         }
         extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "reason": reason}
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, message, extra=extra)
+        if self._client.is_held_back:
+            # An API server in trouble has more important things to take; the log has the message.
+            return
         same = metadata["uid"], kind, reason, body["message"]
         known = self._written.get(same)
         try:

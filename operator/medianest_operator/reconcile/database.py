@@ -56,6 +56,10 @@ _PASSING: Final = (
 database is bad."""
 
 
+class ApiServerAway:
+    """The fact that the API server did not answer in this run."""
+
+
 class DatabaseReconciler:
     """Brings databases to what their spec wants."""
 
@@ -180,16 +184,40 @@ async def _ask(run: Run, concern: Concern) -> Report:
         return Report(concern)
     if concern.needs > _reached(run):
         return Report(concern, unobserved=_missing(run))
+    if concern.stable and ApiServerAway in run.facts.types:
+        # It would ask for more, and be refused again; who is overloaded is asked once a run.
+        return Report(concern, error=Transient(Reason.API_ERROR, _API_AWAY), unobserved=_API_AWAY)
     try:
         outcome = await act(run)
     except Exception as error:
         problem = _problem(run, concern, error)
+        if _is_away(error):
+            run.facts.add(ApiServerAway())
+        await _observe_instead(run, concern)
         return Report(concern, error=problem, unobserved=problem.message.rstrip("."))
     for fact in outcome.facts:
         run.facts.add(fact)
     if outcome.problem is None:
         return Report(concern, outcome)
     return Report(concern, outcome, outcome.problem, unobserved=outcome.problem.message.rstrip("."))
+
+
+async def _observe_instead(run: Run, concern: Concern) -> None:
+    """What a concern that could not act can still find out, for the concerns after it."""
+    if concern.observe is None or concern.observe is concern.act:
+        return
+    try:
+        outcome = await concern.observe(run)
+    except Exception as error:
+        log.info("%s: %s", concern.name, error, extra={"database": "/".join(run.key)})
+        return
+    for fact in outcome.facts:
+        run.facts.add(fact)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the API server itself can't answer, rather than refuse one object."""
+    return isinstance(error, TRANSIENT_ERRORS) or (isinstance(error, ApiError) and error.status in {429, 503})
 
 
 def _facts_token(run: Run) -> frozenset[type[Any]]:

@@ -1,0 +1,203 @@
+"""The loop as a whole: an API server in trouble is left alone, one namespace harms no other, one leader acts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from apiserver import ApiServer, Call, Fault
+from integration.loops import IMAGE
+from medianest_operator.controller.lease import Lease
+from medianest_operator.controller.loop import Loop
+from medianest_operator.kubernetes.client import KubernetesClient
+from medianest_operator.kubernetes.kinds import BACKUP, DATABASE, LEASE, POD, STATEFUL_SET
+from medianest_operator.settings import Settings
+
+ASLEEP = {"hibernate": True}
+
+
+async def until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not true():
+        assert asyncio.get_running_loop().time() < deadline, f"never: {what}"
+        await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def running(server: ApiServer, *namespaces: str, workers: int = 16) -> AsyncIterator[Loop]:
+    """The loop on this server; databases are handed to it as kopf would."""
+    async with server.client() as client:
+        loop = Loop(Settings(postgres_image=IMAGE, namespaces=namespaces, workers=workers), client)
+        await loop.start()
+        try:
+            yield loop
+        finally:
+            await loop.stop()
+
+
+def make(server: ApiServer, namespace: str, name: str, spec: dict[str, Any] | None = None) -> None:
+    status = {"observedGeneration": -1, "phase": "Pending"}
+    server.put(DATABASE, {"metadata": {"namespace": namespace, "name": name}, "spec": spec or ASLEEP, "status": status})
+
+
+def reported(server: ApiServer, namespace: str, name: str) -> bool:
+    return bool(server.get(DATABASE, namespace, name).get("status", {}).get("conditions"))
+
+
+def status_writes(server: ApiServer) -> Counter[str]:
+    return Counter(str(call.name) for call in server.calls if call.subresource == "status")
+
+
+@pytest.mark.parametrize("retry_after", [None, "2"])
+async def test_an_overloaded_api_server_is_left_alone(retry_after: str | None) -> None:
+    """Every write but that of a status is refused for a while, with fifty databases to make."""
+    count = 50
+    async with ApiServer() as server, running(server) as loop:
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        server.fault = lambda call: Fault(503, headers=headers) if call.is_write and not call.subresource else None
+        for number in range(count):
+            make(server, "media", f"db{number}")
+            loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", f"db{number}"))
+        await until(
+            lambda: all(reported(server, "media", f"db{number}") for number in range(count)), "all reported", 60
+        )
+        server.calls.clear()
+        await asyncio.sleep(10)
+        assert max(status_writes(server).values(), default=0) <= 1
+        assert not [call for call in server.calls if call.kind == "events"]
+        # Backed off: far fewer than the sixteen workers could send.
+        assert len(server.calls) < count * 10
+        server.fault = lambda _: None
+        await until(lambda: len(list(server.all(STATEFUL_SET))) == count, "all made", 90)
+
+
+async def test_a_namespace_that_may_not_be_read_harms_no_other() -> None:
+    async with ApiServer() as server:
+        server.fault = lambda call: Fault(403, "forbidden") if call.namespace == "gone" else None
+        make(server, "media", "db")
+        make(server, "gone", "db")
+        async with running(server, "gone", "media") as loop:
+            for namespace in ("gone", "media"):
+                loop.observe(DATABASE, "ADDED", server.get(DATABASE, namespace, "db"))
+            await until(lambda: reported(server, "media", "db"), "the readable namespace's database is reported")
+            assert not reported(server, "gone", "db")
+            assert loop.is_alive()
+            # It comes back by itself.
+            server.fault = lambda _: None
+            await until(lambda: reported(server, "gone", "db"), "and the other one's once it may be read", 60)
+
+
+@pytest.mark.parametrize("annotation", ["[]", "{", "null", '{"role": 1}', "[" * 5000])
+async def test_a_foreign_pod_with_our_labels_stops_nobody(annotation: str) -> None:
+    labels = {"app.kubernetes.io/managed-by": "medianest-operator", "medianest.io/database": "db"}
+    async with ApiServer() as server:
+        odd = {"namespace": "media", "name": "stranger", "labels": labels, "annotations": {"status": annotation}}
+        server.put(POD, {"metadata": odd, "spec": {}})
+        labels = labels | {"app.kubernetes.io/component": "postgres"}
+        server.put(POD, {"metadata": odd | {"name": "db-x", "labels": labels}, "spec": {}})
+        make(server, "media", "db", {})
+        make(server, "media", "other", {})
+        async with running(server) as loop:
+            for name in ("db", "other"):
+                loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", name))
+            await until(lambda: reported(server, "media", "db") and reported(server, "media", "other"), "both reported")
+            assert {item["metadata"]["name"] for item in server.all(STATEFUL_SET)} == {"db", "other"}
+            assert loop.is_alive()
+
+
+async def test_nothing_is_made_before_the_namespace_is_known() -> None:
+    """A Secret that isn't in the cache yet must not be taken for absent: its CA is trusted by clients."""
+    async with ApiServer() as server:
+        server.fault = lambda call: Fault(503) if call.kind == "secrets" and call.method == "GET" else None
+        make(server, "media", "db")
+        async with running(server) as loop:
+            loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", "db"))
+            await asyncio.sleep(3)
+            assert not [call for call in server.calls if call.is_write]
+            server.fault = lambda _: None
+            await until(lambda: reported(server, "media", "db"), "reported", 60)
+
+
+async def test_a_cut_watch_loses_nothing() -> None:
+    async with ApiServer() as server:
+        make(server, "media", "db")
+        async with running(server) as loop:
+            loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", "db"))
+            await until(lambda: bool(list(server.all(STATEFUL_SET))), "made")
+            for _ in range(5):
+                server.end_watches()
+                labels = {"app.kubernetes.io/managed-by": "medianest-operator", "medianest.io/database": "db"}
+                server.put(POD, {"metadata": {"namespace": "media", "name": "db-0", "labels": labels}, "spec": {}})
+                await until(lambda: loop.cache.get(POD, "media", "db-0") is not None, "the pod is known")
+                gone = server.objects.pop((POD.plural, "media", "db-0"))
+                server.publish_deletion(POD, gone)
+                await until(lambda: loop.cache.get(POD, "media", "db-0") is None, "the pod is gone")
+
+
+async def test_backups_are_not_rejected_before_databases_are_known() -> None:
+    async with ApiServer() as server:
+        server.fault = lambda call: Fault(503) if call.kind == DATABASE.plural and call.method == "GET" else None
+        backup = {"metadata": {"namespace": "media", "name": "b"}, "spec": {"database": "db"}}
+        server.put(BACKUP, backup)
+        async with running(server) as loop:
+            loop.observe(BACKUP, "ADDED", server.get(BACKUP, "media", "b"))
+            await asyncio.sleep(2)
+            assert "status" not in server.get(BACKUP, "media", "b")
+
+
+# The Lease.
+
+
+async def _held(server: ApiServer, client: KubernetesClient, *, stood_by: bool) -> tuple[Lease, asyncio.Task[None]]:
+    lease = Lease(client, "system", "me")
+    if stood_by:
+        other = Lease(client, "system", "other")
+        await other.acquire()
+        waiting = asyncio.create_task(lease.acquire())
+        await asyncio.sleep(2.5)
+        await other.release()
+        await asyncio.wait_for(waiting, 20)
+    else:
+        await lease.acquire()
+    return lease, asyncio.create_task(lease.hold())
+
+
+@pytest.mark.parametrize("stood_by", [False, True])
+@pytest.mark.parametrize("fault", [Fault(500), Fault(409), Fault(429, headers={"Retry-After": "9"}), Fault(cut=True)])
+async def test_a_leader_survives_a_failed_renewal(stood_by: bool, fault: Fault) -> None:
+    async with ApiServer() as server, server.client() as client:
+        _, holding = await _held(server, client, stood_by=stood_by)
+        failed = 0
+
+        def once(call: Call) -> Fault | None:
+            nonlocal failed
+            if call.kind != "leases" or failed >= 2:
+                return None
+            failed += 1
+            return fault
+
+        server.fault = once
+        await until(lambda: failed >= 2, "two renewals failed")
+        await asyncio.sleep(3)
+        assert not holding.done()
+        holding.cancel()
+
+
+async def test_a_leader_leaves_when_another_holds_the_lease() -> None:
+    async with ApiServer() as server, server.client() as client:
+        _, holding = await _held(server, client, stood_by=False)
+        live = server.get(LEASE, "system", "medianest-operator")
+        server.put(LEASE, live | {"spec": live["spec"] | {"holderIdentity": "other"}})
+        await asyncio.wait_for(holding, 10)
+
+
+async def test_a_leader_leaves_when_it_can_not_renew_in_time() -> None:
+    async with ApiServer() as server, server.client() as client:
+        _, holding = await _held(server, client, stood_by=True)
+        server.fault = lambda _: Fault(500)
+        await asyncio.wait_for(holding, 14)
