@@ -133,20 +133,26 @@ class Bench:
         self.environment.kubectl("-n", environments.NAMESPACE, "scale", DEPLOYMENT, f"--replicas={replicas}")
         self.environment.kubectl("-n", environments.NAMESPACE, "rollout", "status", DEPLOYMENT)
 
+    def leader_pod(self) -> str:
+        """The operator's pod that holds the Lease."""
+        lease = ("get", "lease", "medianest-operator", "-o", "jsonpath={.spec.holderIdentity}")
+        return self.environment.kubectl("-n", environments.NAMESPACE, *lease)
+
     def usage(self) -> tuple[float, float]:
         """CPU seconds so far and MiB resident of the controller that leads."""
-        lease = (
-            "-n",
-            environments.NAMESPACE,
-            "get",
-            "lease",
-            "medianest-operator",
-            "-o",
-            "jsonpath={.spec.holderIdentity}",
-        )
-        holder = self.environment.kubectl(*lease)
+        return self._usage_of(self.leader_pod())
+
+    def standby_memory(self) -> float:
+        """MiB resident of the controller that stands by."""
+        names = ("get", "pods", "-l", "app.kubernetes.io/name=medianest-operator", "-o", "name")
+        pods = {
+            name.removeprefix("pod/") for name in self.environment.kubectl("-n", environments.NAMESPACE, *names).split()
+        }
+        return self._usage_of((pods - {self.leader_pod()}).pop())[1]
+
+    def _usage_of(self, pod: str) -> tuple[float, float]:
         assert self.environment.local is not None
-        pid = self.environment.local.pid_of(environments.NAMESPACE, holder, "operator")
+        pid = self.environment.local.pid_of(environments.NAMESPACE, pod, "operator")
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return (int(fields[11]) + int(fields[12])) / _TICKS, pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -212,6 +212,14 @@ class Cluster:
 
     # Nodes
 
+    def process(self, component: str) -> int:
+        """The pid of a component of the control plane, for instance `kube-apiserver`. Raises ClusterError."""
+        found = {name: pid for place in self.status().values() for name, pid in place.items()}
+        pid = found.get(component)
+        if pid is None:
+            raise ClusterError(f"{component} does not run")
+        return pid
+
     @property
     def nodes(self) -> list[Node]:
         """The cluster's nodes, the first being ``node1``."""

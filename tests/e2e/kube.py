@@ -167,19 +167,21 @@ class Kube:
         found.sort(key=lambda event: event["metadata"]["creationTimestamp"])
         return [(event["reason"], event["message"]) for event in found]
 
-    def wait_event(self, name: str, reason: str, times: int = 1, seconds: float = 60) -> None:
-        """Wait until a reason has been told so often: an Event comes after the status that it tells of."""
+    def wait_event(self, name: str, *reasons: str, times: int = 1, seconds: float = 60) -> None:
+        """Wait until one of these reasons was told so often: an Event comes after the status that it tells of."""
         resource = self._resource("Event")
-        fields = f"involvedObject.name={name},involvedObject.kind={KIND},reason={reason}"
-        seen: set[str] = set()
+        fields = f"involvedObject.name={name},involvedObject.kind={KIND}"
+        counts: dict[str, int] = {}
         # Without a version the watch begins with all that are there.
         for event in resource.watch(namespace=self.namespace, field_selector=fields, timeout=int(seconds)):
-            seen.add(event["raw_object"]["metadata"]["uid"])
-            if len(seen) >= times:
+            found = event["raw_object"]
+            if found["reason"] in reasons:
+                # The same one again counts up.
+                counts[found["metadata"]["uid"]] = found.get("count") or 1
+            if sum(counts.values()) >= times:
                 return
-        raise AssertionError(
-            f"{KIND} {name}: {len(seen)} Events {reason} within {seconds:.0f} s, {times} were expected"
-        )
+        told = f"{sum(counts.values())} Events {', '.join(reasons)}"
+        raise AssertionError(f"{KIND} {name}: {told} within {seconds:.0f} s, {times} were expected")
 
     def reasons(self, name: str) -> set[str]:
         return {reason for reason, _ in self.events(name)}

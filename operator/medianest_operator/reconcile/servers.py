@@ -187,6 +187,8 @@ async def _wake_patroni(run: Run, primary: Pod) -> None:
 def _available(run: Run, seen: Servers) -> Verdict:
     primary = seen.primary
     if seen.leads and primary is not None:
+        if seen.commits_wait and not ever_available(run):
+            return Verdict("False", Reason.CREATING, "Waiting for the first synchronous replica to stream.")
         if seen.commits_wait:
             message = (
                 f"{primary.name} serves reads; commits wait, because no synchronous replica streams"
