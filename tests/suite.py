@@ -44,7 +44,7 @@ STAGES: dict[str, list[list[str]]] = {
     ],
     "generated": [_python("tools/render.py", "--check"), _python("tools/reference.py", "--check")],
     "unit": [_pytest("tests/unit", 60)],
-    "integration": [_pytest("tests/integration", 300)],
+    "integration": [_pytest("tests/integration", 300, "-n", "2", "--dist", "worksteal")],
     "e2e": [
         # They mostly wait; what harms the operator or a node comes after.
         _pytest("tests/e2e", 900, "-v", "-n", "2", "--dist", "worksteal", "-m", "not alone"),

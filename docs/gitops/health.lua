@@ -1,13 +1,24 @@
 -- Health of a MediaNestDatabase or a MediaNestBackup for Argo CD: Healthy, Progressing, Degraded or Suspended.
 -- Reasons of Ready=False that don't pass by themselves; docs/runbooks tells what to do about each.
 local needs_a_person = {
+  BackupFailed = true,
+  BackupMisconfigured = true,
+  BackupOverdue = true,
+  Drifted = true,
+  HardeningFailed = true,
   ImageUnavailable = true,
-  Unschedulable = true,
-  VolumeUnavailable = true,
-  VolumeCannotGrow = true,
-  QuotaExceeded = true,
-  PodRejected = true,
+  IndexesInvalid = true,
+  IndexesMissing = true,
+  InternalError = true,
+  OutdatedDefinition = true,
   PodFailing = true,
+  PodRejected = true,
+  QuotaExceeded = true,
+  ReplicaNotStreaming = true,
+  StatementFailed = true,
+  Unschedulable = true,
+  VerificationFailed = true,
+  VolumeUnavailable = true,
 }
 
 local function health(status, message)

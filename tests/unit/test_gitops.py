@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from lupa import lua51
 
-from medianest_operator.api.conditions import Reason
+from medianest_operator.api.conditions import REASONS, Reason, Severity
 
 ROOT = Path(__file__).resolve().parents[2]
 GITOPS = ROOT / "docs" / "gitops"
@@ -127,3 +128,12 @@ def test_config_map_holds_the_script() -> None:
     config_map = yaml.safe_load((GITOPS / "argocd-cm.yaml").read_text())
     script = (GITOPS / "health.lua").read_text()
     assert config_map["data"] == dict.fromkeys(CUSTOMIZATIONS, script)
+
+
+def test_the_script_knows_every_reason_that_needs_a_person() -> None:
+    """Those that stop everything are Stalled already; the others are named one by one."""
+    listed = set(re.findall(r"^  (\w+) = true,$", (GITOPS / "health.lua").read_text(), flags=re.MULTILINE))
+    table = {
+        reason.value for reason, facts in REASONS.items() if facts.severity is Severity.DEGRADED and not facts.passes
+    }
+    assert listed == table
