@@ -11,7 +11,7 @@ import pytest
 from render import NAMESPACE
 
 from e2e.kube import KIND, Kube, Manifest, condition_of
-from e2e.test_migrations import bundled, people
+from e2e.schemas import bundled, people
 from e2e.workload import Writer
 from environment import Environment
 

@@ -24,7 +24,7 @@ _SUPERUSER = "postgres"
 _START_LIMIT = 30.0
 _PR_SET_PDEATHSIG = 1
 
-# Roles as the operator makes them (DESIGN, section 5): nobody who logs in owns anything.
+# Roles as the operator makes them (postgres/roles.py): nobody who logs in owns anything.
 _ROLES = """
 CREATE ROLE medianest NOLOGIN;
 CREATE ROLE medianest_app LOGIN;

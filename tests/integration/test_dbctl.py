@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from integration.commands import dbctl
 from integration.conftest import write_folder
 from integration.postgres_server import Database
 
-OPERATOR = Path(__file__).parents[2] / "operator"
 INIT, LOGS, HASH = (
     "20250704075237_init",
     "20250720000000_add_error_logs_and_missing_indexes",
     "20250905150611_add_password_hash_to_users",
 )
-
-
-def dbctl(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "medianest_operator.agent", *arguments],
-        env={**os.environ, "PYTHONPATH": str(OPERATOR), "COLUMNS": "200", "NO_COLOR": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_from_nothing_to_the_bundled_schema(empty: Database, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from integration.commands import dbctl
 from integration.conftest import migrate
 from integration.hardening import (
     ALL,
@@ -25,7 +26,6 @@ from integration.hardening import (
     states,
 )
 from integration.postgres_server import Database, PostgresServer, wait_for_backend
-from integration.test_dbctl import dbctl
 from medianest_operator.api.hardening import Hardening, Option
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions as MigrationOptions

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from integration.commands import dbctl
 from integration.conftest import migrate, write_folder
 from integration.postgres_server import Database
-from integration.test_dbctl import dbctl
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.lint.lint import Severity, TableSize, lint, read_table_sizes
 from medianest_operator.migrations.source import migrations_from_mapping

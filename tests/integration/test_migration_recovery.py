@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
+from integration.commands import dbctl
 from integration.crashes import (
     AT_THE_GATE,
     GATE,
@@ -29,7 +30,6 @@ from integration.crashes import (
     writing,
 )
 from integration.postgres_server import Database, wait_for_backend, wait_until
-from integration.test_dbctl import dbctl
 
 ONE = "one transaction"
 FAILING = AT_THE_GATE + "SELECT 1/0;\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.lint.lint import Finding, Severity
 from medianest_operator.migrations.run.admission import refusal
-from unit.test_migrations_lint import look
+from unit.linting import look
 
 
 def test_what_is_refused_counts_before_what_loses_data() -> None:

@@ -58,7 +58,6 @@ def test_one_transaction(sql: str) -> None:
     script = parse(sql)
     assert script.parsed
     assert script.is_atomic
-    assert not any(script.may_have_committed(done) for done in range(len(script.statements) + 1))
 
 
 @pytest.mark.parametrize(("sql", "kind"), NOT_ATOMIC.items())
@@ -66,16 +65,6 @@ def test_not_one_transaction(sql: str, kind: Kind) -> None:
     script = parse(sql)
     assert not script.is_atomic
     assert kind in {statement.kind for statement in script.statements}
-
-
-def test_only_what_was_reached_can_have_committed() -> None:
-    script = parse("SELECT 1; COMMIT; SELECT 2; SELECT 3")
-    assert [script.may_have_committed(done) for done in range(5)] == [False, False, True, True, True]
-
-
-def test_a_lone_concurrent_index_hides_nothing_from_the_catalog() -> None:
-    assert not parse("CREATE INDEX CONCURRENTLY i ON t (a)").may_have_committed(0)
-    assert parse("CALL p()").may_have_committed(0)
 
 
 def test_lines_and_excerpts() -> None:
@@ -106,8 +95,6 @@ def test_what_is_no_sql_is_known_not_to_be(sql: str) -> None:
     script = parse(sql)
     assert not script.parsed
     assert not script.is_atomic
-    assert not script.may_have_committed(0)
-    assert script.may_have_committed(1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from medianest_operator.kubernetes.kinds import Manifest
-from unit.test_children import EVERYTHING, SPECS, children
+from unit.family import EVERYTHING, SPECS, children
 
 
 def jobs(raw: dict[str, Any]) -> Iterator[tuple[str, Manifest]]:

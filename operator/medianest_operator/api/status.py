@@ -243,7 +243,7 @@ class Restored(ApiModel):
     request: str
     """spec.restore.requestId, or `bootstrap`."""
     phase: str
-    """Restoring, Swapping, Done or Failed."""
+    """Restoring, Done, Failed, or Skipped where the database was created together with the request."""
     backup: str | None = None
     repository: str | None = None
     job: str | None = None

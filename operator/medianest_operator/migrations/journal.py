@@ -29,7 +29,7 @@ SCHEMA = JOURNAL_SCHEMA
 
 
 class Step(enum.StrEnum):
-    """Where a run stands, in the order of DESIGN, section 6."""
+    """Where a run stands, in the order in which a run goes through them."""
 
     PLANNED = "Planned"
     BACKING_UP = "BackingUp"

@@ -113,18 +113,6 @@ class Script:
         """Whether the file is one statement that blocks nobody while it waits for others."""
         return len(self.statements) == 1 and self.statements[0].kind is Kind.CONCURRENT
 
-    def may_have_committed(self, completed: int) -> bool:
-        """Whether a failure after `completed` whole statements can have left changes behind that the catalog hides.
-
-        Without a statement that commits, only a lone DO or CALL can; a lone CREATE INDEX CONCURRENTLY shows what it
-        left in the catalog.
-        """
-        if not self.parsed:
-            return completed > 0
-        if any(s.kind is Kind.COMMITS for s in self.statements[:completed]):
-            return True
-        return len(self.statements) == 1 and self.statements[0].kind is Kind.MAY_COMMIT
-
 
 def parse(sql: str) -> Script:
     """Parse a file; a file that isn't SQL gives a script that says so rather than an error."""

@@ -98,18 +98,6 @@ def read_facts(connection: Connection[Any]) -> DatabaseFacts:
     return DatabaseFacts(dbname, owner, encoding, collate, ctype, version, size, identifier, extensions, roles)
 
 
-def read_system_identifier(connection: Connection[Any]) -> str:
-    """The cluster's own identifier, which any role may read.
-
-    Raises:
-        psycopg.Error: the connection is lost.
-    """
-    query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
-    row = connection.cursor(row_factory=tuple_row).execute(query).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
 def pg_dump_version() -> str:
     """The version of the program that makes the dumps, `15.4`.
 
