@@ -1,0 +1,56 @@
+"""What the owner of the application's database may do to the database itself, beside a controller that reports it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from integration.serving import Serving, serving
+from medianest_operator.kubernetes.kinds import DATABASE
+
+REPOSITORY = {"name": "nas", "volume": {"claimName": "nas"}}
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Serving]:
+    async with serving() as made:
+        yield made
+
+
+def as_migrator(made: Serving, *statements: str) -> None:
+    with made.database.connect("medianest_migrator") as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+async def run(made: Serving, times: int = 3) -> dict[str, tuple[str, str]]:
+    for _ in range(times):
+        made.arena.services.memory.forget(made.key)
+        await made.arena.run(made.key)
+    return made.arena.conditions(made.key)
+
+
+def put_spec(made: Serving, spec: dict[str, Any]) -> None:
+    live = made.arena.server.get(DATABASE, *made.key)
+    made.arena.server.put(DATABASE, live | {"spec": spec})
+
+
+async def test_a_database_made_a_template_is_still_the_database(database: Serving) -> None:
+    """ALTER DATABASE ... IS_TEMPLATE is its owner's right (PostgreSQL manual, ALTER DATABASE)."""
+    as_migrator(database, "ALTER DATABASE medianest IS_TEMPLATE true")
+    conditions = await run(database)
+    assert conditions["Ready"] == ("True", "Ready"), database.arena.message(database.key, "Ready")
+
+
+async def test_a_database_made_a_template_is_not_restored_again(database: Serving) -> None:
+    """It serves; a bootstrap that was done long ago must not begin again, and no outage be reported."""
+    put_spec(database, {"bootstrap": {"restore": {"repository": REPOSITORY, "backup": "latest"}}})
+    assert (await run(database))["Ready"][0] == "True"
+    as_migrator(database, "ALTER DATABASE medianest IS_TEMPLATE true")
+    conditions = await run(database)
+    assert conditions["Available"] == ("True", "PrimaryServing"), database.arena.message(database.key, "Available")
