@@ -54,3 +54,15 @@ async def test_a_database_made_a_template_is_not_restored_again(database: Servin
     as_migrator(database, "ALTER DATABASE medianest IS_TEMPLATE true")
     conditions = await run(database)
     assert conditions["Available"] == ("True", "PrimaryServing"), database.arena.message(database.key, "Available")
+
+
+async def test_a_comment_of_the_owner_ends_no_restore(database: Serving) -> None:
+    """The comment is the owner's to write: that a restore is done has to come from who did it."""
+    put_spec(database, {"backup": {"repositories": [REPOSITORY]}, "restore": {"requestId": "r1", "backup": "latest"}})
+    await run(database)
+    assert database.arena.status(database.key)["restore"]["phase"] == "Restoring"
+    mark = {"role": "live", "request": "r1", "at": "2026-01-01T00:00:00+00:00", "backup": "never-restored"}
+    as_migrator(database, f"COMMENT ON DATABASE medianest IS '{json.dumps({'medianest-operator': mark})}'")
+    await run(database)
+    told = database.arena.status(database.key)["restore"]
+    assert (told["phase"], told.get("backup")) == ("Restoring", None)
