@@ -66,3 +66,13 @@ async def test_a_comment_of_the_owner_ends_no_restore(database: Serving) -> None
     await run(database)
     told = database.arena.status(database.key)["restore"]
     assert (told["phase"], told.get("backup")) == ("Restoring", None)
+
+
+async def test_a_database_that_lets_nobody_in_is_not_called_serving(database: Serving) -> None:
+    as_migrator(database, "ALTER DATABASE medianest CONNECTION LIMIT 0")
+    with pytest.raises(psycopg.OperationalError, match="too many connections"):
+        database.database.connect("medianest_app")
+    await database.arena.sessions.close()
+    conditions = await run(database)
+    assert conditions["Ready"][0] == "False", database.arena.message(database.key, "Available")
+    assert conditions["Available"] != ("True", "PrimaryServing"), database.arena.message(database.key, "Available")
