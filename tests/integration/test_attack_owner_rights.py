@@ -76,3 +76,15 @@ async def test_a_database_that_lets_nobody_in_is_not_called_serving(database: Se
     conditions = await run(database)
     assert conditions["Ready"][0] == "False", database.arena.message(database.key, "Available")
     assert conditions["Available"] != ("True", "PrimaryServing"), database.arena.message(database.key, "Available")
+
+
+async def test_connections_that_are_all_taken_are_said_to_be(database: Serving) -> None:
+    """Nobody but the superuser gets in: that is neither serving nor a configuration that isn't loaded yet."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                held.enter_context(database.database.connect("medianest_migrator"))
+        await database.arena.sessions.close()
+        conditions = await run(database)
+    assert conditions["Ready"][1] != "Configuring", database.arena.message(database.key, "Ready")
+    assert conditions["Available"] != ("True", "PrimaryServing"), database.arena.message(database.key, "Available")
