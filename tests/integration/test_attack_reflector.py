@@ -42,3 +42,15 @@ async def test_a_watch_that_is_answered_with_410_does_not_list_without_a_pause()
         server.fault = fails(lambda call: call.is_watch, _EXPIRED)
         calls = await calls_of(server, 2)
     assert len(calls) < 20, f"{len(calls)} lists and watches in 2 s"
+
+
+async def test_a_watch_that_ends_at_once_is_not_begun_again_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ended(request: web.Request, *_: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        return response
+
+    async with ApiServer() as server:
+        monkeypatch.setattr(server, "_watch", ended)
+        calls = await calls_of(server, 2)
+    assert len(calls) < 20, f"{len(calls)} requests in 2 s"
