@@ -54,3 +54,11 @@ async def test_a_watch_that_ends_at_once_is_not_begun_again_without_a_pause(monk
         monkeypatch.setattr(server, "_watch", ended)
         calls = await calls_of(server, 2)
     assert len(calls) < 20, f"{len(calls)} requests in 2 s"
+
+
+async def test_the_pause_grows_where_lists_succeed_and_watches_fail() -> None:
+    async with ApiServer() as server:
+        server.fault = fails(lambda call: call.is_watch, Fault(403, "may list, may not watch", "Forbidden"))
+        calls = await calls_of(server, 8)
+    # 0.5, 1, 2 and 4 s.
+    assert len([call for call in calls if not call.is_watch]) <= 6, f"{len(calls) // 2} whole lists in 8 s"
