@@ -118,7 +118,7 @@ def test_lost_node_loses_nothing(kube: Kube, environment: Environment) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 2), (4, 3)])
-def test_scaling_down_under_synchronous_replication_hands_the_role_on(kube: Kube, before: int, after: int) -> None:
+def test_scaling_down_synchronous(kube: Kube, before: int, after: int) -> None:
     """The primary is on the highest ordinal, and Patroni promotes none but the synchronous replica."""
     kube.database("ha", instances=before, postgresql={"synchronous": "Required"})
     kube.wait_ready("ha")

@@ -90,6 +90,7 @@ class Reason(StrEnum):
     PRIMARY_UNREACHABLE = "PrimaryUnreachable"
     PRIMARY_RESTARTING = "PrimaryRestarting"
     COMMITS_WAIT = "CommitsWait"
+    CONNECTIONS_REFUSED = "ConnectionsRefused"
     # SchemaUpToDate
     UP_TO_DATE = "UpToDate"
     MIGRATING = "Migrating"
@@ -213,6 +214,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.PRIMARY_UNREACHABLE: _OUTAGE,
         Reason.PRIMARY_RESTARTING: Facts(Severity.OUTAGE, quiet=True),
         Reason.COMMITS_WAIT: _OUTAGE,
+        Reason.CONNECTIONS_REFUSED: Facts(Severity.OUTAGE, passes=False, runbook=True),
         Reason.UP_TO_DATE: _GOOD,
         Reason.MIGRATING: _PROGRESS,
         Reason.MIGRATION_FAILED: _STUCK,

@@ -3,6 +3,7 @@
 Nothing in it ticks: no probe times, no ages, no exact bytes; those are metrics.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -295,8 +296,23 @@ class DatabaseStatus(ApiModel):
         return status
 
 
+_LARGEST = 2**63 - 1
+"""Integers are int64 (Kubernetes API conventions)."""
+
+
 def present(value: Any) -> Any:
-    """Without empty lists, which an object of Kubernetes leaves out."""
-    if isinstance(value, dict):
-        return {key: present(item) for key, item in value.items() if item != []}
-    return [present(item) for item in value] if isinstance(value, list) else value
+    """Without empty lists, which an object of Kubernetes leaves out, and without numbers that it can't hold."""
+    match value:
+        case dict():
+            return {key: present(item) for key, item in value.items() if item != [] and not _is_no_number(item)}
+        case list():
+            return [present(item) for item in value if not _is_no_number(item)]
+        case bool():
+            return value
+        case int():
+            return max(-_LARGEST, min(value, _LARGEST))
+    return value
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

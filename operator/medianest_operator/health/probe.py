@@ -17,6 +17,8 @@ class InstanceFacts:
     in_recovery: bool
     connections: int
     max_connections: int
+    reserved_connections: int
+    """Those that only superusers get."""
     certificate_newer: bool
     """The certificate's file is newer than the configuration that PostgreSQL runs with: a reload is due."""
     configuration: str | None
@@ -28,11 +30,17 @@ class InstanceFacts:
     synchronous_standbys: str
     """`synchronous_standby_names`: whom a commit waits for; nobody where it is empty."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody but a superuser can connect."""
+        return self.connections >= self.max_connections - self.reserved_connections
+
 
 _FACTS: LiteralString = """
 SELECT pg_is_in_recovery() AS in_recovery,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
        current_setting('max_connections')::int AS max_connections,
+       current_setting('superuser_reserved_connections')::int AS reserved_connections,
        coalesce((pg_stat_file(%(certificate)s, true)).modification > pg_conf_load_time(), false) AS certificate_newer,
        coalesce((SELECT array_agg(format('%%s = %%s: %%s', name, setting, error) ORDER BY name)
                  FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied'), '{}')

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _PAUSE_FIRST: Final = 0.5
 _PAUSE_LAST: Final = 30.0
 _EXPIRED: Final = 410
+_LASTING: Final = 20.0
+"""Seconds after which a watch that ends is no sign of trouble."""
 
 
 class Reflector:
@@ -51,34 +53,29 @@ class Reflector:
         self.namespace = namespace
         self.synced = asyncio.Event()
         """Set once a whole list is in the cache."""
-        self.last_success = time.monotonic()
-        """When it last heard of the API server, by the monotonic clock."""
 
     async def run(self) -> None:
         """Follow for as long as the process leads. Nothing that the API server answers, or holds, ends this."""
         version, failures = "", 0
         while True:
+            started = time.monotonic()
             try:
                 if not version:
                     version = await self._list()
-                self.last_success = time.monotonic()
-                failures = 0
                 version = await self._watch(version)
             except ApiError as error:
-                if error.status == _EXPIRED:
-                    version = ""
-                    continue
-                failures += 1
-                await self._failed(error, failures)
                 # Another version, since what happened meanwhile may be gone from the server's memory.
                 version = ""
+                if error.status != _EXPIRED:
+                    self._report(error, failures + 1)
             except TRANSIENT_ERRORS as error:
-                failures += 1
-                await self._failed(error, failures)
+                self._report(error, failures + 1)
             except Exception:
-                failures += 1
                 version = ""
                 log.exception("the watch of %s broke; it begins again", self.kind.plural)
+            # Only a watch that lasted shows that all is well, whatever came before it, and however it ended.
+            failures = 0 if time.monotonic() - started > _LASTING else failures + 1
+            if failures:
                 await asyncio.sleep(self._pause(failures))
 
     async def _list(self) -> str:
@@ -94,7 +91,6 @@ class Reflector:
         async for event, manifest in self._client.watch(
             self.kind, version, self.namespace, labels=self._labels, seconds=seconds
         ):
-            self.last_success = time.monotonic()
             version = manifest["metadata"].get("resourceVersion", version)
             match event:
                 case "ADDED" | "MODIFIED":
@@ -107,12 +103,11 @@ class Reflector:
                 self._notify(key)
         return version
 
-    async def _failed(self, error: Exception, failures: int) -> None:
+    def _report(self, error: Exception, failures: int) -> None:
         where = f" in namespace {self.namespace}" if self.namespace else ""
         level = logging.WARNING if failures <= 2 or failures % 20 == 0 else logging.INFO
         log.log(level, "can't follow %s%s: %s", self.kind.plural, where, error or repr(error))
         metrics.WATCH_FAILURES.labels(self.kind.plural).inc()
-        await asyncio.sleep(self._pause(failures))
 
     @staticmethod
     def _pause(failures: int) -> float:

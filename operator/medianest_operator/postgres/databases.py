@@ -1,7 +1,7 @@
-"""Whole databases: one that takes another's place, and what is written on each so that a next look knows it again.
+"""Whole databases: one that takes another's place, and what is remembered of each so that a later run knows it again.
 
-What an operator remembers of a database is its comment, which lies in the server (`pg_shdescription`): it outlives the
-operator, the object's status and the cluster's etcd.
+What an operator remembers of a database lies in a table of the maintenance database, by the database's OID: it outlives
+the operator, the object's status and the cluster's etcd, and unlike a comment the database's owner can't write it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Mark:
-    """What is written on a database.
+    """What is remembered of a database.
 
     Attributes:
         role: a candidate is being filled; the live one came in by a request; a kept one was replaced.
@@ -64,18 +64,68 @@ class LiveDatabase:
     connects: bool
     """Whether it takes connections at all (`datallowconn`)."""
     mark: Mark | None
+    limit: int = -1
+    """How many may connect at the same time; -1: as many as the server takes (`datconnlimit`)."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody but superusers gets in."""
+        return not self.connects or self.limit == 0
 
 
+# PostgreSQL's own are known by their names: being a template is a switch of the owner's.
 _DATABASES: LiteralString = """
-SELECT d.datname::text, d.datallowconn, pg_catalog.left(pg_catalog.shobj_description(d.oid, 'pg_database'), 4096)
-  FROM pg_database d WHERE NOT d.datistemplate AND d.datname <> 'postgres'
+SELECT d.datname::text, d.datallowconn, d.datconnlimit, m.mark
+  FROM pg_catalog.pg_database d LEFT JOIN medianest_operator.database_marks m ON m.database = d.oid
+ WHERE d.datname NOT IN ('postgres', 'template0', 'template1')
+"""
+_THERE: LiteralString = "SELECT pg_catalog.to_regclass('medianest_operator.database_marks') IS NOT NULL"
+_MARKS: LiteralString = """
+CREATE SCHEMA IF NOT EXISTS medianest_operator;
+CREATE TABLE medianest_operator.database_marks (database oid PRIMARY KEY, mark jsonb NOT NULL);
+"""
+# Earlier versions kept them as comments.
+_COMMENTS: LiteralString = """
+SELECT d.datname::text, pg_catalog.left(pg_catalog.shobj_description(d.oid, 'pg_database'), 4096)
+  FROM pg_catalog.pg_database d WHERE pg_catalog.shobj_description(d.oid, 'pg_database') IS NOT NULL
+"""
+_FORGET: LiteralString = """
+DELETE FROM medianest_operator.database_marks WHERE database NOT IN (SELECT oid FROM pg_catalog.pg_database)
+"""
+_REMEMBER: LiteralString = """
+INSERT INTO medianest_operator.database_marks (database, mark)
+SELECT oid, %(mark)s::jsonb FROM pg_catalog.pg_database WHERE datname = %(name)s
+ON CONFLICT (database) DO UPDATE SET mark = excluded.mark
 """
 
 
 async def read_databases(connection: Connection) -> dict[str, LiveDatabase]:
-    """All databases but PostgreSQL's own, by name."""
+    """All databases but PostgreSQL's own, by name. The connection is to the maintenance database."""
+    await _ensure_marks(connection)
     cursor = await connection.execute(_DATABASES)
-    return {row[0]: LiveDatabase(row[0], row[1], _mark(row[2])) for row in await cursor.fetchall()}
+    return {
+        name: LiveDatabase(name, connects, _mark(mark), limit)
+        for name, connects, limit, mark in await cursor.fetchall()
+    }
+
+
+async def _ensure_marks(connection: Connection) -> None:
+    """Make the table where it is missing, with what the comments say that an earlier version wrote."""
+    row = await (await connection.execute(_THERE)).fetchone()
+    if row is not None and row[0]:
+        return
+    async with connection.transaction():
+        for statement in _MARKS.strip().split(";\n"):
+            await connection.execute(sql.SQL(statement))
+        for name, comment in await (await connection.execute(_COMMENTS)).fetchall():
+            if (mark := _in_comment(comment)) is not None:
+                await _remember(connection, name, mark)
+
+
+async def _remember(connection: Connection, name: str, mark: Mark) -> None:
+    document = {key: value for key, value in asdict(mark).items() if value is not None}
+    await connection.execute(_FORGET)
+    await connection.execute(_REMEMBER, {"mark": json.dumps(document), "name": name})
 
 
 async def read_sizes(connection: Connection) -> dict[str, int]:
@@ -84,21 +134,22 @@ async def read_sizes(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in await cursor.fetchall()}
 
 
-def _mark(comment: str | None) -> Mark | None:
-    """A comment is the database's owner's to write, too: what isn't a mark in every part is none."""
+def _mark(document: Any) -> Mark | None:
+    """What isn't a mark in every part is none."""
     try:
-        document: Any = json.loads(comment or "")
-        found = document[_KEY]
-        mark = Mark(Role(found["role"]), found["request"], found["at"], found.get("backup"))
+        mark = Mark(Role(document["role"]), document["request"], document["at"], document.get("backup"))
         whole = isinstance(mark.request, str) and isinstance(mark.backup, str | None)
         return mark if whole and mark.moment.tzinfo is not None else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _comment(name: str, mark: Mark) -> sql.Composed:
-    text = json.dumps({_KEY: {key: value for key, value in asdict(mark).items() if value is not None}})
-    return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text))
+def _in_comment(comment: str | None) -> Mark | None:
+    """The mark that an earlier version wrote; a comment is its owner's to write, too."""
+    try:
+        return _mark(json.loads(comment or "")[_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 async def create(connection: Connection, name: str, owner: str, mark: Mark | None = None) -> None:
@@ -110,18 +161,20 @@ async def create(connection: Connection, name: str, owner: str, mark: Mark | Non
             )
         )
         if mark is not None:
-            await connection.execute(_comment(name, mark))
+            await _ensure_marks(connection)
+            await _remember(connection, name, mark)
 
 
 async def create_candidate(connection: Connection, name: str, owner: str, migrator: str, mark: Mark) -> None:
-    """Make an empty database that only the migrator may connect to. Comment and rights follow its creation, which can't
-    be part of a transaction: one without them is found without a mark, and is made anew."""
+    """Make an empty database that only the migrator may connect to. Mark and rights follow its creation, which can't be
+    part of a transaction: one without them is found without a mark, and is made again."""
     database, role = sql.Identifier(name), sql.Identifier(migrator)
+    await _ensure_marks(connection)
     await create(connection, name, owner)
     async with _patient(connection), connection.transaction():
         await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
         await connection.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, role))
-        await connection.execute(_comment(name, mark))
+        await _remember(connection, name, mark)
 
 
 async def system_identifier(connection: Connection) -> str:
@@ -155,6 +208,7 @@ async def swap_in(
         TimeoutError: sessions didn't end; the live database is closed, and the next call goes on from there.
         psycopg.Error: as the server says.
     """
+    await _ensure_marks(connection)
     async with _patient(connection):
         if kept is not None:
             await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(live)))
@@ -163,9 +217,9 @@ async def swap_in(
             if kept is not None:
                 await _copy_settings(connection, live, candidate)
                 await connection.execute(_rename(live, kept[0]))
-                await connection.execute(_comment(*kept))
+                await _remember(connection, *kept)
             await connection.execute(_rename(candidate, live))
-            await connection.execute(_comment(live, mark))
+            await _remember(connection, live, mark)
 
 
 def _rename(name: str, to: str) -> sql.Composed:

@@ -97,7 +97,7 @@ class Attempt:
         text = _newest_message(self.pods, "containerStatuses") or ""
         try:
             parsed = json.loads(text) if text else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"message": text[-_LONGEST:]}
         return parsed if isinstance(parsed, dict) else {}
 

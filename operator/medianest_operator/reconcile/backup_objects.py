@@ -26,6 +26,7 @@ from medianest_operator.reconcile.servers import Servers
 from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs
 from medianest_operator.resources.meta import owner_reference
+from medianest_operator.results.backup import BackupReport
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -65,6 +66,9 @@ async def reject(services: Services, key: Key) -> None:
 
 async def _record(run: Run, migration: MigrationRun, path: str) -> None:
     """Make the object of a migration's backup, and let those go whose backups have gone."""
+    # What comes out of the journal is the migrator's text: only a backup's path names an object.
+    if layout.parse(path) is None:
+        return
     services, owner = run.services, run.owner
     name = run.names.migration_backup(layout.id_of(path))
     if services.cache.get(BACKUP, run.names.namespace, name) is not None:
@@ -131,7 +135,8 @@ class _Object:
 
     async def _look_up(self, job: str, migration: MigrationRun | None) -> None:
         """One that names a migration, and was not told of it yet."""
-        if migration is not None and migration.job == job and migration.finished_at and migration.backup:
+        known = migration is not None and migration.backup is not None and layout.parse(migration.backup) is not None
+        if migration is not None and known and migration.job == job and migration.finished_at:
             await self.report_migration(migration)
         else:
             message = (
@@ -172,7 +177,7 @@ class _Object:
         await self._follow(attempt)
 
     async def _follow(self, attempt: Attempt) -> None:
-        result = attempt.result
+        result = BackupReport.read(attempt.result)
         details: dict[str, Any] = {"job": attempt.name, "started_at": attempt.started_at}
         if attempt.is_stranded:
             await attempt.discard()
@@ -183,24 +188,24 @@ class _Object:
             message = attempt.obstacle or f"Job {attempt.name} is taking the backup."
             await self._report(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
             return
-        verification = result.get("verification")
+        verification = result.verification
         details |= {
-            "backup": result.get("backup"),
-            "repositories": sorted(key for key, item in result.get("repositories", {}).items() if item.get("ok")),
-            "bytes": result.get("bytes"),
-            "seconds": result.get("seconds"),
-            "source": result.get("source"),
-            "verified": bool(verification.get("ok")) if verification else None,
-            "finished_at": result.get("finishedAt") or attempt.finished_at,
+            "backup": result.backup,
+            "repositories": sorted(name for name, place in result.repositories.items() if place.ok),
+            "bytes": result.bytes,
+            "seconds": result.seconds,
+            "source": result.source,
+            "verified": verification.ok if verification else None,
+            "finished_at": result.finished_at or attempt.finished_at,
         }
         fallback = (
             f"Job {attempt.name} {'ended' if attempt.succeeded else 'failed'} without a result: see its pod's log."
         )
-        message = str(result.get("message") or fallback)
+        message = result.message or fallback
         if attempt.succeeded:
             await self._report(BackupPhase.SUCCEEDED, Reason.BACKUP_SUCCEEDED, message, **details)
         else:
-            reason = Reason.VERIFICATION_FAILED if verification and not verification.get("ok") else Reason.BACKUP_FAILED
+            reason = Reason.VERIFICATION_FAILED if verification and not verification.ok else Reason.BACKUP_FAILED
             await self._report(BackupPhase.FAILED, reason, message, **details)
 
     async def _report(self, phase: BackupPhase, reason: Reason, message: str, **details: Any) -> None:

@@ -19,6 +19,7 @@ from medianest_operator.reconcile.backup_status import EndedJob, State, collect,
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, labels_of
 from medianest_operator.resources import backup_jobs, repositories
+from medianest_operator.results.backup import BackupReport
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _ended(attempt: Attempt) -> EndedJob | None:
         tier=labels_of(attempt.job).get(naming.LABEL_TIER),
         finished=str(attempt.finished_at),
         succeeded=attempt.succeeded,
-        result=attempt.result,
+        result=BackupReport.read(attempt.result).as_document(),
     )
 
 

@@ -86,6 +86,8 @@ class Restores:
     failed: bool = False
     report: api.Restored | None = None
     events: tuple[Announcement, ...] = ()
+    closed: str | None = None
+    """Why the database lets nobody in, as a sentence; `None` where it does."""
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -109,6 +111,11 @@ async def observe(run: Run) -> Outcome:
 
 def _outcome(state: Restores) -> Outcome:
     verdict = Verdict("False", state.reason, state.message) if state.reason else None
+    if state.closed:
+        closed = Verdict("False", Reason.CONNECTIONS_REFUSED, state.closed)
+        return Outcome(
+            facts=(state,), conditions={Condition.AVAILABLE: closed}, obstacle=closed, status={"restore": state.report}
+        )
     # Until the application's database is there, nobody can use the one that leads.
     conditions = {} if state.has_database or verdict is None else {Condition.AVAILABLE: verdict}
     return Outcome(
@@ -156,6 +163,12 @@ class _Restore:
             return await self._create()
         if not live.connects:
             await databases.allow_connections(self._connection, self._name)
+        if live.limit == 0:
+            message = (
+                f"Database {self._name} lets nobody in: its owner set CONNECTION LIMIT 0. ALTER DATABASE {self._name}"
+                " CONNECTION LIMIT -1 lifts that."
+            )
+            return Restores(has_database=True, closed=message, report=self._known_end(live))
         return Restores(has_database=True, report=self._known_end(live))
 
     async def _create(self) -> Restores:

@@ -109,6 +109,8 @@ async def observe(run: Run) -> Outcome:
     available = _available(run, seen)
     if not seen.serving:
         obstacle: Verdict | None = _not_serving(run, available, found)
+    elif available.status != "True":
+        obstacle = available
     else:
         obstacle = await _incomplete(run, seen, found)
     count = run.spec.instances
@@ -195,6 +197,13 @@ def _available(run: Run, seen: Servers) -> Verdict:
                 f" (spec.postgresql.synchronous: {run.spec.postgresql.synchronous})."
             )
             return Verdict("False", Reason.COMMITS_WAIT, message)
+        facts = seen.instances[primary.name]
+        if facts.is_full:
+            message = (
+                f"{primary.name} serves who is connected, and lets nobody else in: all {facts.max_connections}"
+                " connections but those for superusers are taken."
+            )
+            return Verdict("False", Reason.CONNECTIONS_REFUSED, message)
         return Verdict("True", Reason.PRIMARY_SERVING, f"{primary.name} serves reads and writes.")
     handover = run.services.handovers.under_way(run.key)
     if handover is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from medianest_operator.results.text import RESULT_LIMIT, cut
 
@@ -126,3 +130,86 @@ def _shortened(value: Any, letters: int, items: int) -> Any:
 
 def _dump(document: Any) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+# What the controller reads of it. A Job's pod is the namespace's: its message is input, like any other.
+
+
+def _moment(text: str) -> str:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None or not _YEARS[0] <= found.year <= _YEARS[1]:
+        raise ValueError("a moment has a time zone and a year of this century or the next")
+    return text
+
+
+_YEARS = (2000, 2199)
+Moment = Annotated[str, AfterValidator(_moment)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=RESULT_LIMIT)]
+Name = Annotated[str, Field(max_length=253)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+class StoredIn(_Read):
+    """Whether the backup reached a repository."""
+
+    ok: bool
+    message: Text | None = None
+
+
+class Verified(_Read):
+    """A backup that was verified."""
+
+    backup: Name
+    at: Moment
+    seconds: Seconds | None = None
+
+
+class TierSummary(_Read):
+    last: Moment | None = None
+
+
+class Summary(_Read):
+    """What a repository held at the end."""
+
+    count: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    tiers: dict[Name, TierSummary] = {}
+    last_verified: Verified | None = None
+
+
+class Check(_Read):
+    """How the verification of the backup ended."""
+
+    ok: bool
+    message: Text = ""
+
+
+class BackupReport(_Read):
+    """The result of a Job that took a backup, verified one, or both."""
+
+    message: Text | None = None
+    backup: Name | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seconds: Seconds | None = None
+    source: Name | None = None
+    repositories: dict[Name, StoredIn] = {}
+    catalog: dict[Name, Summary] = {}
+    verification: Check | None = None
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> BackupReport:
+        """The report in a termination message. One that can't be read says so in its message."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            return cls(message=f"The result of the Job can't be read ({where}: {error.errors()[0]['msg']}).")
+
+    def as_document(self) -> dict[str, Any]:
+        """By the names in the JSON, without what is absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
