@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+import psycopg
+
+from medianest_operator.api.conditions import Reason
+from medianest_operator.errors import Transient
 from medianest_operator.health import probe
 from medianest_operator.health.indexes import IndexHealth, read_index_health_async
 from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.migrations.history import History, read_history_async
 from medianest_operator.migrations.journal import LastRun, read_last_run
 from medianest_operator.observability import metrics
-from medianest_operator.postgres.sessions import Connection
+from medianest_operator.postgres.sessions import QUERY_TIMEOUT, Connection, Unreachable
 from medianest_operator.reconcile import attempts, drift
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
+_SLOW_TRIES: Final = 3
 _READ_EVERY: Final = 60.0
 """Seconds after which the schema is read again although no Job of ours has changed it."""
 
@@ -39,7 +45,31 @@ class Schema:
 
 
 async def observe(run: Run) -> Outcome:
-    """Read it, at most once a minute unless a migration is at work or a Job has ended."""
+    """Read it, at most once a minute unless a migration is at work or a Job has ended.
+
+    Raises:
+        Transient: it takes longer than the controller's sessions may take, time and again: a person is told then.
+    """
+    memory = run.services.memory
+    try:
+        outcome = await _observe(run)
+    except Unreachable as error:
+        if not isinstance(error.__cause__, TimeoutError | psycopg.errors.QueryCanceled):
+            raise
+        tries: int = (memory.recall(run.key, "slow-schema", None, math.inf) or 0) + 1
+        memory.keep(run.key, "slow-schema", None, tries)
+        if tries < _SLOW_TRIES:
+            raise
+        message = (
+            f"Reading the schema takes longer than {QUERY_TIMEOUT:.0f} s, time and again: it has too many"
+            " objects, or the server is overloaded. No migration begins meanwhile"
+        )
+        raise Transient(Reason.STATEMENT_FAILED, message) from error
+    memory.drop(run.key, "slow-schema")
+    return outcome
+
+
+async def _observe(run: Run) -> Outcome:
     primary = run.facts.require(Servers).primary
     if primary is None:
         return Outcome()

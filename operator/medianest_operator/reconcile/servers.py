@@ -21,7 +21,7 @@ from medianest_operator.health import probe
 from medianest_operator.health.probe import InstanceFacts, Replica
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.observability import metrics
-from medianest_operator.postgres.sessions import Credentials, Unreachable
+from medianest_operator.postgres.sessions import Busy, Credentials, Unreachable
 from medianest_operator.postgres.wording import as_clause
 from medianest_operator.reconcile import findings, patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
@@ -140,6 +140,7 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
     instances: dict[str, InstanceFacts] = {}
     unreachable: dict[str, str] = {}
     replicas: dict[str, Replica] = {}
+    busy: dict[str, str] = {}
 
     async def one(pod: Pod) -> None:
         started = time.monotonic()
@@ -149,6 +150,10 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
             ) as connection:
                 facts = await probe.instance_facts(connection)
                 streams = [] if facts.in_recovery else await probe.replicas(connection)
+        except Busy as error:
+            # It answers; what kept the probe from its end says nothing of others' statements.
+            busy[pod.name] = as_clause(str(error).removeprefix(f"{pod.name}: "))
+            return
         except (Unreachable, psycopg.Error) as error:
             unreachable[pod.name] = as_clause(str(error).removeprefix(f"{pod.name}: "))
             return
@@ -163,6 +168,8 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
     for gone in run.services.memory.swap(run.key, "measured", names, frozenset()) - names:
         metrics.forget_pod(*run.key, gone)
     await asyncio.gather(*(one(pod) for pod in pods))
+    if primary is not None and primary.name in busy:
+        raise Transient(Reason.NOT_OBSERVED, f"the primary {primary.name} was probed in vain: {busy[primary.name]}")
     return Servers(instances, unreachable, replicas, primary)
 
 
