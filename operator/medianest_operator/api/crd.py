@@ -181,7 +181,7 @@ def stored_defaults() -> dict[str, Any]:
 
 
 def _store(schema: dict[str, Any], stored: Any) -> None:
-    """Leave only these defaults in a schema; the others go into the descriptions, where `kubectl explain` shows them.
+    """Leave only these defaults in a schema; all are in the descriptions, since `kubectl explain` shows nothing else.
 
     A default of a section is stored in full, since the API server checks the rules against it before it fills in the
     fields' own.
@@ -191,7 +191,7 @@ def _store(schema: dict[str, Any], stored: Any) -> None:
         default = child.pop("default", None)
         if kept is not None:
             child["default"] = kept
-        elif default not in (None, {}, [], "") and _is_plain(child):
+        if default not in (None, {}, [], "") and _is_plain(child):
             text = default if isinstance(default, str) else json.dumps(default)
             child["description"] = f"{child.get('description', '')} Default: {text}.".lstrip()
         _store(child, kept)

@@ -36,7 +36,7 @@ class Group:
     def __init__(self, reason: str, values: dict[str, tuple[str, ...]]) -> None:
         """
         Args:
-            reason: what another value does, as a clause.
+            reason: what another value does: the rest of a sentence.
             values: the words that are taken, in small letters, for each parameter; none where it can't be set at all.
         """
         self.reason = reason
@@ -45,7 +45,7 @@ class Group:
 
 GROUPS: Final = (
     Group(
-        "another value loses or damages data without a word",
+        "loses or damages data without a word",
         {
             "data_sync_retry": FALSE_WORDS,
             "fsync": TRUE_WORDS,
@@ -58,7 +58,7 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "another value lets people in, or shows them more, than the roles of the database allow",
+        "lets people in, or do more, than the roles of the database allow",
         {
             "db_user_namespace": FALSE_WORDS,
             "krb_caseins_users": FALSE_WORDS,
@@ -70,7 +70,7 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "it is for one session; for the whole server it stops the application, Patroni or this operator",
+        "stops the application, Patroni or this operator when the whole server has it",
         {
             "default_transaction_read_only": FALSE_WORDS,
             "exit_on_error": FALSE_WORDS,
@@ -82,7 +82,7 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "PostgreSQL would not start with another value",
+        "keeps PostgreSQL from starting",
         {
             "bonjour": FALSE_WORDS,
             "default_table_access_method": ("heap",),
@@ -132,7 +132,7 @@ def _group_rule(group: Group) -> dict[str, str]:
     values = ", ".join(f"'{name}': {_strings(words)}" for name, words in group.values.items())
     known = f"{{{values}}}"
     bad = f"name in {known} && !(string(self[name]).lowerAscii() in {known}[name])"
-    return _rule(bad, f"must have its safe value or not be set: {group.reason}", group.values)
+    return _rule(bad, f"must have its safe value or not be set: another value {group.reason}", group.values)
 
 
 def parameter_rules() -> JsonDict:
