@@ -169,6 +169,10 @@ a newer operator has others; of `postgresql` it stores `synchronous`. What else 
 fills it in, and `kubectl describe` shows what somebody wanted."""
 
 
+_STORED_WHEN_NAMED: Final = frozenset({"walStorage"})
+"""Sections whose own defaults are stored once somebody names them: a volume keeps the size that it was made with."""
+
+
 def database_spec() -> dict[str, Any]:
     """The structural schema of a database's spec with the default of every field, stored or not."""
     return _schema(DatabaseSpec, "validation")
@@ -180,11 +184,15 @@ def stored_defaults() -> dict[str, Any]:
     return {name: whole[name] for name in _STORED} | {"postgresql": {"synchronous": whole["postgresql"]["synchronous"]}}
 
 
-def _store(schema: dict[str, Any], stored: Any) -> None:
+def _store(schema: dict[str, Any], stored: Any, when_named: frozenset[str] = frozenset()) -> None:
     """Leave only these defaults in a schema; all are in the descriptions, since `kubectl explain` shows nothing else.
 
     A default of a section is stored in full, since the API server checks the rules against it before it fills in the
     fields' own.
+
+    Args:
+        stored: the defaults to leave, by field.
+        when_named: sections that have no default, and whose fields keep theirs.
     """
     for name, child in schema.get("properties", {}).items():
         kept = stored.get(name) if isinstance(stored, dict) else None
@@ -194,9 +202,13 @@ def _store(schema: dict[str, Any], stored: Any) -> None:
         if default not in (None, {}, [], "") and _is_plain(child):
             text = default if isinstance(default, str) else json.dumps(default)
             child["description"] = f"{child.get('description', '')} Default: {text}.".lstrip()
-        _store(child, kept)
+        _store(child, _own_defaults(child) if name in when_named else kept)
     if isinstance(schema.get("items"), dict):
         _store(schema["items"], None)
+
+
+def _own_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
 
 
 def _is_plain(schema: dict[str, Any]) -> bool:
@@ -208,7 +220,7 @@ def custom_resource_definitions() -> dict[str, dict[str, Any]]:
     """The manifests of `crds/`, by the plural name of their kind."""
     stored = stored_defaults()
     spec = database_spec() | {"default": stored}
-    _store(spec, stored)
+    _store(spec, stored, _STORED_WHEN_NAMED)
     database = _definition(_DATABASE, spec, _schema(DatabaseStatus, "validation"))
     backup = _definition(_BACKUP, _schema(BackupSpec, "validation"), _schema(BackupStatus, "validation"))
     return {_DATABASE.plural: database, _BACKUP.plural: backup}
