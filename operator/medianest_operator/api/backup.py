@@ -91,7 +91,7 @@ class VolumeRepository(ApiModel):
     )
 
     size: Quantity | None = None
-    """Size of the volume; that of storage where unset. It can grow, and never shrinks."""
+    """Size of the volume; that of storage where unset, also when storage grows. It can grow, and never shrinks."""
     storage_class_name: ObjectName | None = None
     """The storage class; the cluster's default where unset. A volume stays in its class."""
     claim_name: ObjectName | None = None
