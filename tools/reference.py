@@ -24,6 +24,10 @@ _INTRODUCTION = f"""\
 `{naming.API_VERSION}`, short name `{naming.SHORT_NAME}`, namespaced. `kubectl explain {naming.SHORT_NAME}.spec` tells
 the same. Every field of the spec may be left out.
 
+The API server stores the defaults that must not move under a running database: those of `instances`, `storage`,
+`walStorage` (where it is named), `resources`, `database`, `connections` and `postgresql.synchronous`. Another default is
+not stored: the operator fills it in, and `kubectl describe` shows only what somebody named.
+
 """
 
 _BACKUP = f"""
