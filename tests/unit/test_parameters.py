@@ -157,6 +157,15 @@ def test_connections_that_patroni_ignores_are_told_of_an_old_object() -> None:
     assert problem == "connections.max: Patroni ignores less than 25 and starts PostgreSQL with 100"
 
 
+def test_memory_that_postgresql_cant_be_tuned_for_is_told_of_an_old_object() -> None:
+    problems = parameters.problems(spec(resources={"limits": {"memory": "100Ti"}}))
+    assert [problem.split(" for: ")[0] for problem in problems] == [
+        "resources.limits.memory: 100Ti is too much to tune shared_buffers",
+        "resources.limits.memory: 100Ti is too much to tune effective_cache_size",
+    ]
+    assert parameters.problems(spec(resources={"limits": {"memory": "4Ti"}})) == []
+
+
 @pytest.mark.parametrize("limits", [{}, {"cpu": "2"}])
 def test_there_is_always_a_memory_limit_and_tuning_follows_it(limits: dict[str, str]) -> None:
     wanted = spec(resources={"limits": limits, "requests": {"memory": "64Mi"}})

@@ -157,6 +157,11 @@ def problems(spec: DatabaseSpec) -> list[str]:
             f"postgresql.parameters.synchronous_commit: with {commit}, no commit waits for a replica, which"
             f" postgresql.synchronous {spec.postgresql.synchronous} asks for"
         )
+    found += [
+        f"resources.limits.memory: {spec.resources.limits.memory} is too much to tune {name} for: {problem}"
+        for name, value in tuned(spec).items()
+        if (problem := _type_problem(name, value))
+    ]
     return found or _misfits(spec)
 
 
