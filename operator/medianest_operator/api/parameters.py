@@ -120,7 +120,7 @@ def _rule(bad: str, reason: str, names: Iterable[str] = ()) -> dict[str, str]:
     Args:
         names: the only parameters that can be.
     """
-    one_of = f" ({', '.join(names)})" if names else ""
+    one_of = f" ({', '.join(names)})" if names else ": each"
     return {
         "rule": f"self.all(name, !({bad}))",
         "message": f"postgresql.parameters{one_of} {reason}",
@@ -149,6 +149,7 @@ def parameter_rules() -> JsonDict:
             f"name in {_strings(RESERVED_PARAMETERS)}",
             "must not be set: the operator owns it (listening, archiving, recovery, TLS, authentication, replication,"
             " logging destination, wal_level); max_connections is connections.max",
+            RESERVED_PARAMETERS,
         ),
         _rule(
             "!name.matches('^[a-z_][a-z0-9_]*([.][a-z_][a-z0-9_]*)?$')",
@@ -159,7 +160,11 @@ def parameter_rules() -> JsonDict:
             "must not hold a line break or a control character: the configuration file would be broken, and the next"
             " start would fail (in YAML, write >- or quotes instead of |)",
         ),
-        _rule(too_low, "is too low: Patroni would ignore it; it takes no less than " + least),
+        _rule(
+            too_low,
+            f"is too low: Patroni would ignore it; it takes no less than {least}",
+            [name for name in PATRONI_MINIMA if name != "max_connections"],
+        ),
         *(_group_rule(group) for group in GROUPS),
     ]
     return {"x-kubernetes-validations": [dict(rule) for rule in rules]}
