@@ -188,3 +188,10 @@ def test_a_schedule_that_never_comes_is_told() -> None:
     assert never(spec(), NOW) == ()
     off = {"logical": {"daily": {"schedule": "0 0 30 2 *", "enabled": False}}}
     assert never(spec({"backup": off}), NOW) == ()
+
+
+@pytest.mark.parametrize("deadline", ["2540400h", "9999999h9999999h9999999h", "999999999m999999999m999999999m"])
+def test_a_deadline_of_centuries_that_was_stored_formerly_stops_nothing(deadline: str) -> None:
+    wanted = spec({"backup": {"deadline": deadline}})
+    backups = collect(wanted, None, [taken("2026-03-01T02:00:00Z")], NOW)
+    assert overdue(wanted, backups, {"daily": NOW - timedelta(days=9)}, NOW) == ()

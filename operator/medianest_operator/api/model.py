@@ -61,9 +61,15 @@ ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", m
 SqlName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", min_length=1, max_length=48)]
 Duration = Annotated[
     str,
-    Field(pattern=r"^([0-9]{1,6}h)?([0-9]{1,7}m|[0-9]{1,9}s){0,2}$", min_length=2, max_length=32),
+    Field(
+        # An object that was stored formerly may hold a longer one: as long as Python's dates can reckon with.
+        pattern=r"^([0-9]{1,7}h|[0-9]{1,9}[ms])+$",
+        min_length=2,
+        max_length=32,
+        json_schema_extra={"pattern": "^([0-9]{1,6}h)?([0-9]{1,7}m|[0-9]{1,9}s){0,2}$"},
+    ),
 ]
-"""A duration as Go writes it: `90m`, `2160h`. No longer than Go, CEL and Python can reckon with."""
+"""A duration as Go writes it: `90m`, `2160h`. A new one is no longer than Go and CEL can reckon with, 292 years."""
 ImageName = Annotated[
     str,
     Field(
