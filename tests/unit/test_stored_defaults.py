@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -87,3 +88,14 @@ def test_the_operators_defaults_are_those_of_the_schema() -> None:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None and not field.get("properties"):
             assert field["default"] == value, where
+
+
+def test_rules_take_an_absent_field_for_its_default() -> None:
+    compared = 0
+    for where, field in [("spec", database_spec()), *reference.fields(database_spec(), "spec")]:
+        for rule in field.get("x-kubernetes-validations", []):
+            for path, value in re.findall(r"\? self\.([\w.]+) : '([^']*)'", rule["rule"]):
+                inner = dict(reference.fields(field, "self"))[f"self.{path}"]
+                assert inner["default"] == value, f"{where}.{path}"
+                compared += 1
+    assert compared >= 10
