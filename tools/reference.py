@@ -25,8 +25,8 @@ _INTRODUCTION = f"""\
 the same. Every field of the spec may be left out.
 
 The API server stores the defaults that must not move under a running database: those of `instances`, `storage`,
-`walStorage` (where it is named), `resources`, `database`, `connections` and `postgresql.synchronous`. Another default is
-not stored: the operator fills it in, and `kubectl describe` shows only what somebody named.
+`walStorage` (where it is named), `resources`, `database`, `connections` and `postgresql.synchronous`. Other defaults
+are not stored: the operator fills them in, and `kubectl describe` shows only what somebody named.
 
 """
 
