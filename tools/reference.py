@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "operator"))
 
 from medianest_operator import naming  # noqa: E402
-from medianest_operator.api.crd import custom_resource_definitions  # noqa: E402
+from medianest_operator.api.crd import custom_resource_definitions, database_spec  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 _INTRODUCTION = f"""\
@@ -23,6 +23,10 @@ _INTRODUCTION = f"""\
 
 `{naming.API_VERSION}`, short name `{naming.SHORT_NAME}`, namespaced. `kubectl explain {naming.SHORT_NAME}.spec` tells
 the same. Every field of the spec may be left out.
+
+The API server stores the defaults that must not move under a running database: those of `instances`, `storage`,
+`walStorage` (where it is named), `resources`, `database`, `connections` and `postgresql.synchronous`. Other defaults
+are not stored: the operator fills them in, and `kubectl describe` shows only what somebody named.
 
 """
 
@@ -64,14 +68,9 @@ def _kind(schema: dict[str, Any]) -> str:
     return f"{kind}, {low} to {high}" if low is not None and high is not None else kind
 
 
-def _default(schema: dict[str, Any], where: str, whole: dict[str, Any]) -> str:
-    """A field's default: its own, or the one within a default of what it is part of."""
-    value: Any = whole
-    for name in where.split(".")[1:]:
-        value = value.get(name) if isinstance(value, dict) else None
-    if value is None:
-        value = schema.get("default")
-    if value is None or schema.get("properties"):
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    if value in (None, "") or schema.get("properties"):
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
@@ -89,18 +88,26 @@ def _row(*cells: str) -> str:
 def page() -> str:
     """The page's text."""
     definitions = custom_resource_definitions()
-    database = "\n".join(_fields_of(definitions[naming.PLURAL], "##"))
+    # The definition itself has only the defaults that are stored.
+    database = "\n".join(_fields_of(definitions[naming.PLURAL], "##", database_spec()))
     backup = "\n".join(_fields_of(definitions[naming.BACKUP_PLURAL], "###"))
     return f"{_INTRODUCTION}{database}\n{_BACKUP}{backup}\n"
 
 
-def _fields_of(definition: dict[str, Any], heading: str) -> list[str]:
+def _fields_of(definition: dict[str, Any], heading: str, described: dict[str, Any] | None = None) -> list[str]:
+    """Tables of a kind's fields.
+
+    Args:
+        described: the schema of the spec, where it says more than the definition's.
+    """
     version = definition["spec"]["versions"][0]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
-    spec, status = properties["spec"], properties["status"]
+    spec, status = described or properties["spec"], properties["status"]
     lines = [f"{heading} spec", "", _row("field", "type", "default", "meaning and rules"), "|---|---|---|---|"]
     for where, field in fields(spec, "spec"):
-        lines.append(_row(f"`{where}`", _kind(field), _default(field, where, spec.get("default", {})), _text(field)))
+        if ".affinity." not in where:
+            # Kubernetes documents the fields of an affinity.
+            lines.append(_row(f"`{where}`", _kind(field), _default(field), _text(field)))
     lines += ["", f"{heading} status", "", _row("field", "type", "meaning"), "|---|---|---|"]
     lines += [_row(f"`{where}`", _kind(field), _text(field)) for where, field in fields(status, "status")]
     return lines

@@ -169,7 +169,7 @@ def test_what_keeps_backups_from_being_taken_is_told_before_they_fail(kube: Kube
     bucket.secrets(kube)
     kube.patch("db", {"connections": {"poolTimeout": 59}})
     healthy(kube, "Unknown", "NoBackupYet")
-    kube.patch("db", {"backup": {"logical": {"daily": {"schedule": "0 25 * * *"}}}})
+    kube.patch("db", {"backup": {"logical": {"daily": {"schedule": "0 5-1 * * *"}}}})
     assert "schedule" in healthy(kube, "False", "BackupMisconfigured")["message"]
     kube.patch("db", {"backup": {"timeZone": "Mars/Olympus", "logical": {"daily": {"schedule": "0 2 * * *"}}}})
     told = kube.wait(KIND, "db", lambda db: "Mars" in condition_of(db, "BackupsHealthy")["message"], "told of Mars")

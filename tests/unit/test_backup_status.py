@@ -10,7 +10,7 @@ import pytest
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, next_run, overdue, verdict
+from medianest_operator.reconcile.backup_status import EndedJob, State, collect, never, next_run, overdue, verdict
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 TWO_PLACES: dict[str, Any] = {
@@ -176,3 +176,22 @@ def test_next_run_is_in_the_time_zone(schedule: str, zone: str, expected: str) -
 def test_what_is_no_schedule_is_said_so(schedule: str, zone: str) -> None:
     with pytest.raises(ValueError, match="is not a"):
         next_run(schedule, zone, NOW)
+
+
+def test_a_schedule_that_never_comes_is_told() -> None:
+    backup = {"logical": {"daily": {"schedule": "0 0 30/5 2 *"}}, "verification": {"schedule": "0 0 31 2,4 *"}}
+    wanted = spec({"backup": backup})
+    truth, reason, message = told(wanted, collect(wanted, None, [], NOW), never=never(wanted, NOW))
+    assert (truth, reason) == ("False", Reason.BACKUP_MISCONFIGURED)
+    assert "backup.logical.daily.schedule '0 0 30/5 2 *' never comes" in message
+    assert "backup.verification.schedule '0 0 31 2,4 *' never comes" in message
+    assert never(spec(), NOW) == ()
+    off = {"logical": {"daily": {"schedule": "0 0 30 2 *", "enabled": False}}}
+    assert never(spec({"backup": off}), NOW) == ()
+
+
+@pytest.mark.parametrize("deadline", ["2540400h", "9999999h9999999h9999999h", "999999999m999999999m999999999m"])
+def test_a_deadline_of_centuries_that_was_stored_formerly_stops_nothing(deadline: str) -> None:
+    wanted = spec({"backup": {"deadline": deadline}})
+    backups = collect(wanted, None, [taken("2026-03-01T02:00:00Z")], NOW)
+    assert overdue(wanted, backups, {"daily": NOW - timedelta(days=9)}, NOW) == ()

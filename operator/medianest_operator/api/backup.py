@@ -2,7 +2,7 @@
 verified and who can read them."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field
 
@@ -15,15 +15,55 @@ from medianest_operator.api.model import (
     OnDelete,
     Quantity,
     ResourceAmounts,
+    or_default,
     rules,
     with_rules,
 )
 
+DEFAULT_REPOSITORY: Final = "volume"
+"""Name of the repository that there is where none is named."""
+
+
+def _field(value: str, sign: str = "[*]") -> str:
+    """A field of a schedule as a CronJob reads it: a list of values, ranges and steps."""
+    item = f"({sign}|({value})(-({value}))?)(/[1-9][0-9]?)?"
+    return f"{item}(,{item})*"
+
+
+_SCHEDULE: Final = " +".join(
+    (
+        _field("[0-5]?[0-9]"),
+        _field("[01]?[0-9]|2[0-3]"),
+        _field("0?[1-9]|[12][0-9]|3[01]", "[*?]"),
+        _field("0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"),
+        _field("[0-6]|(?i:sun|mon|tue|wed|thu|fri|sat)", "[*?]"),
+    )
+)
+
+
+def _days(days: str, months: str) -> str:
+    """CEL: whether a schedule names nothing but these days, on any day of the week, in nothing but these months."""
+    return rf"self.matches('^[^ ]+ +[^ ]+ +({days})([,-]({days}))* +(?i:{months})(,(?i:{months}))* +[*?]$')"
+
+
 CronSchedule = Annotated[
     str,
-    Field(pattern=r"^(@(hourly|daily|weekly|monthly|yearly|annually|midnight)|\S+( +\S+){4})$", max_length=100),
+    Field(
+        max_length=100,
+        json_schema_extra={"pattern": f"^(@(hourly|daily|weekly|monthly|yearly|annually|midnight)|{_SCHEDULE})$"}
+        | rules(
+            (
+                f"!{_days('30|31', '0?2|feb')} && !{_days('31', '0?[2469]|11|feb|apr|jun|sep|nov')}",
+                "a schedule must come at some time: none of the months that this one names has such a day",
+            )
+        ),
+    ),
 ]
 """A schedule as a CronJob takes it: five fields, or a word like `@daily`."""
+
+_DEADLINE: Final = or_default("duration", "deadline", "6h")
+_MEMORY_LIMIT: Final = "quantity(has(self.limits) && has(self.limits.memory) ? self.limits.memory : '512Mi')"
+_MEMORY_REQUEST: Final = "quantity(has(self.requests) && has(self.requests.memory) ? self.requests.memory : '64Mi')"
 
 Days = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}d$", max_length=5)]
 """A number of days, for instance `7d`."""
@@ -51,7 +91,7 @@ class VolumeRepository(ApiModel):
     )
 
     size: Quantity | None = None
-    """Size of the volume; that of storage where unset. It can grow, and never shrinks."""
+    """Size of the volume; that of storage where unset, also when storage grows. It can grow, and never shrinks."""
     storage_class_name: ObjectName | None = None
     """The storage class; the cluster's default where unset. A volume stays in its class."""
     claim_name: ObjectName | None = None
@@ -155,6 +195,13 @@ class Verification(ApiModel):
 class Scratch(ApiModel):
     """Room for verifications and restores: the copy and its server lie there."""
 
+    model_config = with_rules(
+        (
+            "!has(self.size) || quantity(self.size).compareTo(quantity('512Mi')) >= 0",
+            "backup.scratch.size must be at least 512Mi: an empty server with its write-ahead log takes some 100 MB",
+        )
+    )
+
     size: Quantity | None = None
     """Three times storage.size where unset."""
     storage_class_name: ObjectName | None = None
@@ -174,12 +221,40 @@ class Encryption(ApiModel):
     can be made in this cluster."""
 
 
+class JobRequests(ResourceAmounts):
+    cpu: Quantity = "50m"
+    """CPU, for instance `500m`."""
+    memory: Quantity = "64Mi"
+    """Memory, for instance `128Mi`."""
+
+
+class JobLimits(ResourceAmounts):
+    memory: Quantity = "512Mi"
+    """Memory, for instance `1Gi`."""
+
+
 class JobResources(ApiModel):
     """Resources of each backup Job's container. A backup takes some 100 MiB whatever the size of the database; a
     verification runs a small server beside it."""
 
-    requests: ResourceAmounts = ResourceAmounts(cpu="50m", memory="64Mi")
-    limits: ResourceAmounts = ResourceAmounts(memory="512Mi")
+    model_config = with_rules(
+        (
+            f"{_MEMORY_LIMIT}.compareTo(quantity('256Mi')) >= 0",
+            "backup.resources.limits.memory must be at least 256Mi: a backup takes some 100 MiB, a verification more",
+        ),
+        (
+            f"{_MEMORY_REQUEST}.compareTo({_MEMORY_LIMIT}) <= 0",
+            "backup.resources.requests.memory must not exceed backup.resources.limits.memory",
+        ),
+        (
+            "!has(self.limits) || !has(self.limits.cpu) || quantity(has(self.requests) && has(self.requests.cpu) ? "
+            "self.requests.cpu : '50m').compareTo(quantity(self.limits.cpu)) <= 0",
+            "backup.resources.requests.cpu must not exceed backup.resources.limits.cpu",
+        ),
+    )
+
+    requests: JobRequests = JobRequests()
+    limits: JobLimits = JobLimits()
 
 
 class Backup(ApiModel):
@@ -187,9 +262,13 @@ class Backup(ApiModel):
 
     model_config = with_rules(
         (
-            "duration(self.deadline) >= duration('1m')",
+            f"{_DEADLINE} >= duration('1m')",
             "backup.deadline must be at least 1m",
-        )
+        ),
+        (
+            f"{_DEADLINE} <= duration('168h')",
+            "backup.deadline must be at most 168h: a backup that hangs would be noticed only then",
+        ),
     )
 
     repositories: Annotated[
@@ -204,11 +283,15 @@ class Backup(ApiModel):
                 )
             ),
         ),
-    ] = [Repository(name="volume", volume=VolumeRepository())]
-    """Every backup goes into all of them; one that fails doesn't keep the others from having it."""
+    ] = [Repository(name=DEFAULT_REPOSITORY, volume=VolumeRepository())]
+    """Every backup goes into all of them; one that fails doesn't keep the others from having it. Default: one that is
+    named `volume`, a volume of the operator's."""
     logical: Logical = Logical()
     """The series."""
-    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$", max_length=64)] = "Etc/UTC"
+    time_zone: Annotated[
+        str,
+        Field(max_length=64, json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*){0,2}$"}),
+    ] = "Etc/UTC"
     """The time zone of all schedules, as in the IANA database, for instance Europe/Berlin."""
     verification: Verification = Verification()
     """The recovery drill."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from medianest_operator.api.backup import Repository
-from medianest_operator.api.model import ApiModel, LocalReference, ObjectName, with_rules
+from medianest_operator.api.model import ApiModel, LocalReference, ObjectName, rules, with_rules
 
 BackupChoice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=63)]
 """`latest`, `latest-verified`, or a backup's id as `medianest-dbctl backups list` shows it."""
@@ -79,7 +79,16 @@ class Restore(ApiModel):
     until the next successful backup.
     """
 
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
+    request_id: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+            max_length=63,
+            json_schema_extra=rules(
+                ("self != 'bootstrap'", "restore.requestId must not be bootstrap: that is the name of spec.bootstrap's")
+            ),
+        ),
+    ]
     """Another value asks for another restore; the same one is never done twice."""
     backup: BackupChoice = "latest"
     """Which one: latest, latest-verified or an id."""

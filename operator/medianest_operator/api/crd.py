@@ -4,8 +4,9 @@ Kubernetes wants a *structural* schema: no references, no nulls, a type everywhe
 (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/).
 """
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupSpec, BackupStatus
@@ -25,7 +26,7 @@ class _Resource:
     plural: str
     short_name: str
     description: str
-    name_rule: tuple[str, str]
+    rules: tuple[tuple[str, str], ...]
     columns: tuple[Column, ...]
     scale: bool = False
 
@@ -35,10 +36,21 @@ _DATABASE = _Resource(
     plural=naming.PLURAL,
     short_name=naming.SHORT_NAME,
     description="A production PostgreSQL for MediaNest: available, migrated, backed up, watched.",
-    name_rule=(
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",
-        "metadata.name must be at most 40 small letters, digits and dashes and start with a letter: "
-        "Services, pods and labels are named after it",
+    rules=(
+        (
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",
+            "metadata.name must be at most 40 small letters, digits and dashes and start with a letter: "
+            "Services, pods and labels are named after it",
+        ),
+        (
+            "!has(self.spec.backup) || !has(self.spec.backup.repositories) || self.spec.backup.repositories.all(item, "
+            "!has(item.volume) || !has(item.volume.claimName) || "
+            f"!item.volume.claimName.matches('^({naming.VOLUME_DATA}|{naming.VOLUME_WAL})-.*-[0-9]$') || "
+            "!item.volume.claimName.substring(item.volume.claimName.indexOf('-') + 1)"
+            ".startsWith(self.metadata.name + '-'))",
+            "spec.backup.repositories[].volume.claimName must not be a volume of the database itself: a backup there "
+            "would be lost together with the data",
+        ),
     ),
     columns=(
         ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
@@ -59,9 +71,11 @@ _BACKUP = _Resource(
     plural=naming.BACKUP_PLURAL,
     short_name=naming.BACKUP_SHORT_NAME,
     description="One backup of a MediaNestDatabase, taken once when the object is made.",
-    name_rule=(
-        "self.metadata.name.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 200",
-        "metadata.name must have at most 200 small letters, digits, dashes and dots",
+    rules=(
+        (
+            "self.metadata.name.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 200",
+            "metadata.name must have at most 200 small letters, digits, dashes and dots",
+        ),
     ),
     columns=(
         ("Database", "string", ".spec.database", 0),
@@ -86,7 +100,7 @@ def _structural(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str
         schema = target | {key: value for key, value in schema.items() if key != "$ref"}
     if "anyOf" in schema:
         options = [option for option in schema["anyOf"] if option.get("type") != "null"]
-        rest = {key: value for key, value in schema.items() if key not in {"anyOf", "default"}}
+        rest = {key: value for key, value in schema.items() if key != "anyOf"}
         if len(options) == 1:
             return _structural(options[0] | rest, definitions)
         return {"x-kubernetes-int-or-string": True} | {k: v for k, v in rest.items() if k == "description"}
@@ -149,11 +163,64 @@ def _of_status(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+_STORED: Final = ("instances", "storage", "resources", "database", "connections")
+"""Sections whose defaults the API server stores in every object, since they must not move under a running database when
+a newer operator has others; of `postgresql` it stores `synchronous`. What else nobody names is not stored: the operator
+fills it in, and `kubectl describe` shows what somebody wanted."""
+
+
+_STORED_WHEN_NAMED: Final = frozenset({"walStorage"})
+"""Sections whose own defaults are stored once somebody names them: a volume keeps the size that it was made with."""
+
+
+def database_spec() -> dict[str, Any]:
+    """The structural schema of a database's spec with the default of every field, stored or not."""
+    return _schema(DatabaseSpec, "validation")
+
+
+def stored_defaults() -> dict[str, Any]:
+    """What the API server makes of `spec: {}`."""
+    whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: whole[name] for name in _STORED} | {"postgresql": {"synchronous": whole["postgresql"]["synchronous"]}}
+
+
+def _store(schema: dict[str, Any], stored: Any, when_named: frozenset[str] = frozenset()) -> None:
+    """Leave only these defaults in a schema; all are in the descriptions, since `kubectl explain` shows nothing else.
+
+    A default of a section is stored in full, since the API server checks the rules against it before it fills in the
+    fields' own.
+
+    Args:
+        stored: the defaults to leave, by field.
+        when_named: sections that have no default, and whose fields keep theirs.
+    """
+    for name, child in schema.get("properties", {}).items():
+        kept = stored.get(name) if isinstance(stored, dict) else None
+        default = child.pop("default", None)
+        if kept is not None:
+            child["default"] = kept
+        if default not in (None, {}, [], "") and _is_plain(child):
+            text = default if isinstance(default, str) else json.dumps(default)
+            child["description"] = f"{child.get('description', '')} Default: {text}.".lstrip()
+        _store(child, _own_defaults(child) if name in when_named else kept)
+    if isinstance(schema.get("items"), dict):
+        _store(schema["items"], None)
+
+
+def _own_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
+
+
+def _is_plain(schema: dict[str, Any]) -> bool:
+    """Whether a default can be said in a word or a list of words: those of objects are their fields'."""
+    return not schema.get("properties") and not schema.get("items", {}).get("properties")
+
+
 def custom_resource_definitions() -> dict[str, dict[str, Any]]:
     """The manifests of `crds/`, by the plural name of their kind."""
-    # In full, since the API server checks the rules against a default before it fills in the fields' own.
-    whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
-    spec = _schema(DatabaseSpec, "validation") | {"default": whole}
+    stored = stored_defaults()
+    spec = database_spec() | {"default": stored}
+    _store(spec, stored, _STORED_WHEN_NAMED)
     database = _definition(_DATABASE, spec, _schema(DatabaseStatus, "validation"))
     backup = _definition(_BACKUP, _schema(BackupSpec, "validation"), _schema(BackupStatus, "validation"))
     return {_DATABASE.plural: database, _BACKUP.plural: backup}
@@ -169,7 +236,6 @@ def _definition(resource: _Resource, spec: dict[str, Any], status: dict[str, Any
             "statusReplicasPath": ".status.replicas",
             "labelSelectorPath": ".status.selector",
         }
-    rule, message = resource.name_rule
     schema: dict[str, Any] = {
         "type": "object",
         "description": resource.description,
@@ -180,7 +246,7 @@ def _definition(resource: _Resource, spec: dict[str, Any], status: dict[str, Any
             "spec": spec,
             "status": _of_status(status) | {"default": unseen},
         },
-        "x-kubernetes-validations": [{"rule": rule, "message": message}],
+        "x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in resource.rules],
     }
     if "default" not in spec:
         schema["required"] = ["spec"]

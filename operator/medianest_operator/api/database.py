@@ -1,44 +1,37 @@
 """The spec of a `MediaNestDatabase`. Every field has a safe default: `spec: {}` is a working database."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from medianest_operator import naming
-from medianest_operator.api.backup import Backup
+from medianest_operator.api.backup import DEFAULT_REPOSITORY, Backup
 from medianest_operator.api.bootstrap import Bootstrap, Restore
 from medianest_operator.api.hardening import Hardening
 from medianest_operator.api.migrations import Migrations
 from medianest_operator.api.model import (
     ApiModel,
     Duration,
+    ImageName,
     LocalReference,
     ObjectName,
     OnDelete,
     Quantity,
     ResourceAmounts,
     SqlName,
+    or_default,
     rules,
     same_storage_class,
     with_rules,
 )
 from medianest_operator.api.notifications import Notification
+from medianest_operator.api.parameters import NO_COMMIT, PATRONI_MINIMA, parameter_rules
+from medianest_operator.api.scheduling import Scheduling
 
-RESERVED_PARAMETERS = (
-    "allow_system_table_mods", "archive_cleanup_command", "archive_command", "archive_library", "archive_mode",
-    "cluster_name", "config_file", "data_directory", "dynamic_library_path", "event_source", "external_pid_file",
-    "hba_file", "hot_standby", "ident_file", "listen_addresses", "local_preload_libraries", "log_destination",
-    "log_directory", "log_filename", "logging_collector", "max_connections", "port", "primary_conninfo",
-    "primary_slot_name", "promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay",
-    "restart_after_crash", "restore_command", "session_preload_libraries", "ssl", "ssl_ca_file", "ssl_cert_file",
-    "ssl_crl_dir", "ssl_crl_file", "ssl_dh_params_file", "ssl_key_file", "ssl_passphrase_command",
-    "synchronous_standby_names", "unix_socket_directories", "unix_socket_group", "unix_socket_permissions",
-    "wal_level",
-)  # fmt: skip
-"""Parameters that the operator or Patroni owns: they carry availability, encryption or the server's identity."""
-
-_RESERVED_LIST = ", ".join(f"'{name}'" for name in RESERVED_PARAMETERS)
+_LEAST_CONNECTIONS, _FALLBACK_CONNECTIONS = PATRONI_MINIMA["max_connections"]
+_DURATION = or_default("duration", "duration", "2160h")
+_RENEW_BEFORE = or_default("duration", "renewBefore", "720h")
 _RESERVED_ROLES = "['postgres', 'standby', 'public', 'none', 'medianest_operator']"
 
 
@@ -50,11 +43,16 @@ class Synchronous(StrEnum):
     REQUIRED = "Required"
 
 
-class AntiAffinity(StrEnum):
-    """How strongly the instances avoid sharing a node."""
+class ContainerRequests(ResourceAmounts):
+    cpu: Quantity = "250m"
+    """CPU, for instance `500m`."""
+    memory: Quantity | None = None
+    """Memory, for instance `1Gi`; half of the limit where unset."""
 
-    PREFERRED = "Preferred"
-    REQUIRED = "Required"
+
+class ContainerLimits(ResourceAmounts):
+    memory: Quantity = "1Gi"
+    """Memory, for instance `4Gi`: it decides shared_buffers and the rest of the tuning."""
 
 
 class Resources(ApiModel):
@@ -64,6 +62,14 @@ class Resources(ApiModel):
         (
             "!has(self.limits.memory) || quantity(self.limits.memory).compareTo(quantity('256Mi')) >= 0",
             "resources.limits.memory must be at least 256Mi: PostgreSQL, Patroni and 50 connections need that",
+        ),
+        (
+            "!has(self.limits.memory) || quantity(self.limits.memory).compareTo(quantity('4Ti')) <= 0",
+            "resources.limits.memory must be at most 4Ti: PostgreSQL can't be tuned for more",
+        ),
+        (
+            "!has(self.limits.cpu) || quantity(self.limits.cpu).compareTo(quantity('50m')) >= 0",
+            "resources.limits.cpu must be at least 50m: with less, PostgreSQL doesn't answer its probes in time",
         ),
         (
             "!has(self.limits.memory) || !has(self.requests.memory) || "
@@ -77,10 +83,10 @@ class Resources(ApiModel):
         ),
     )
 
-    requests: ResourceAmounts = ResourceAmounts(cpu="250m")
-    """What the scheduler reserves; memory: half of the limit where unset."""
-    limits: ResourceAmounts = ResourceAmounts(memory="1Gi")
-    """What the container may use; memory decides shared_buffers and the rest of the tuning."""
+    requests: ContainerRequests = ContainerRequests()
+    """What the scheduler reserves."""
+    limits: ContainerLimits = ContainerLimits()
+    """What the container may use."""
 
 
 class Storage(ApiModel):
@@ -130,25 +136,16 @@ class WalStorage(ApiModel):
 class Postgresql(ApiModel):
     """PostgreSQL's own settings."""
 
-    parameters: Annotated[
-        dict[str, int | str],
-        Field(
-            max_length=100,
-            json_schema_extra=rules(
-                (
-                    f"self.all(name, !(name in [{_RESERVED_LIST}]))",
-                    "postgresql.parameters must not set a parameter that the operator owns (listening, archiving, "
-                    "TLS, authentication, replication, logging destination, wal_level); max_connections is "
-                    "connections.max",
-                ),
-                (
-                    "self.all(name, name.matches('^[a-z_][a-z0-9_]*([.][a-z_][a-z0-9_]*)?$'))",
-                    "postgresql.parameters must have names as PostgreSQL writes them: small letters, digits, "
-                    "underscores, and a dot for an extension's",
-                ),
-            ),
-        ),
-    ] = {}
+    model_config = with_rules(
+        (
+            "!has(self.parameters) || self.synchronous == 'Off' || !('synchronous_commit' in self.parameters) || "
+            f"!(string(self.parameters['synchronous_commit']).lowerAscii() in {list(NO_COMMIT)})",
+            "postgresql.parameters.synchronous_commit must not be off or local beside postgresql.synchronous Preferred "
+            "or Required: no commit would wait for a replica, and acknowledged writes would be lost with the primary",
+        )
+    )
+
+    parameters: Annotated[dict[str, int | str], Field(max_length=100, json_schema_extra=parameter_rules())] = {}
     """Parameters beside and above the ones tuned from the limits, for instance `work_mem: 8MB`. Values are numbers or
     strings (write "on", not on). What needs a restart is restarted in order, replicas first."""
     synchronous: Synchronous = Synchronous.OFF
@@ -189,7 +186,20 @@ class Connections(ApiModel):
         )
     )
 
-    max: Annotated[int, Field(ge=20, le=1000)] = 100
+    max: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            json_schema_extra=rules(
+                (
+                    f"self >= {_LEAST_CONNECTIONS}",
+                    f"connections.max must be at least {_LEAST_CONNECTIONS}: Patroni ignores less and starts "
+                    f"PostgreSQL with {_FALLBACK_CONNECTIONS}",
+                )
+            ),
+        ),
+    ] = 100
     """PostgreSQL's max_connections."""
     limit: Annotated[int, Field(ge=1, le=990)] = 50
     """Prisma's connection_limit in DATABASE_URL: the size of one application process's pool."""
@@ -204,10 +214,22 @@ class Tls(ApiModel):
 
     model_config = with_rules(
         (
-            "duration(self.renewBefore) < duration(self.duration)",
+            f"{_RENEW_BEFORE} < {_DURATION}",
             "tls.renewBefore must be shorter than tls.duration",
         ),
-        ("duration(self.duration) >= duration('10m')", "tls.duration must be at least 10m"),
+        (
+            f"{_RENEW_BEFORE}.getSeconds() * 2 <= {_DURATION}.getSeconds()",
+            "tls.renewBefore must be at most half of tls.duration: a certificate would be renewed again and again",
+        ),
+        (
+            f"{_RENEW_BEFORE} >= duration('2m')",
+            "tls.renewBefore must be at least 2m: the kubelet brings a renewed certificate to the pods within that",
+        ),
+        (f"{_DURATION} >= duration('10m')", "tls.duration must be at least 10m"),
+        (
+            f"{_DURATION} <= duration('87600h')",
+            "tls.duration must be at most 87600h: the CA's own certificate is valid for ten years",
+        ),
     )
 
     server_secret: ObjectName | None = None
@@ -220,30 +242,40 @@ class Tls(ApiModel):
     """How long before its end a certificate is renewed; PostgreSQL reloads it, open connections stay."""
 
 
-class Toleration(ApiModel):
-    key: str | None = None
-    operator: Annotated[str, Field(pattern="^(Exists|Equal)$")] | None = None
-    value: str | None = None
-    effect: Annotated[str, Field(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")] | None = None
-    toleration_seconds: int | None = None
+def _size_of(spec: str, repository: str) -> str:
+    """CEL: the size of a repository's volume of the operator's, or that of storage where none is said."""
+    return f"(has({repository}.volume.size) ? {repository}.volume.size : {spec}.storage.size)"
 
 
-class Scheduling(ApiModel):
-    """Where the pods run."""
+def _made_volumes(spec: str, item: str, condition: str, default: str) -> str:
+    """CEL: a condition over all repositories whose volume the operator makes; another one where none is named."""
+    return (
+        f"(has({spec}.backup) && has({spec}.backup.repositories) ? {spec}.backup.repositories.all({item}, "
+        f"!has({item}.volume) || has({item}.volume.claimName) || ({condition})) : ({default}))"
+    )
 
-    node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Labels that a node must have."""
-    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
-    """Taints that the pods tolerate."""
-    anti_affinity: AntiAffinity = AntiAffinity.PREFERRED
-    """Preferred spreads the instances over nodes where it can; Required leaves an instance Pending rather than let two
-    share."""
-    topology_key: Annotated[str, Field(max_length=253)] = "kubernetes.io/hostname"
-    """The node label that tells places apart, for instance topology.kubernetes.io/zone."""
-    affinity: Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] = {}
-    """A pod affinity as Kubernetes defines it, instead of antiAffinity."""
-    priority_class_name: ObjectName | None = None
-    """The pods' priority class."""
+
+def _not_smaller(new: str, old: str) -> str:
+    return f"quantity({new}).compareTo(quantity({old})) >= 0"
+
+
+# Of each repository before, those of the same name now. Where no repository is named there is one, of storage's size.
+_NO_BACKUP_VOLUME_SHRINKS = _made_volumes(
+    "oldSelf",
+    "o",
+    _made_volumes(
+        "self",
+        "n",
+        f"n.name != o.name || {_not_smaller(_size_of('self', 'n'), _size_of('oldSelf', 'o'))}",
+        f"o.name != '{DEFAULT_REPOSITORY}' || {_not_smaller('self.storage.size', _size_of('oldSelf', 'o'))}",
+    ),
+    _made_volumes(
+        "self",
+        "n",
+        f"n.name != '{DEFAULT_REPOSITORY}' || {_not_smaller(_size_of('self', 'n'), 'oldSelf.storage.size')}",
+        "true",
+    ),
+)
 
 
 class DatabaseSpec(ApiModel):
@@ -260,14 +292,21 @@ class DatabaseSpec(ApiModel):
         ),
         (
             "!has(self.restore) || !has(self.restore.repository) || "
-            "self.backup.repositories.exists(item, item.name == self.restore.repository)",
+            "(has(self.backup) && has(self.backup.repositories) ?"
+            " self.backup.repositories.exists(item, item.name == self.restore.repository)"
+            f" : self.restore.repository == '{DEFAULT_REPOSITORY}')",
             "restore.repository must be the name of one of backup.repositories",
+        ),
+        (
+            _NO_BACKUP_VOLUME_SHRINKS,
+            "backup.repositories[].volume.size can't shrink: volumes only grow; give the repository another name for a "
+            "new one",
         ),
     )
 
     instances: Annotated[int, Field(ge=1, le=naming.MAX_INSTANCES)] = 1
     """How many PostgreSQL servers: one primary, the others its streaming replicas."""
-    image: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=512)] | None = None
+    image: ImageName | None = None
     """The database image. Unset: the one that the operator named when the object was created; a newer operator never
     changes it by itself (status.image tells it)."""
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = "IfNotPresent"

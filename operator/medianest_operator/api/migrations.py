@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medianest_operator.api.model import ApiModel, Duration, ObjectName, Quantity, with_rules
+from medianest_operator.api.model import ApiModel, Duration, ImageName, ObjectName, Quantity, or_default, with_rules
 
 
 class OnFailure(StrEnum):
@@ -27,6 +27,13 @@ class Rehearse(StrEnum):
     NEVER = "Never"
 
 
+_LONGEST = "596h"
+"""2147483647 ms, the most that lock_timeout and statement_timeout take."""
+_LOCK_TIMEOUT = or_default("duration", "lockTimeout", "10s")
+_STATEMENT_TIMEOUT = or_default("duration", "statementTimeout", "0s")
+_REHEARSAL_LIMIT = or_default("quantity", "rehearsalLimit", "2Gi")
+
+
 class Bundled(ApiModel):
     """The three migrations that come with the operator."""
 
@@ -37,10 +44,21 @@ class ConfigMapSource(ApiModel):
 
 
 class ImageSource(ApiModel):
-    reference: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=512)]
+    model_config = with_rules(
+        (
+            "!has(self.path) || !self.path.split('/').exists(part, part in ['.', '..']) && "
+            "!self.path.matches('^/(proc|sys|dev)(/|$)')",
+            "migrations.source.image.path must be a folder of the image, without . and .., and not below /proc, /sys "
+            "or /dev",
+        )
+    )
+
+    reference: ImageName
     """The application's image. One named by tag is pulled again every hour, and its migrations are compared by
     content; name it by digest (@sha256:...) to pin it."""
-    path: Annotated[str, Field(pattern=r"^/[^\x00]*[^/\x00]$", max_length=512)] = "/app/prisma/migrations"
+    path: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]$", max_length=512)] = (
+        "/app/prisma/migrations"
+    )
     """The folder with the migrations inside the image, in Prisma's layout. The image needs a `cp`."""
     pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
     """When the kubelet pulls it. Unset: Always for a tag, IfNotPresent for a digest."""
@@ -74,12 +92,25 @@ class Migrations(ApiModel):
 
     model_config = with_rules(
         (
-            "duration(self.lockTimeout) > duration('0s')",
+            f"{_LOCK_TIMEOUT} > duration('0s')",
             "migrations.lockTimeout must be more than 0s: who waits for a lock holds up everybody behind it",
         ),
         (
-            "quantity(self.rehearsalLimit).compareTo(quantity('16Gi')) <= 0",
+            f"{_LOCK_TIMEOUT} <= duration('{_LONGEST}')",
+            f"migrations.lockTimeout must be at most {_LONGEST}: PostgreSQL counts its milliseconds in 31 bits",
+        ),
+        (
+            f"{_STATEMENT_TIMEOUT} <= duration('{_LONGEST}')",
+            f"migrations.statementTimeout must be at most {_LONGEST}: PostgreSQL counts its milliseconds in 31 bits",
+        ),
+        (
+            f"{_REHEARSAL_LIMIT}.compareTo(quantity('16Gi')) <= 0",
             "migrations.rehearsalLimit must be at most 16Gi: the copy lies on the node's disk",
+        ),
+        (
+            f"{_REHEARSAL_LIMIT}.compareTo(quantity('64Mi')) >= 0",
+            "migrations.rehearsalLimit must be at least 64Mi: an empty database takes 8Mi; to rehearse not at all, set "
+            "migrations.rehearse to Never",
         ),
     )
 

@@ -37,6 +37,11 @@ def same_storage_class(field: str) -> tuple[str, str]:
     )
 
 
+def or_default(function: str, field: str, default: str, of: str = "self") -> str:
+    """CEL: a field through `duration` or `quantity`, or its default where nobody set it: most aren't stored."""
+    return f"{function}(has({of}.{field}) ? {of}.{field} : '{default}')"
+
+
 def with_rules(*pairs: tuple[str, str]) -> ConfigDict:
     """A model configuration whose schema carries CEL rules; pydantic merges it into the parent's."""
     return ConfigDict(json_schema_extra=rules(*pairs))
@@ -54,8 +59,28 @@ Quantity = Annotated[
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 SqlName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", min_length=1, max_length=48)]
-Duration = Annotated[str, Field(pattern=r"^([0-9]+(s|m|h))+$", max_length=32)]
-"""A duration as Go writes it: `90m`, `2160h`."""
+Duration = Annotated[
+    str,
+    Field(
+        # An object that was stored formerly may hold a longer one: as long as Python's dates can reckon with.
+        pattern=r"^([0-9]{1,7}h|[0-9]{1,9}[ms])+$",
+        min_length=2,
+        max_length=32,
+        json_schema_extra={"pattern": "^([0-9]{1,6}h)?([0-9]{1,7}m|[0-9]{1,9}s){0,2}$"},
+    ),
+]
+"""A duration as Go writes it: `90m`, `2160h`. A new one is no longer than Go and CEL can reckon with, 292 years."""
+ImageName = Annotated[
+    str,
+    Field(
+        max_length=512,
+        json_schema_extra={
+            "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+            "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha(256:[0-9a-f]{64}|512:[0-9a-f]{128}))?$"
+        },
+    ),
+]
+"""An image's name with a registry, a tag and a digest, as the container runtime reads it."""
 
 
 class LocalReference(ApiModel):

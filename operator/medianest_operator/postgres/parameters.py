@@ -12,8 +12,17 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.database import DatabaseSpec, Synchronous
+from medianest_operator.api.parameters import (
+    FALSE_WORDS,
+    GROUPS,
+    NO_COMMIT,
+    PATRONI_MINIMA,
+    RESERVED_PARAMETERS,
+    TRUE_WORDS,
+)
 from medianest_operator.api.quantity import MIB, megabytes, to_bytes
+from medianest_operator.postgres.parameter_strings import string_problem
 
 MARKER: Final = "medianest.configuration"
 """A parameter of our own that names the whole configuration: a server that shows it has read the rest, too."""
@@ -23,12 +32,53 @@ PRELOADABLE: Final = frozenset({"auto_explain", "pg_prewarm", "pg_stat_statement
 _MEMORY_UNITS: Final = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 _TIME_UNITS: Final = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _NUMBER = re.compile(r"^\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*$")
-_BOOLEANS: Final = frozenset({"on", "off", "true", "false", "yes", "no", "1", "0", "t", "f", "y", "n"})
+_BOOLEANS: Final = frozenset({*TRUE_WORDS, *FALSE_WORDS})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_SHARED: Final = 0.6
+"""Of the memory limit: the rest is for sessions, sorts and the kernel's cache."""
+_DEFAULTS: Final = {
+    "max_locks_per_transaction": "64",
+    "max_pred_locks_per_transaction": "64",
+    "track_activity_query_size": "1024",
+    "pg_stat_statements.max": "5000",
+}
+"""PostgreSQL's own, of what takes shared memory."""
+
+_TOO_MANY: Final = "each takes shared memory and a slot, at every instance"
+_BOUNDS: Final[Mapping[str, tuple[int | None, int | None, str]]] = {
+    **{
+        name: (low, 256, f"Patroni ignores less and starts PostgreSQL with {instead}; {_TOO_MANY}")
+        for name, (low, instead) in PATRONI_MINIMA.items()
+        if name not in {"max_connections", "max_locks_per_transaction"}
+    },
+    "max_locks_per_transaction": (
+        PATRONI_MINIMA["max_locks_per_transaction"][0],
+        100_000,
+        f"Patroni ignores less and starts PostgreSQL with {PATRONI_MINIMA['max_locks_per_transaction'][1]}",
+    ),
+    "max_pred_locks_per_transaction": (None, 100_000, _TOO_MANY),
+    "max_prepared_transactions": (None, 1000, _TOO_MANY),
+    "autovacuum_max_workers": (None, 64, _TOO_MANY),
+    "wal_keep_size": (16, None, "Patroni ignores less and starts PostgreSQL with 128MB"),
+    "max_wal_size": (32, None, "PostgreSQL doesn't start with less than two segments of 16MB"),
+    "min_wal_size": (32, None, "PostgreSQL doesn't start with less than two segments of 16MB"),
+    "max_stack_depth": (
+        None,
+        7680,
+        "of a container's stack of 8MB PostgreSQL keeps 512kB, or doesn't start",
+    ),
+    "min_dynamic_shared_memory": (None, 128, "/dev/shm has 256MB in the pod"),
+    "huge_page_size": (None, 0, "the pods have no huge pages"),
+    "idle_session_timeout": (60_000, None, "Patroni's and the operator's own sessions pause between their questions"),
+}
+"""Narrower bounds than PostgreSQL's own, in the parameter's own unit, and why."""
+_STATISTICS: Final = ("log_executor_stats", "log_parser_stats", "log_planner_stats", "log_statement_stats")
+_ZERO_DISABLES: Final = frozenset({"idle_session_timeout"})
 
 
 def memory_limit(spec: DatabaseSpec) -> int:
     """Bytes that one instance may use."""
-    return to_bytes(spec.resources.limits.memory or spec.resources.requests.memory or "1Gi")
+    return to_bytes(spec.resources.limits.memory)
 
 
 def tuned(spec: DatabaseSpec) -> dict[str, str]:
@@ -91,74 +141,151 @@ def _known() -> Mapping[str, Mapping[str, Any]]:
 
 
 def problems(spec: DatabaseSpec) -> list[str]:
-    """What PostgreSQL would refuse, in sentences that name the field; empty where all is well."""
+    """What PostgreSQL or Patroni would refuse, ignore or not start with, in sentences that name the field; empty where
+    all is well. What the API server refuses at apply is in it too: an object may be older than that."""
     found = [
         f"postgresql.parameters.{name}: {problem}"
         for name, value in spec.postgresql.parameters.items()
         if (problem := _problem(name, str(value)))
     ]
-    if not found:
-        shared = _in_bytes(desired(spec)["shared_buffers"], "8kB")
-        limit = memory_limit(spec)
-        if shared is not None and shared > limit * 0.6:
-            found.append(
-                f"postgresql.parameters.shared_buffers: {shared // MIB}MB would not leave enough of the memory "
-                f"limit of {limit // MIB}MB; use at most 60 % of resources.limits.memory"
-            )
+    least, instead = PATRONI_MINIMA["max_connections"]
+    if spec.connections.max < least:
+        found.append(f"connections.max: Patroni ignores less than {least} and starts PostgreSQL with {instead}")
+    commit = str(spec.postgresql.parameters.get("synchronous_commit", "on")).lower()
+    if spec.postgresql.synchronous != Synchronous.OFF and commit in NO_COMMIT:
+        found.append(
+            f"postgresql.parameters.synchronous_commit: with {commit}, no commit waits for a replica, which"
+            f" postgresql.synchronous {spec.postgresql.synchronous} asks for"
+        )
+    found += [
+        f"resources.limits.memory: {spec.resources.limits.memory} is too much to tune {name} for: {problem}"
+        for name, value in tuned(spec).items()
+        if (problem := _type_problem(name, value))
+    ]
+    return found or _misfits(spec)
+
+
+def _misfits(spec: DatabaseSpec) -> list[str]:
+    """What doesn't go together with other fields of the spec."""
+    settings, found = desired(spec), []
+    limit = memory_limit(spec)
+    shares = {name: _in_bytes(settings, name) * times for name, times in _shared_memory(settings, spec).items()}
+    if sum(shares.values()) > limit * _MOST_SHARED:
+        worst = max(shares, key=lambda name: shares[name])
+        found.append(
+            f"postgresql.parameters.{worst}: {shares[worst] // MIB}MB of shared memory would not leave enough of the"
+            f" memory limit of {limit // MIB}MB; use at most 60 % of resources.limits.memory for all of"
+            f" {', '.join(shares)}"
+        )
+    switched_on = {name for name in _STATISTICS if settings.get(name, "off").lower() in TRUE_WORDS}
+    if "log_statement_stats" in switched_on and len(switched_on) > 1:
+        others = ", ".join(sorted(switched_on - {"log_statement_stats"}))
+        found.append(f"postgresql.parameters.log_statement_stats: PostgreSQL doesn't start with it beside {others}")
+    reserved = _in_unit("superuser_reserved_connections", settings.get("superuser_reserved_connections", "3"))
+    if reserved is not None and reserved + spec.connections.limit >= spec.connections.max:
+        found.append(
+            f"postgresql.parameters.superuser_reserved_connections: {int(reserved)} and connections.limit"
+            f" {spec.connections.limit} are not less than connections.max {spec.connections.max}"
+        )
     return found
 
 
+def _shared_memory(settings: Mapping[str, str], spec: DatabaseSpec) -> dict[str, int]:
+    """What PostgreSQL takes of shared memory at its start: how many times each parameter's bytes or number counts.
+
+    Sizes of a lock and of a statement's statistics are those of PostgreSQL 15 on 64 bits, rounded up.
+    """
+    prepared = _in_unit("max_prepared_transactions", settings.get("max_prepared_transactions", "0")) or 0
+    holders = spec.connections.max + int(prepared)
+    return {
+        "shared_buffers": 1,
+        "wal_buffers": 1,
+        "max_locks_per_transaction": holders * 320,
+        "max_pred_locks_per_transaction": holders * 320,
+        "track_activity_query_size": spec.connections.max,
+        "pg_stat_statements.max": 512,
+    }
+
+
 def _problem(name: str, value: str) -> str | None:
+    """What is wrong with one parameter, as a clause; `None` where nothing is."""
+    if name in RESERVED_PARAMETERS:
+        return "can't be set: the operator or Patroni owns it"
+    if name == MARKER or name.startswith(f"{MARKER.split('.')[0]}."):
+        return "can't be set: it is how the operator sees which configuration is loaded"
+    if _CONTROL.search(value):
+        return "a line break or a control character in it would break the configuration file; leave it out"
+    for group in GROUPS:
+        safe = group.values.get(name)
+        if safe is not None and value.lower() not in safe:
+            hint = f'write "{safe[0]}", or leave it out' if safe else "leave it out"
+            return f'"{value}" {group.reason}; {hint}'
     if name == "shared_preload_libraries":
         unknown = {library.strip(" '\"") for library in value.split(",") if library.strip()} - PRELOADABLE
         names = ", ".join(sorted(unknown))
         return f"{names} isn't in the database image; there are {', '.join(sorted(PRELOADABLE))}" if unknown else None
-    if "." in name:
-        return None
+    return _type_problem(name, value)
+
+
+def _type_problem(name: str, value: str) -> str | None:
     setting = _known().get(name)
     if setting is None:
-        return "PostgreSQL 15 has no such parameter"
+        library, dot, _ = name.partition(".")
+        if not dot:
+            return "PostgreSQL 15 has no such parameter"
+        # Others may be the application's own: PostgreSQL takes any name with a dot that no library claims.
+        owned = any(known.startswith(f"{library}.") for known in _known())
+        return f"{library} of PostgreSQL 15 has no such parameter" if owned else None
     if setting["context"] == "internal":
         return "can't be set: PostgreSQL reports it only"
     kind = setting["vartype"]
     if kind == "bool":
         return None if value.lower() in _BOOLEANS else f'"{value}" is not a boolean; write "on" or "off"'
     if kind == "enum":
-        allowed = setting["enumvals"]
-        known = value.lower() in {item.lower() for item in allowed} | (
-            {"true", "false", "yes", "no", "1", "0"} & _BOOLEANS
-        )
-        return None if known else f'"{value}" is not one of {", ".join(allowed)}'
+        return _enum_problem(setting["enumvals"], value)
     if kind in {"integer", "real"}:
-        return _number_problem(setting, value)
-    return None
+        return _number_problem(name, setting, value)
+    return string_problem(name, value)
 
 
-def _number_problem(setting: Mapping[str, Any], value: str) -> str | None:
-    match = _NUMBER.match(value)
-    unit = setting.get("unit")
+def _enum_problem(allowed: list[str], value: str) -> str | None:
+    # Where a parameter was a boolean once, PostgreSQL still takes a boolean's words.
+    words = {item.lower() for item in allowed} | (_BOOLEANS if "on" in allowed else frozenset())
+    return None if value.lower() in words else f'"{value}" is not one of {", ".join(allowed)}'
+
+
+def _number_problem(name: str, setting: Mapping[str, Any], value: str) -> str | None:
+    match, unit = _NUMBER.match(value), setting.get("unit")
     if not match:
         return f'"{value}" is not a number' + (f" with or without a unit (default {unit})" if unit else "")
-    number, suffix = float(match[1]), match[2]
-    if suffix:
-        factor = _factor(suffix, unit)
-        if factor is None:
-            units = _MEMORY_UNITS if unit and unit.endswith("B") else _TIME_UNITS if unit else {}
-            hint = f"; units are {', '.join(units)}" if units else "; it takes no unit"
-            return f'"{value}" has the unknown unit {suffix}{hint}'
-        number *= factor
-    low, high = float(setting["min_val"]), float(setting["max_val"])
-    if not low <= number <= high:
-        unit_text = f" (in {unit})" if unit else ""
+    number = _in_unit(name, value)
+    if number is None:
+        units = _MEMORY_UNITS if unit and unit.endswith("B") else _TIME_UNITS if unit else {}
+        hint = f"; units are {', '.join(units)}" if units else "; it takes no unit"
+        return f'"{value}" has the unknown unit {match[2]}{hint}'
+    unit_text = f" (in {unit})" if unit else ""
+    if not float(setting["min_val"]) <= number <= float(setting["max_val"]):
         return f'"{value}" is outside of {setting["min_val"]} .. {setting["max_val"]}{unit_text}'
+    low, high, reason = _BOUNDS.get(name, (None, None, ""))
+    disables = name in _ZERO_DISABLES and number == 0
+    if not disables and ((low is not None and number < low) or (high is not None and number > high)):
+        span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+        return f'"{value}" must be {span}{unit_text}: {reason}'
     return None
+
+
+def _in_unit(name: str, value: str) -> float | None:
+    """A number in its parameter's own unit; `None` where it is none."""
+    match, unit = _NUMBER.match(value), _known()[name].get("unit")
+    if not match:
+        return None
+    factor = _factor(match[2], unit) if match[2] else 1.0
+    return None if factor is None else float(match[1]) * factor
 
 
 def _factor(suffix: str, unit: str | None) -> float | None:
     """How many of the parameter's own unit one `suffix` is; None where it can't be."""
-    if not unit:
-        return None
-    match = re.match(r"^(\d*)([A-Za-z]+)$", unit)
+    match = re.match(r"^(\d*)([A-Za-z]+)$", unit or "")
     if not match:
         return None
     base, name = float(match[1] or 1), match[2]
@@ -168,10 +295,8 @@ def _factor(suffix: str, unit: str | None) -> float | None:
     return None
 
 
-def _in_bytes(value: str, unit: str) -> int | None:
-    match = _NUMBER.match(value)
-    if not match:
-        return None
-    if not match[2]:
-        return int(float(match[1]) * 8192) if unit == "8kB" else int(float(match[1]))
-    return int(float(match[1]) * _MEMORY_UNITS.get(match[2], 1))
+def _in_bytes(settings: Mapping[str, str], name: str) -> int:
+    """A parameter's bytes, or its number where it has no unit; PostgreSQL's own value where nobody set it."""
+    value = _in_unit(name, settings.get(name, _DEFAULTS.get(name, "0"))) or 0
+    unit = _known()[name].get("unit")
+    return int(value * (_factor("B", unit) or 1) ** -1) if unit else int(value)

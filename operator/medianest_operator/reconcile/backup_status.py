@@ -68,11 +68,13 @@ class State:
         backups: for the status.
         problem: why no backup can be taken at all, in words.
         overdue: series whose time has passed without one.
+        never: schedules that no moment fits, with their fields, in words.
     """
 
     backups: api.Backups
     problem: str | None = None
     overdue: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
     suspended: bool = False
 
 
@@ -237,11 +239,27 @@ def overdue(spec: DatabaseSpec, backups: api.Backups, since: Mapping[str, dateti
     return tuple(late)
 
 
+def never(spec: DatabaseSpec, now: datetime) -> tuple[str, ...]:
+    """Schedules that never come, such as the 30th of February. The API server refuses the plain ones, and a CronJob
+    takes all of them."""
+    schedules = {f"logical.{tier}": tier_of(spec, tier).schedule for tier in TIERS if tier_of(spec, tier).enabled}
+    if spec.backup.verification.enabled and can_verify(spec):
+        schedules["verification"] = spec.backup.verification.schedule
+    return tuple(
+        f"backup.{field}.schedule {schedule!r} never comes"
+        for field, schedule in schedules.items()
+        if _stamp_next(schedule, spec, now) is None
+    )
+
+
 def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
     """Whether the backups are healthy, why not, and a sentence for people."""
     backups = state.backups
     if state.problem:
         return "False", Reason.BACKUP_MISCONFIGURED, f"No backup can be taken: {state.problem}."
+    if state.never:
+        message = f"{'; '.join(state.never)}: no month that it names has such a day. {_fallback(backups)}"
+        return "False", Reason.BACKUP_MISCONFIGURED, message
     if backups.verification_failed:
         failed = backups.verification_failed
         return (

@@ -15,7 +15,7 @@ from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, overdue, verdict
+from medianest_operator.reconcile.backup_status import EndedJob, State, collect, never, overdue, verdict
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, labels_of
 from medianest_operator.resources import backup_jobs, repositories
@@ -109,7 +109,8 @@ async def report(run: Run) -> Outcome:
     if possible is None and not run.spec.paused:
         # Whether they could be taken was not found out this time.
         return Outcome(status={"backup": backups})
-    state = State(backups, possible.problem if possible else None, overdue(run.spec, backups, since, now))
+    problem = possible.problem if possible else None
+    state = State(backups, problem, overdue(run.spec, backups, since, now), never(run.spec, now))
     return Outcome(
         conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
         status={"backup": backups},

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medianest_operator import naming
-from medianest_operator.api.database import AntiAffinity, DatabaseSpec, Resources, Scheduling
+from medianest_operator.api.database import DatabaseSpec, Resources
 from medianest_operator.api.model import OnDelete
 from medianest_operator.api.quantity import MIB, to_bytes
+from medianest_operator.api.scheduling import AntiAffinity, Scheduling
 from medianest_operator.kubernetes.kinds import DISRUPTION_BUDGET, STATEFUL_SET, Manifest, digest
 from medianest_operator.naming import Names
 from medianest_operator.resources.meta import manifest, restricted_container, restricted_pod
@@ -96,10 +97,11 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
 
 
 def resource_requirements(resources: Resources) -> dict[str, Any]:
-    """As Kubernetes wants them; memory is reserved by half where the spec says nothing."""
+    """As Kubernetes wants them; memory is reserved by half where the spec says nothing. There is always a limit of it:
+    PostgreSQL is tuned for that."""
     requests = resources.requests.model_dump(exclude_none=True)
     limits = resources.limits.model_dump(exclude_none=True)
-    if "memory" in limits and "memory" not in requests:
+    if "memory" not in requests:
         requests["memory"] = f"{max(64, to_bytes(limits['memory']) // 2 // MIB)}Mi"
     return {"requests": requests, "limits": limits}
 
