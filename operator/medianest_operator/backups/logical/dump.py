@@ -144,7 +144,8 @@ def contents(archive: Path, options: Sequence[str] = ()) -> list[str]:
     Raises:
         DumpError: it is no dump, one of a newer pg_dump, or too little of one.
     """
-    return _list(str(archive), options).splitlines()
+    # Not splitlines: pg_restore replaces line feeds in names alone.
+    return _list(str(archive), options).split("\n")
 
 
 def script(archive: Path, entries: Path | None = None, options: Sequence[str] = ()) -> str:
@@ -173,7 +174,7 @@ def sequence_values(head: bytes) -> dict[str, tuple[int, bool]] | None:
         file.flush()
         try:
             listed = _list(file.name)
-            kept = [line for line in listed.splitlines() if " SEQUENCE SET " in line]
+            kept = [line for line in listed.split("\n") if " SEQUENCE SET " in line]
             if not kept:
                 return {}
             entries.write("\n".join(kept) + "\n")
@@ -234,7 +235,7 @@ def _spool(chunks: Iterable[bytes]) -> tuple[IO[bytes], str]:
         spool.close()
         raise
     # The comment of an extension belongs to its owner, and comes with the extension anyway.
-    kept = [line for line in listed.splitlines() if " COMMENT - EXTENSION " not in line]
+    kept = [line for line in listed.split("\n") if " COMMENT - EXTENSION " not in line]
     return spool, "\n".join(kept) + "\n"
 
 
@@ -243,7 +244,9 @@ def _list(archive: str, options: Sequence[str] = ()) -> str:
         [postgres_program("pg_restore"), "--list", *options, archive],
         env=plain_environment(),
         capture_output=True,
-        text=True,
+        # Of a line that goes back to pg_restore it reads the number alone.
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if listed.returncode:
