@@ -190,3 +190,15 @@ class TestLocations:
         with pytest.raises(RepositoryError, match="use `credentials`") as caught:
             parse("s3://key:hunter2@bucket/prefix")
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_path_of_another_database_is_not_ours() -> None:
+    """The journal, from which a rollback takes its backup's path, is the migrator's to write."""
+    ours = Origin("media", "nest", "7711")
+    place = Place(ours, Tier.PRE_MIGRATION, "20260101T000000Z-pre-migration-abcd")
+    assert layout.is_of(place.file("data.dump"), ours, Tier.PRE_MIGRATION)
+    for origin in (Origin("other", "nest", "7711"), Origin("media", "other", "7711"), Origin("media", "nest", "1")):
+        foreign = Place(origin, Tier.PRE_MIGRATION, place.id).file("data.dump")
+        assert not layout.is_of(foreign, ours, Tier.PRE_MIGRATION)
+    for text in ("", "/", "data.dump", f"../{place.file('data.dump')}", "media/nest/7711/daily/x/data.dump"):
+        assert not layout.is_of(text, ours, Tier.PRE_MIGRATION)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -108,7 +107,8 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[Key, Manifest]] = {}
         self._children: dict[Key, dict[Kind, set[str]]] = {}
-        self._revisions: dict[Key, int] = defaultdict(int)
+        self._revisions: dict[Key, int] = {}
+        self._changes = 0
         # A uid never comes back; a list that was read before a deletion could bring its object back otherwise.
         self._deleted: dict[str, None] = {}
 
@@ -171,10 +171,7 @@ class Cache:
         key = database_key(kind, known)
         if key and kind != DATABASE:
             self._forget_child(key, kind, name[1])
-        touched = self._touch(key)
-        if kind == DATABASE and key is not None and not self._children.get(key):
-            self._revisions.pop(key, None)
-        return touched
+        return self._touch(key)
 
     def replace(self, kind: Kind, listed: Iterable[Manifest], version: str, namespace: str | None = None) -> set[Key]:
         """Take over a full list. Returns the databases for which something changed.
@@ -215,5 +212,10 @@ class Cache:
     def _touch(self, *keys: Key | None) -> set[Key]:
         touched = {key for key in keys if key is not None}
         for key in touched:
-            self._revisions[key] += 1
+            self._changes += 1
+            if key in self._children or key in self._objects.get(DATABASE, {}):
+                self._revisions[key] = self._changes
+            else:
+                # Labels may name any number of databases that there never were.
+                self._revisions.pop(key, None)
         return touched

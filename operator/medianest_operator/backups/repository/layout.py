@@ -188,6 +188,13 @@ def id_of(path: str) -> str:
     return path.split("/")[-2]
 
 
+def is_of(path: str, origin: Origin, tier: Tier) -> bool:
+    """Whether a path is that of a backup of this origin and tier: what somebody else may have written is no path that
+    anything is read from before that."""
+    found = parse(path)
+    return found is not None and (found[0].origin, found[0].tier) == (origin, tier)
+
+
 def parse(path: str) -> tuple[Place, str] | None:
     """The backup that an object belongs to, and the object's name in its folder; `None` if it isn't ours."""
     parts = path.split("/")

@@ -10,6 +10,9 @@ import psycopg
 from psycopg import Connection
 
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.backups.repository import layout
+from medianest_operator.backups.repository.facts import read_facts
+from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.errors import UNPROVED_ADVICE, RunError
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
@@ -20,6 +23,7 @@ from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_destruction, check_indexes, read_holders
 from medianest_operator.migrations.run.evidence import Evidence, Proof, application_catalog
 from medianest_operator.migrations.run.parts import Strategy
+from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres import run_lock
 from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rollback
@@ -75,6 +79,14 @@ def way_back(
     fenced = entry.fence is not None
     backup = None
     if workbench.no_way_back is None and entry.backup is not None:
+        # The journal is the migrator's to write; the Job can read other databases' backups, too.
+        if not layout.is_of(entry.backup, origin_of(workbench, read_facts(connection)), Tier.PRE_MIGRATION):
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"{why} The journal names {entry.backup!r} as the backup of the run, which is not one of this database."
+                " Nothing was restored; somebody has changed medianest_operator.migration_runs.",
+                failure.failed if failure else None,
+            )
         backup = Backup(workbench.repositories, entry.backup, workbench.environment, workbench.identities)
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)

@@ -13,7 +13,7 @@ from medianest_operator.api.migrations import Rehearse
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, dump
 from medianest_operator.backups.repository.client import Repository, RepositoryError, open_folder
-from medianest_operator.backups.repository.facts import read_facts
+from medianest_operator.backups.repository.facts import DatabaseFacts, read_facts
 from medianest_operator.backups.repository.layout import Origin
 from medianest_operator.migrations.errors import ADVICE, RunError
 from medianest_operator.migrations.journal import Step
@@ -21,6 +21,7 @@ from medianest_operator.migrations.run import rehearsal
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_indexes, named_indexes
 from medianest_operator.migrations.run.evidence import Evidence, read_evidence
+from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.contents import snapshot
@@ -139,11 +140,7 @@ class Preparation:
     def _back_up(self, exported: str) -> premigration.Taken:
         assert self._before is not None
         facts = read_facts(self._connection)
-        origin = (
-            Origin(*self._workbench.database, facts.system_identifier)
-            if self._workbench.database
-            else Origin.local(facts.dbname, facts.system_identifier)
-        )
+        origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
         before = self._before
         observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
@@ -219,3 +216,10 @@ class Preparation:
                 " trying again.",
             ) from error
         return done
+
+
+def origin_of(workbench: Workbench, facts: DatabaseFacts) -> Origin:
+    """Whose the backups of this database are, in its repositories."""
+    if workbench.database:
+        return Origin(*workbench.database, facts.system_identifier)
+    return Origin.local(facts.dbname, facts.system_identifier)
