@@ -119,6 +119,52 @@ def test_new_operator_version_restarts_no_database(kube: Kube, environment: Envi
         environments.apply_operator(environment, "back")
 
 
+_ANOTHER_VERSION = """
+import sys
+from medianest_operator import __main__
+from medianest_operator.resources import statefulset
+
+made = statefulset.pod_template
+
+def another(inputs):
+    template = made(inputs)
+    template["spec"]["containers"][0]["env"].append({"name": "OF_ANOTHER_VERSION", "value": "1"})
+    return template
+
+statefulset.pod_template = another
+__main__.main()
+"""
+
+
+def test_another_pod_template_restarts_no_database(kube: Kube, environment: Environment) -> None:
+    if environment.local is None:
+        pytest.skip("runs the operator as a process on the cluster's network, which only the local cluster opens")
+    kube.database("db", instances=2)
+    kube.wait_ready("db")
+
+    def pods() -> set[str]:
+        labels = "app.kubernetes.io/component=postgres"
+        return {pod["metadata"]["uid"] for pod in kube.all("Pod", label_selector=labels)}
+
+    def is_new(stateful_set: dict[str, Any] | None) -> bool:
+        return "OF_ANOTHER_VERSION" in str((stateful_set or {})["spec"]["template"])
+
+    before = pods()
+    running = {"env": os.environ | {"PYTHONPATH": str(ROOT / "operator")}, "capture_output": True}
+    with _stopped_deployment(environment):
+        with pytest.raises(subprocess.TimeoutExpired):
+            environment.local.run(
+                [sys.executable, "-c", _ANOTHER_VERSION, *_OPERATOR[3:], *_PORTS], timeout=25, **running
+            )
+        assert is_new(kube.get("StatefulSet", "db"))
+        assert pods() == before
+        # A pod that goes away for another reason comes back with the new template, and so with what it needs.
+        kube.kubectl("delete", "pod", "db-1", "--wait=true")
+        pod = kube.wait("Pod", "db-1", lambda it: it is not None and it["metadata"]["uid"] not in before, "made again")
+        assert "OF_ANOTHER_VERSION" in str(pod["spec"])
+    kube.wait_ready("db", seconds=180)
+
+
 def test_watching_one_namespace_needs_no_cluster_role(kube: Kube, environment: Environment) -> None:
     elsewhere = f"{kube.namespace}-elsewhere"
     environment.kubectl("create", "namespace", elsewhere)
