@@ -42,7 +42,7 @@ test: $(VENV)/ready ## Everything: lint, generated files, unit, integration, e2e
 
 ##### One by one
 
-.PHONY: lint generated unit integration e2e bench
+.PHONY: lint generated unit integration e2e soak bench
 lint: $(VENV)/ready ## ruff, its formatter, mypy --strict.
 	@$(PYTHON) tests/suite.py lint
 
@@ -59,6 +59,12 @@ integration: $(VENV)/ready ## Tests on a PostgreSQL 15 that they start themselve
 e2e: $(VENV)/ready ## Tests on a real Kubernetes; MEDIANEST_KEEP=1 leaves it running.
 	@$(PYTHON) tests/prepare.py e2e
 	@$(PYTEST) tests/e2e $(ARGS)
+
+soak: $(VENV)/ready ## The tests with random moments, many times over; hours.
+	@$(PYTHON) tests/prepare.py integration
+	@$(PYTHON) tests/prepare.py e2e
+	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_migration_kills.py $(ARGS)
+	@MEDIANEST_SOAK=1 $(PYTEST) tests/e2e -k "killed" $(ARGS)
 
 bench: $(VENV)/ready ## The benchmarks, as a table.
 	@$(PYTHON) tests/prepare.py e2e

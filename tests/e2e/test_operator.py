@@ -15,10 +15,11 @@ import pytest
 import environment as environments
 from e2e.kube import KIND, Kube
 from environment import NAMESPACE, POSTGRES_IMAGE, ROOT, Environment
+from soaking import rounds
 
 pytestmark = pytest.mark.alone
 
-_ROUNDS = 20
+_ROUNDS = rounds(8, 40)
 _OPERATOR = [
     sys.executable,
     "-m",

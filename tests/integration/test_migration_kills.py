@@ -39,6 +39,7 @@ from integration.crashes import (
 )
 from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator.migrations.bundled import bundled_migrations
+from soaking import rounds
 
 SEED = 20260101
 AT_ONCE = 3
@@ -181,17 +182,18 @@ def sources(field: Field) -> list[Source]:
 
 
 # Three minutes on a machine that does nothing else, as CI is not while it builds.
-@pytest.mark.timeout(1500)
-def test_run_killed_at_a_hundred_moments(field: Field, sources: list[Source]) -> None:
-    played = field.play_all("kills", field.cases(sources, 100), lambda job: job.process.kill())
-    assert played.outcomes.total() == 100
+@pytest.mark.timeout(rounds(1500, 20_000))
+def test_run_killed_at_random_moments(field: Field, sources: list[Source]) -> None:
+    count = rounds(40, 1000)
+    played = field.play_all("kills", field.cases(sources, count), lambda job: job.process.kill())
+    assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.
     assert played.outcomes.keys() == BOTH_ENDS
     assert played.left_open > 0
 
 
-@pytest.mark.timeout(900)
-def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) -> None:
+@pytest.mark.timeout(rounds(900, 9_000))
+def test_session_ended_at_random_moments(field: Field, sources: list[Source]) -> None:
     """The connection is cut, by an administrator or by a network."""
 
     def cut(job: Job) -> None:
@@ -201,8 +203,9 @@ def test_session_ended_at_twenty_moments(field: Field, sources: list[Source]) ->
                 (job.database.name, RUN),
             )
 
-    played = field.play_all("sessions ended", field.cases(sources[:10], 20), cut)
-    assert played.outcomes.total() == 20
+    count = rounds(20, 200)
+    played = field.play_all("sessions ended", field.cases(sources[:10], count), cut)
+    assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.
     assert played.outcomes.keys() == BOTH_ENDS
     assert played.left_open > 0
@@ -217,7 +220,7 @@ def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield Field(server, template.name, tmp_path_factory.mktemp("crashes"))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(rounds(900, 9_000))
 def test_server_that_crashes(careful: Field) -> None:
     """A backend that is killed takes all others with it; the server recovers from its log."""
 
@@ -235,8 +238,9 @@ def test_server_that_crashes(careful: Field) -> None:
     sources = [
         careful.source(shape, fails) for shape in ("one transaction", "commit inside") for fails in (False, True)
     ]
-    played = careful.play_all("crashes of the server", careful.cases(sources, 8), crash, at_once=1)
-    assert played.outcomes.total() == 8
+    count = rounds(8, 80)
+    played = careful.play_all("crashes of the server", careful.cases(sources, count), crash, at_once=1)
+    assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.
     assert played.outcomes.keys() == BOTH_ENDS
     assert played.left_open > 0
