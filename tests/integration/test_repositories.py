@@ -118,7 +118,7 @@ class TestFolder:
         repository = open_folder(tmp_path)
         script = (
             "import os, sys, pathlib\n"
-            "from medianest_operator.backups.repository import open_folder\n"
+            "from medianest_operator.backups.repository.client import open_folder\n"
             "def chunks():\n"
             "    while True:\n"
             "        yield bytes(1 << 20)\n"

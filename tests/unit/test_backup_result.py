@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medianest_operator.agent.backup import span
-from medianest_operator.results.backup import Outcome, Reason, Result, RunFailure
+from medianest_operator.results.backup import BackupReport, Outcome, Reason, Result, RunFailure
 from medianest_operator.results.text import RESULT_LIMIT
 
 _WORDS = st.text(max_size=3000)
@@ -57,3 +57,13 @@ def test_spans(text: str, hours: float) -> None:
 def test_what_is_no_span(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         span(text)
+
+
+def test_a_report_is_read_without_the_parts_that_cannot_be() -> None:
+    """A Job's message is input: of another version, or of whoever may write in the namespace."""
+    document = {"message": "done", "bytes": -1, "seconds": {"restore": 1.5}, "catalog": {"a": {"count": "many"}}}
+    report = BackupReport.read(document)
+    assert (report.message, report.bytes, report.catalog, report.total_seconds) == ("done", None, {}, None)
+    assert BackupReport.read({"seconds": 3}).total_seconds == 3
+    for seconds in (float("nan"), float("inf"), -1, "soon", 10**400):
+        assert BackupReport.read({"message": "done", "seconds": seconds}) == BackupReport(message="done")

@@ -193,7 +193,7 @@ class _Object:
             "backup": result.backup,
             "repositories": sorted(name for name, place in result.repositories.items() if place.ok),
             "bytes": result.bytes,
-            "seconds": result.seconds,
+            "seconds": result.total_seconds,
             "source": result.source,
             "verified": verification.ok if verification else None,
             "finished_at": result.finished_at or attempt.finished_at,

@@ -195,7 +195,8 @@ class BackupReport(_Read):
     started_at: Moment | None = None
     finished_at: Moment | None = None
     bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    seconds: Seconds | None = None
+    seconds: Seconds | dict[Name, Seconds] | None = None
+    """That it took; by its steps, where it only verified."""
     source: Name | None = None
     repositories: dict[Name, StoredIn] = {}
     catalog: dict[Name, Summary] = {}
@@ -203,13 +204,21 @@ class BackupReport(_Read):
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> BackupReport:
-        """The report in a termination message. One that can't be read says so in its message."""
+        """The report in a termination message, without the parts that can't be read.
+
+        A part is of another version of the program, or of somebody else; what else there is counts all the same.
+        """
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            return cls(message=f"The result of the Job can't be read ({where}: {error.errors()[0]['msg']}).")
+            strange = {item["loc"][0] for item in error.errors() if item["loc"]}
+        return cls.model_validate({key: value for key, value in document.items() if key not in strange})
 
     def as_document(self) -> dict[str, Any]:
         """By the names in the JSON, without what is absent."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @property
+    def total_seconds(self) -> float | None:
+        """That the whole took, where it says so."""
+        return None if isinstance(self.seconds, dict) else self.seconds
