@@ -86,6 +86,16 @@ def _holder(kube: Kube) -> str:
     return kube.environment.kubectl("-n", NAMESPACE, "get", "lease", "medianest-operator", "-o", holder)
 
 
+def test_leader_that_is_told_to_stop_hands_the_lease_over(kube: Kube, environment: Environment) -> None:
+    kube.database("db")
+    leader = _holder(kube)
+    kube.wait("StatefulSet", "db", lambda it: it is not None, "made, so the leader is at work")
+    environment.kubectl("-n", NAMESPACE, "delete", "pod", leader, "--wait=true")
+    # One that doesn't heed SIGTERM is killed, and the Lease names it until it expires.
+    assert _holder(kube) != leader
+    kube.wait_ready("db")
+
+
 def test_other_replica_takes_over_from_a_killed_leader(kube: Kube, environment: Environment) -> None:
     leader = _holder(kube)
     environment.kubectl("-n", NAMESPACE, "delete", "pod", leader, "--grace-period=0", "--force")

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import logging
 import random
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -29,8 +31,9 @@ _PAUSE_LAST: Final = 60.0
 
 
 def registry(loop: Loop, client: KubernetesClient) -> kopf.OperatorRegistry:
-    """kopf's handlers for the kinds that people make."""
+    """kopf's handlers for the kinds that people make: they run in its thread and call into the running event loop."""
     handlers = kopf.OperatorRegistry()
+    ours = asyncio.get_running_loop()
 
     @kopf.on.login(registry=handlers)
     def login(**_: Any) -> kopf.ConnectionInfo:
@@ -62,7 +65,7 @@ def registry(loop: Loop, client: KubernetesClient) -> kopf.OperatorRegistry:
     def watch(kind: Kind) -> None:
         @kopf.on.event(kind.group, kind.version, kind.plural, id=f"seen-{kind.plural}", registry=handlers)
         async def seen(event: kopf.RawEvent, **_: Any) -> None:
-            loop.observe(kind, event["type"], dict(event["object"]))
+            ours.call_soon_threadsafe(loop.observe, kind, event["type"], dict(event["object"]))
 
     for kind in OWN:
         watch(kind)
@@ -90,13 +93,7 @@ async def _watch(client: KubernetesClient, stop: asyncio.Event, loop: Loop, name
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
         try:
-            await kopf.operator(
-                registry=registry(loop, client),
-                stop_flag=stop,
-                standalone=True,
-                clusterwide=namespace is None,
-                namespaces=[namespace] if namespace else [],
-            )
+            await _in_its_thread(registry(loop, client), stop, namespace)
         except asyncio.CancelledError:
             if stop.is_set():
                 return
@@ -110,3 +107,36 @@ async def _watch(client: KubernetesClient, stop: asyncio.Event, loop: Loop, name
         failures += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), pause)
+
+
+async def _in_its_thread(handlers: kopf.OperatorRegistry, stop: asyncio.Event, namespace: str | None) -> None:
+    """kopf in a thread with an event loop of its own, until `stop` is set or it fails.
+
+    In the main thread kopf takes SIGTERM and SIGINT for itself, and whenever it ends it cancels every task of its event
+    loop that is younger than itself.
+    """
+    told = threading.Event()
+
+    async def operate() -> None:
+        try:
+            await kopf.operator(
+                registry=handlers,
+                stop_flag=told,
+                standalone=True,
+                clusterwide=namespace is None,
+                namespaces=[namespace] if namespace else [],
+            )
+        finally:
+            told.set()  # kopf waits for it in a thread that it doesn't end
+
+    async def tell() -> None:
+        await stop.wait()
+        told.set()
+
+    telling = asyncio.create_task(tell())
+    with ThreadPoolExecutor(1, thread_name_prefix="kopf") as pool:
+        try:
+            await asyncio.get_running_loop().run_in_executor(pool, lambda: asyncio.run(operate()))
+        finally:
+            told.set()
+            telling.cancel()
