@@ -158,10 +158,10 @@ class Bench:
         self.prisma.write({FURTHER: FURTHER_SQL})
         source = ["--source", str(self.prisma.migrations)]
         what = f"1 further at {label}"
-        self.compare(what, {FURTHER: FURTHER_SQL}, source, lambda: database, lambda: self.undo(database))
+        self.compare(what, {FURTHER: FURTHER_SQL}, source, lambda: database, lambda: self.revert(database))
         self.server.drop_database(database)
 
-    def undo(self, database: Database) -> None:
+    def revert(self, database: Database) -> None:
         database.execute(UNDO_FURTHER)
         database.execute("CHECKPOINT")
 

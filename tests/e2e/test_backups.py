@@ -104,7 +104,7 @@ def test_backup_is_taken_once_told_and_never_again(kube: Kube) -> None:
     found = kube.kubectl("describe", "mnbk", "first")
     print(found)
     assert "BackupSucceeded" in found
-    # As a GitOps tool applies it for ever; and its Job going away asks for no other one.
+    # As a GitOps tool applies it indefinitely; and its Job going away asks for no other one.
     version = kube.get(BACKUP, "first")["metadata"]["resourceVersion"]  # type: ignore[index]
     ask(kube, "first", verify=True)
     kube.kubectl("delete", "job", status["job"])

@@ -158,7 +158,7 @@ def test_bad_migration_says_which_statement_and_recovers(kube: Kube) -> None:
     assert "Statement 3 (line 3)" in stalled["message"]
     assert "(title)=(Dune) is duplicated" in stalled["message"]
     assert condition_of(kube.get(KIND, "db"), "Available")["status"] == "True"
-    # The run is one: what its first migration made is undone as well.
+    # The run is one: what its first migration made is rolled back as well.
     assert kube.sql("db-0", "SELECT to_regclass('films') IS NULL") == "t"
     failed = kube.get(KIND, "db")["status"]["schema"]["lastRun"]["failed"]  # type: ignore[index]
     assert (failed["statement"], failed["sqlstate"]) == (3, "23505")

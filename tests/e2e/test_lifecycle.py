@@ -167,7 +167,7 @@ def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment)
     kube.database("db", instances=2)
     environment.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/medianest-operator")
     environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
-    # A run is proved by a change that it has to answer: the marker's write is the only one.
+    # A run is verified by a change that it has to answer: the marker's write is the only one.
     kube.patch("db", {"connections": {"poolTimeout": 61}})
     kube.wait_ready("db")
     after = [entry for entry in _writes(environment)[len(before) :] if entry[1] == kube.namespace]

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments of a run: the Job's pod, the operator, the primary. Each run ends applied, or undone."""
+"""Kill -9 at random moments of a run: the Job's pod, the operator, the primary. Each is applied or rolled back."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def acted_on(database: Manifest | None, digest_before: str) -> bool:
     run = (database or {}).get("status", {}).get("schema", {}).get("lastRun", {})
     ended = run.get("outcome") in {"Applied", "Failed"} and run.get("digest") != digest_before
     # The writer's table is no migration's: an applied schema is told as drifted.
-    return ended and schema.get("reason") in {"UpToDate", "Drifted", "MigrationRolledBack", "RollbackUnproved"}
+    return ended and schema.get("reason") in {"UpToDate", "Drifted", "MigrationRolledBack", "RollbackUnverified"}
 
 
 @pytest.mark.timeout(300 + ROUNDS * 240)
-def test_whatever_is_killed_a_run_ends_applied_or_undone(kube: Kube, environment: Environment) -> None:
+def test_whatever_is_killed_a_run_ends_applied_or_reverted(kube: Kube, environment: Environment) -> None:
     seed = int(os.environ.get("MEDIANEST_SEED", random.randrange(10**6)))
     print(f"MEDIANEST_SEED={seed}")
     moments = random.Random(seed)
@@ -79,7 +79,7 @@ def test_whatever_is_killed_a_run_ends_applied_or_undone(kube: Kube, environment
         killed = kill(kube, environment, victim)
         status = kube.wait(KIND, "db", lambda db, known=digest: acted_on(db, known), "at a run's end", 240)["status"]  # type: ignore[misc]
         run = status["schema"]["lastRun"]
-        outcomes["applied" if run["outcome"] == "Applied" else "undone and proved"] += 1
+        outcomes["applied" if run["outcome"] == "Applied" else "rolled back and verified"] += 1
         print(f"round {round_}: killed {killed}, {run['outcome']} {run.get('reason')}")
         primary = kube.primary("db")
         table = kube.sql(
@@ -87,7 +87,7 @@ def test_whatever_is_killed_a_run_ends_applied_or_undone(kube: Kube, environment
         )
         column = kube.sql(primary, f"SELECT count(*) FROM pg_attribute WHERE attname = 'round_{round_}'")
         assert (table, column) == (("2", "1") if good else ("0", "0"))
-        assert (run["outcome"], run.get("rollback", {}).get("proved")) == (
+        assert (run["outcome"], run.get("rollback", {}).get("verified")) == (
             ("Applied", None) if good else ("Failed", True)
         )
         if good:

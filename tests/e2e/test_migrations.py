@@ -31,18 +31,18 @@ def wait_applied(kube: Kube, version: str) -> Manifest:
     return last_run(kube)
 
 
-def test_failure_is_undone_proved_told_and_tried_again_by_id(kube: Kube) -> None:
+def test_failure_is_rolled_back_verified_reported_and_tried_again_by_id(kube: Kube) -> None:
     people(kube)
     before = kube.sql("db-0", "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'")
     migrations = {"source": source(kube, "bad", DUPLICATES), "rehearse": "Never"}
     kube.patch("db", {"migrations": migrations})
     schema = kube.wait_condition("db", "SchemaUpToDate", "False", "MigrationRolledBack")
     assert f"Statement 2 (line 2) of {NEXT}" in schema["message"]
-    assert "catalog and row counts equal those before (proved)" in schema["message"]
+    assert "catalog and row counts equal those before (verified)" in schema["message"]
     ready = kube.wait_condition("db", "Ready", "False", "MigrationRolledBack")
     assert ready["message"].startswith(f"Serving schema {LAST} as before. Migration {NEXT} failed and was rolled back")
     run = last_run(kube)
-    assert (run["rollback"]["strategy"], run["rollback"]["proved"]) == ("Transaction", True)
+    assert (run["rollback"]["strategy"], run["rollback"]["verified"]) == ("Transaction", True)
     assert "/pre-migration/" in run["backup"]
     query = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
     assert kube.sql("db-0", query) == before
@@ -105,15 +105,15 @@ def test_destructive_migration_needs_a_word(kube: Kube) -> None:
     assert kube.wait_ready("db")["status"]["schema"]["version"] == NEXT
 
 
-def test_fenced_run_loses_no_write_and_lets_everybody_in_again(kube: Kube) -> None:
-    """The file commits by itself: writers are held off, and what it did is restored from the backup."""
+def test_locked_out_run_loses_no_write_and_lets_everybody_in_again(kube: Kube) -> None:
+    """The file commits by itself: writers are locked out, and what it did is restored from the backup."""
     people(kube)
     writer = Writer(kube, "db", seconds=45)
     sql = "UPDATE users SET name = 'gone';\nCOMMIT;\nCREATE TABLE notes (id text);\nSELECT 1/0;\n"
     kube.patch("db", {"migrations": {"source": source(kube, "commits", sql), "rehearse": "Never"}})
     kube.wait_condition("db", "SchemaUpToDate", "False", "MigrationRolledBack")
     run = last_run(kube)
-    assert (run["rollback"]["strategy"], run["rollback"]["proved"]) == ("Restore", True)
+    assert (run["rollback"]["strategy"], run["rollback"]["verified"]) == ("Restore", True)
     account = writer.settle()
     assert account.acknowledged > 50
     assert account.lost == 0

@@ -42,7 +42,7 @@ class Bad:
     reason: str = "MigrationFailed"
     options: RunOptions = field(default_factory=lambda: RunOptions(rehearse=Rehearse.NEVER))
     by: str = "Transaction"
-    """How it is undone; empty where it is refused before anything runs."""
+    """How it is rolled back; empty where it is refused before anything runs."""
     before: str = ""
     """SQL that is run first, as the owner."""
 
@@ -289,7 +289,7 @@ BAD = {
         *(4, 4, "22012"),
         f"Statement 4 (line 4) of {NAME}: division by zero.",
     ),
-    "sequence set back, which no rollback undoes": Bad(
+    "sequence set back, which no rollback reverts": Bad(
         "SELECT setval('counter', 3);\nSELECT 1/0;\n",
         *(2, 2, "22012"),
         f"Statement 2 (line 2) of {NAME}: division by zero.",

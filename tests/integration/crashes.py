@@ -74,7 +74,7 @@ STRATEGIES = {
     "commit inside": "Restore",
     "concurrently at the end": "Inverse",
 }
-"""How a failed run of each is undone."""
+"""How a failed run of each is rolled back."""
 
 
 def bad(shape: str) -> dict[str, str]:
@@ -92,7 +92,7 @@ def names(files: Mapping[str, str]) -> list[str]:
 
 
 def write_source(folder: Path, files: Mapping[str, str]) -> Path:
-    """The files as a folder in Prisma's layout, with the scripts that undo them beside them."""
+    """The files as a folder in Prisma's layout, with the scripts that revert them beside them."""
     for name, text in files.items():
         path = folder / (f"{name}.sql" if "/" in name else f"{name}/migration.sql")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,10 +294,10 @@ def unresolved(database: Database) -> list[str]:
 
 
 def open_runs(database: Database) -> list[tuple[Any, ...]]:
-    """The journal's rows without an end, or with one that isn't proved."""
+    """The journal's rows without an end, or with one that isn't verified."""
     return database.execute(
         "SELECT id, step, ending FROM medianest_operator.migration_runs"
-        " WHERE finished_at IS NULL OR ending = 'Unproved'"
+        " WHERE finished_at IS NULL OR ending = 'Unverified'"
     )
 
 
@@ -316,7 +316,7 @@ def assert_whole(
     else:
         assert now == before, now.difference(before)
         assert done == []
-        outcome = "rolled back and proved"
+        outcome = "rolled back and verified"
     assert unresolved(database) == []
     assert open_runs(database) == []
     for writer in writers:

@@ -373,7 +373,7 @@ def test_the_manifest_tells_no_secret(bench: Bench) -> None:
 
 
 def test_a_backup_of_a_migration_comes_back_like_any_other(bench: Bench, target: Database) -> None:
-    """It was taken for the way back, but it is there for all who need it."""
+    """It was taken for the rollback, but it is there for all who need it."""
     (bench.folder / "source" / "20260101000000_next").mkdir(parents=True)
     (bench.folder / "source" / "20260101000000_next" / "migration.sql").write_text("ALTER TABLE users ADD note text;")
     for migration in bundled_migrations():

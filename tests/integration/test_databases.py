@@ -139,7 +139,7 @@ async def test_rights_come_back_only_where_nobody_is_held_off(admin: Connection,
     assert await roles.ensure_connect(admin, spec, live.name)
     assert not await roles.ensure_connect(admin, spec, live.name)
     live.execute("SELECT 1", user="medianest_backup")
-    # As a migration holds writers off.
+    # As a migration locks writers out.
     await admin.execute(f"REVOKE CONNECT ON DATABASE {live.name} FROM medianest_app, medianest_backup".encode())
     assert not await roles.ensure_connect(admin, spec, live.name)
     # As a database of an earlier operator, which knew no backup role.

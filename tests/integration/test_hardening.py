@@ -338,7 +338,7 @@ CREATE UNIQUE INDEX media_requests_media_type_key ON media_requests (nothing);
 
 
 def test_migrations_go_on_above_hardening(people: Database, tmp_path: Path) -> None:
-    """Backed up, rehearsed and proved as without it; nothing of ours is taken for drift."""
+    """Backed up, rehearsed and verified as without it; nothing of ours is taken for drift."""
     assert migrate(people, bundled_migrations(), folder=tmp_path).outcome == "Applied"
     harden(people, ALL)
     source = {f"{item.name}.sql": item.sql for item in bundled_migrations()}
@@ -347,14 +347,14 @@ def test_migrations_go_on_above_hardening(people: Database, tmp_path: Path) -> N
     assert harden(people, ALL).reason == "UpToDate"
 
 
-def test_a_failed_migration_is_proved_undone_above_hardening(people: Database, tmp_path: Path) -> None:
+def test_a_failed_migration_is_rolled_back_above_hardening(people: Database, tmp_path: Path) -> None:
     harden(people, ALL)
     with people.connect() as connection:
         before = application_catalog(connection)
     options = MigrationOptions(rehearse=Rehearse.NEVER)
     result = migrate(people, {"20260101120000_bad.sql": BAD}, options, folder=tmp_path)
     assert result.rollback is not None, result
-    assert (result.outcome, result.rollback.proved) == ("Failed", True)
+    assert (result.outcome, result.rollback.verified) == ("Failed", True)
     with people.connect() as connection:
         assert difference(before, application_catalog(connection)) == []
     assert states(harden(people, ALL)) == {option.value: "Applied" for option in EACH}

@@ -1,4 +1,4 @@
-"""A database that has tables and no history: adopted where its schema proves which migrations made it."""
+"""A database that has tables and no history: adopted where its schema shows which migrations made it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_known_schema_is_adopted_and_the_rest_applied(
     names = [migration.name for migration in BUNDLED]
     assert [item.name for item in result.applied] == [*names[applied:], NEXT.name]
     assert any(
-        line.startswith(f"adopted: the schema equals that of {names[applied - 1]} (proved)") for line in lines
+        line.startswith(f"adopted: the schema equals that of {names[applied - 1]} (verified)") for line in lines
     ), lines
     rows = empty.execute(
         "SELECT migration_name, checksum, applied_steps_count, logs, rolled_back_at, started_at = finished_at"

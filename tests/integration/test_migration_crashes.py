@@ -1,4 +1,4 @@
-"""Runs that are killed (SIGKILL) or stopped (SIGTERM) at every step: the next run ends and proves them."""
+"""Runs that are killed (SIGKILL) or stopped (SIGTERM) at every step: the next run ends and verifies them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def new_version(server: PostgresServer, template: Database, files: Mapping[str, 
         ("one transaction", False, "Applying", OTHER),
         ("one transaction", False, "Finished", SAME),
         ("one transaction", True, "RollingBack", OTHER),
-        ("commit inside", True, "Fencing", OTHER),
+        ("commit inside", True, "LockingOut", OTHER),
         ("commit inside", False, "BackingUp", SAME),
         ("commit inside", True, "Applying", OTHER),
         ("commit inside", True, "RollingBack", SAME),
@@ -60,7 +60,7 @@ def new_version(server: PostgresServer, template: Database, files: Mapping[str, 
         ("concurrently in the middle", True, "Finished", SAME),
         ("down scripts", True, "RollingBack", SAME),
         ("down scripts", True, "Finished", OTHER),
-        ("concurrently at the end", False, "Proving", OTHER),
+        ("concurrently at the end", False, "Verifying", OTHER),
         ("concurrently at the end", False, "Finished", SAME),
         ("concurrently at the end", True, "Finished", OTHER),
     ],
@@ -177,8 +177,8 @@ def test_asked_to_stop_it_goes_back_by_itself(database: Database, before: Truth,
         job.process.terminate()
         code, result, output = job.end()
     assert (code, result["outcome"], result["reason"]) == (2, "Transient", "Interrupted"), output
-    assert result["rollback"]["proved"]
-    assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+    assert result["rollback"]["verified"]
+    assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
     code, _, output = start(files).end()
     assert code == 0, output
 
@@ -200,7 +200,7 @@ def check_end(
     if then == OTHER:
         assert (code, result["outcome"]) == (0, "Applied"), output
     elif after is None:
-        assert (code, result["outcome"], result["rollback"]["proved"]) == (1, "Failed", True), output
+        assert (code, result["outcome"], result["rollback"]["verified"]) == (1, "Failed", True), output
     else:
         assert (code, outcome) == (0, "applied"), output
         assert result["version"] == names(files)[-1]

@@ -1,4 +1,4 @@
-"""A run whose backup is encrypted: the way back needs the private key, and is never begun without it."""
+"""A run whose backup is encrypted: the rollback needs the private key, and is never begun without it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_with_the_key_it_leads_back(people: Database, room: Path, key: pyrage.x2
     bench = replace(workbench(people, room), recipients=(str(key.to_public()),), identities=(str(key),))
     result = run(people, bench, ONLY_BACKUP, rehearse=Rehearse.NEVER)
     assert result.rollback is not None
-    assert (result.rollback.strategy, result.rollback.proved) == ("Restore", True)
+    assert (result.rollback.strategy, result.rollback.verified) == ("Restore", True)
     assert look(people) == before
     stored = list((room / "backups").rglob("data.dump*"))
     assert [path.suffix for path in stored] == [".age"]

@@ -49,8 +49,8 @@ def test_bad_file_leaves_nothing_and_says_why(medianest: Database, bad: Bad, tmp
         assert bad.statement is None
     if bad.by:
         assert result.rollback is not None
-        assert (result.rollback.strategy, result.rollback.proved) == (bad.by, True)
-        assert " those before (proved)" in result.message
+        assert (result.rollback.strategy, result.rollback.verified) == (bad.by, True)
+        assert " those before (verified)" in result.message
     else:
         assert result.rollback is None
         assert result.message.endswith("Nothing was changed.")
@@ -148,10 +148,10 @@ def test_run_goes_back_to_its_start(
         assert "That was the rehearsal on a copy; the database itself was not touched." in result.message
     else:
         assert result.rollback is not None
-        assert (result.rollback.strategy, result.rollback.proved) == (by, True)
+        assert (result.rollback.strategy, result.rollback.verified) == (by, True)
         finished = medianest.execute("SELECT migration_name FROM _prisma_migrations WHERE rolled_back_at IS NULL")
         assert len(finished) == 3
-    # Nobody is held off any more.
+    # Nobody is locked out any more.
     medianest.execute("SELECT count(*) FROM users", user="medianest_app")
 
 
@@ -188,8 +188,8 @@ def test_way_back_that_fails_on_the_copy_is_not_taken(medianest: Database, tmp_p
     result = migrate(medianest, source, folder=tmp_path, report=lines.append)
     assert result.outcome == "Applied", result
     assert medianest.execute("SELECT count(*) FROM media_requests") == [(3,)]
-    assert any("the way back by down fails on the copy" in line for line in lines)
-    assert any(line.startswith("holding writers off: the way back by down doesn't lead back") for line in lines)
+    assert any("the rollback by down fails on the copy" in line for line in lines)
+    assert any(line.startswith("locking writers out: the rollback by down doesn't lead back") for line in lines)
 
 
 def test_without_a_way_back_nothing_is_begun(medianest: Database) -> None:
@@ -245,13 +245,13 @@ def test_lock_is_waited_for_in_small_turns(medianest: Database) -> None:
 
         def report(line: str) -> None:
             lines.append(line)
-            if "Undone; trying again" in line:
+            if "Rolled back; trying again" in line:
                 blocker.execute("COMMIT")
 
         sql = "CREATE TABLE notes (id text);\nALTER TABLE users ADD COLUMN nickname text;"
         result = migrate(medianest, plus(sql), RunOptions(lock_timeout=200), report=report)
     assert result.outcome == "Applied", result
-    assert [line for line in lines if "Undone; trying again" in line] != []
+    assert [line for line in lines if "Rolled back; trying again" in line] != []
 
 
 def test_deadlock_is_worth_another_try(medianest: Database) -> None:

@@ -120,9 +120,9 @@ def test_unresolved_failure_of_prisma_stops_everything(medianest: Database) -> N
     result = migrate(medianest, {"20260101120000_next.sql": "CREATE TABLE notes (id text)"})
     assert (result.outcome, result.reason) == ("Failed", "UnresolvedFailure")
     assert result.message == (
-        "An earlier run of 20251201000000_theirs (started 2025-12-01 10:00:00 UTC) neither finished nor was undone, so"
-        " parts of it may be in the database. It said: ERROR: division by zero. Look at what it left, then record it"
-        " with `prisma migrate resolve --rolled-back 20251201000000_theirs` once its changes are removed, or"
+        "An earlier run of 20251201000000_theirs (started 2025-12-01 10:00:00 UTC) neither finished nor was rolled"
+        " back, so parts of it may be in the database. It said: ERROR: division by zero. Look at what it left, then"
+        " record it with `prisma migrate resolve --rolled-back 20251201000000_theirs` once its changes are removed, or"
         " `--applied 20251201000000_theirs` once they are complete. Nothing was changed."
     )
     assert medianest.execute("SELECT to_regclass('notes')") == [(None,)]
@@ -138,12 +138,12 @@ def test_unknown_target_is_refused(medianest: Database) -> None:
     )
 
 
-def test_target_behind_the_database_undoes_nothing(medianest: Database) -> None:
+def test_target_behind_the_database_reverts_nothing(medianest: Database) -> None:
     result = migrate(medianest, bundled_migrations(), RunOptions(target="20250704075237_init"))
     assert (result.reason, result.version) == ("UpToDate", "20250905150611_add_password_hash_to_users")
     assert result.warnings == (
         "the database is at 20250905150611_add_password_hash_to_users, past the target 20250704075237_init;"
-        " applied migrations are not undone.",
+        " applied migrations stay.",
     )
 
 

@@ -80,7 +80,7 @@ def test_killed_connection_is_never_a_success(medianest: Database, start: Callab
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_cancels_and_undoes(medianest: Database, start: Callable[..., Job], number: signal.Signals) -> None:
+def test_signal_cancels_and_reverts(medianest: Database, start: Callable[..., Job], number: signal.Signals) -> None:
     before = state(medianest)
     job = start(SLOW)
     with medianest.connect() as watcher:
@@ -108,7 +108,7 @@ def test_signal_while_an_index_is_built_concurrently(medianest: Database, start:
         writer.execute("COMMIT")
         code, result, output = job.end()
     assert (code, result["reason"]) == (2, "Interrupted"), output
-    assert (result["rollback"]["strategy"], result["rollback"]["proved"]) == ("Inverse", True)
+    assert (result["rollback"]["strategy"], result["rollback"]["verified"]) == ("Inverse", True)
     assert catalog(medianest) == before
     assert migrate(medianest, {f"{NAME}.sql": CONCURRENTLY}).outcome == "Applied"
 
@@ -125,7 +125,7 @@ def test_way_back_that_gets_no_lock_is_finished_by_the_next_run(medianest: Datab
     assert "DROP INDEX CONCURRENTLY IF EXISTS users_name_idx gets no lock" in result["message"]
     lines: list[str] = []
     assert migrate(medianest, {f"{NAME}.sql": "SELECT 1/0"}, report=lines.append).reason == "MigrationFailed"
-    assert any(line.startswith("undone by inverse: catalog and row counts equal those before") for line in lines)
+    assert any(line.startswith("rolled back by inverse: catalog and row counts equal those before") for line in lines)
     assert catalog(medianest) == before
 
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments with a writer at work: always applied, or rolled back and proved.
+"""Runs that are killed at random moments with a writer at work: always applied, or rolled back and verified.
 
 What is killed is the run itself, its session in the server, and the server's own process. The moments are random with a
 fixed seed; how often each end was reached is printed.
@@ -43,7 +43,7 @@ from soaking import rounds
 
 SEED = 20260101
 AT_ONCE = 3
-BOTH_ENDS = {"applied", "rolled back and proved"}
+BOTH_ENDS = {"applied", "rolled back and verified"}
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND usename = 'medianest_migrator'"
 
 Kill = Callable[[Job], None]

@@ -38,10 +38,10 @@ class TestOnce:
     """`--once`, with which the operator's Jobs run."""
 
     FAILING = {
-        "undone": ("SELECT 1/0", "MigrationFailed"),
+        "reverted": ("SELECT 1/0", "MigrationFailed"),
         "refused by lint": ("ALTER SYSTEM SET work_mem = '1GB'", "StatementRefused"),
         "destructive": ("DROP TABLE error_logs", "DestructiveStatement"),
-        "undone after the last look": (
+        "rolled back after the last look": (
             "DO $$ BEGIN EXECUTE 'DROP TABLE error_' || 'logs'; END $$",
             "DestructiveStatement",
         ),
@@ -229,14 +229,14 @@ def test_restore_that_fails_keeps_writers_off_until_the_next_run_has_finished_it
 
     result = migrate(people, plus(COMMITS), ONCE, folder=tmp_path, report=hide_backup)
     assert (result.outcome, result.reason) == ("Transient", "RollbackUnfinished"), result
-    assert result.message.endswith("Writers stay held off. Trying again.")
+    assert result.message.endswith("Writers stay locked out. Trying again.")
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         people.execute("SELECT 1", user="medianest_app")
 
     shutil.move(hidden, tmp_path / "backups" / "local")
     lines: list[str] = []
     assert migrate(people, plus("SELECT 1"), ONCE, folder=tmp_path, report=lines.append).outcome == "Applied"
-    assert "undone by restore: catalog, row counts and contents equal those before (proved)" in lines
+    assert "rolled back by restore: catalog, row counts and contents equal those before (verified)" in lines
     assert catalog(people) == before
     assert people.execute("SELECT count(*) FROM users WHERE name = 'gone'", user="medianest_app") == [(0,)]
 

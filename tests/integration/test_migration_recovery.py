@@ -1,4 +1,4 @@
-"""What is left where a run ended in an unusual way: told as it is, never undone wrongly, never forgotten."""
+"""What is left where a run ended in an unusual way: told as it is, never rolled back wrongly, never forgotten."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def test_stopped_on_the_way_back_it_goes_on(
             keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
             wait_for_backend(keeper, statement, waiting=True)
             job.process.terminate()
-            job.wait_for_line("undoing by")
+            job.wait_for_line("reverting by")
         code, result, output = job.end()
     assert (code, result["reason"]) == (1, "MigrationFailed"), output
-    assert result["rollback"]["proved"]
+    assert result["rollback"]["verified"]
     with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
@@ -115,7 +115,7 @@ def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
         (room / "backups").rename(room / "elsewhere")
     code, result, output = job.end()
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
-    assert "Writers stay held off. Trying again." in result["message"]
+    assert "Writers stay locked out. Trying again." in result["message"]
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         database.execute("SELECT 1", user="medianest_app")
 
@@ -123,7 +123,7 @@ def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
     code, _, output = start(None).end()
     assert code == 0, output
     with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 def test_lock_that_is_not_granted_on_the_way_back_is_worth_another_try(
@@ -143,10 +143,10 @@ def test_lock_that_is_not_granted_on_the_way_back_is_worth_another_try(
     code, _, output = start(None).end()
     assert code == 0, output
     with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
-def test_what_others_made_meanwhile_is_not_undone(database: Database, start: Start) -> None:
+def test_what_others_made_meanwhile_is_not_reverted(database: Database, start: Start) -> None:
     """The run's only transaction is gone; a table that differs is somebody else's, who has rows in it."""
     files = {"20260101000000_a": FAILING}
     with gate(database) as keeper:
@@ -154,14 +154,14 @@ def test_what_others_made_meanwhile_is_not_undone(database: Database, start: Sta
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)
         database.execute("SET ROLE medianest; CREATE TABLE kept_by_hand AS SELECT 1 AS one")
     code, result, output = job.end()
-    assert (code, result["reason"]) == (1, "RollbackUnproved"), output
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
     assert "table kept_by_hand is not expected" in result["message"]
     assert database.execute("SELECT one FROM kept_by_hand") == [(1,)]
 
 
 @pytest.mark.parametrize("shape", ["concurrently in the middle", "commit inside"])
-def test_unproved_run_is_settled_by_hand_and_tried_again(database: Database, start: Start, shape: str) -> None:
-    """A superuser's publication appears meanwhile, which no way back of the migrator's removes."""
+def test_unverified_run_is_resolved_by_hand_and_tried_again(database: Database, start: Start, shape: str) -> None:
+    """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
     held_off = shape == "commit inside"
     files = {**SHAPES[shape], "20260103000000_c": FAILING}
     with gate(database) as keeper:
@@ -169,34 +169,34 @@ def test_unproved_run_is_settled_by_hand_and_tried_again(database: Database, sta
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)
         database.execute("CREATE PUBLICATION meanwhile")
     code, result, output = job.end()
-    assert (code, result["reason"]) == (1, "RollbackUnproved"), output
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
     assert "publication meanwhile is not expected" in result["message"]
     again = start(files, *PATIENT)
     code, result, output = again.end()
-    assert (code, result["reason"]) == (1, "RollbackUnproved"), output
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
     assert "it is not tried again" in output
     assert len(open_runs(database)) == 1
     if held_off:
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             database.execute("SELECT 1", user="medianest_app")
 
-    settled = dbctl(database.environment("postgres"), "settle")
-    assert settled.stdout.startswith("settled run "), settled
+    resolved = dbctl(database.environment("postgres"), "resolve")
+    assert resolved.stdout.startswith("resolved run "), resolved
     assert (open_runs(database), unresolved(database), applied(database, files)) == ([], [], [])
     database.execute("SELECT 1", user="medianest_app")
-    assert dbctl(database.environment("postgres"), "settle").stdout == "nothing to settle\n"
+    assert dbctl(database.environment("postgres"), "resolve").stdout == "nothing to resolve\n"
     code, result, output = start(SHAPES[shape], "--retry", "2").end()
     assert (code, result["version"]) == (0, "20260103000000_c"), output
     assert applied(database, files) == names(files)
 
 
-def test_settle_gives_way_to_a_run_at_work(database: Database, start: Start) -> None:
+def test_resolve_gives_way_to_a_run_at_work(database: Database, start: Start) -> None:
     with gate(database) as keeper:
         job = start({"20260101000000_a": AT_THE_GATE, "20260102000000_b": "SELECT 1"}, *PATIENT)
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)
-        settled = dbctl(database.environment("postgres"), "settle")
-        assert settled.returncode == 2
-        assert "a migration run is at work" in settled.stderr
+        resolved = dbctl(database.environment("postgres"), "resolve")
+        assert resolved.returncode == 2
+        assert "a migration run is at work" in resolved.stderr
     code, _, output = job.end()
     assert code == 0, output
 
@@ -227,14 +227,14 @@ def test_recovery_looks_as_closely_as_the_run(database: Database, start: Start) 
     files = invalid_index(database)
     before = look(database)
     job = start(files)
-    with trap(database, "Proving") as holder:
+    with trap(database, "Verifying") as holder:
         wait_for_backend(holder, "migration_runs", waiting=True)
         job.process.kill()
         end_sessions(holder)
     code, _, output = start(None).end()
     assert code == 0, output
     with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 def test_writer_that_is_just_logging_in_is_held_off(database: Database, before: Truth, start: Start) -> None:
@@ -244,7 +244,7 @@ def test_writer_that_is_just_logging_in_is_held_off(database: Database, before: 
     database.execute("ALTER SYSTEM SET post_auth_delay = 4")
     database.execute("SELECT pg_reload_conf()")
     try:
-        with trap(database, "Fencing") as holder:
+        with trap(database, "LockingOut") as holder:
             job = start(files, *PATIENT)
             wait_for_backend(holder, "migration_runs", waiting=True)
             thread = threading.Thread(target=lambda: sneaked.append(database.connect("medianest_app")), daemon=True)
@@ -267,7 +267,7 @@ def test_writer_that_is_just_logging_in_is_held_off(database: Database, before: 
     code, _, output = job.end()
     assert code == 1, output
     with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -281,5 +281,5 @@ def test_rights_to_connect_are_given_back_as_they_were(database: Database, start
     files = bad("commit inside") if fails else SHAPES["commit inside"]
     code, _, output = start(files).end()
     assert code == (1 if fails else 0), output
-    assert "holding writers off" in output
+    assert "locking writers out" in output
     assert database.execute("SELECT datacl::text FROM pg_database WHERE datname = current_database()") == rights

@@ -26,8 +26,8 @@ from integration.crashes import (
 from integration.postgres_server import Database, wait_for_backend, wait_until
 
 LAST = "20260103000000_c"
-BY_THE_APPLICATION = "catalog equals that before, and rows were changed by the application alone (proved)"
-WITHOUT_THE_APPLICATION = "catalog, row counts and contents equal those before (proved)"
+BY_THE_APPLICATION = "catalog equals that before, and rows were changed by the application alone (verified)"
+WITHOUT_THE_APPLICATION = "catalog, row counts and contents equal those before (verified)"
 WRITERS = 3
 GATED = [shape for shape in SHAPES if LAST in SHAPES[shape]]
 
@@ -66,11 +66,11 @@ def test_nothing_acknowledged_is_lost_on_the_way_back(
         code, result, output = job.end()
         wait_for_more(database, writers)
     assert (code, result["reason"]) == (1, "MigrationFailed"), output
-    assert (result["rollback"]["strategy"], result["rollback"]["proved"]) == (STRATEGIES[shape], True)
+    assert (result["rollback"]["strategy"], result["rollback"]["verified"]) == (STRATEGIES[shape], True)
     words = WITHOUT_THE_APPLICATION if is_held_off(shape) else BY_THE_APPLICATION
-    assert result["rollback"]["proof"] == words
+    assert result["rollback"]["verification"] == words
     assert f": {words}." in result["message"]
-    assert assert_whole(database, files, before, None, writers) == "rolled back and proved"
+    assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 @pytest.mark.parametrize("shape", GATED)

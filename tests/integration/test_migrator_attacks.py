@@ -22,7 +22,7 @@ from medianest_operator.health.indexes import read_index_health_async
 from medianest_operator.migrations.bundled import application_facts, bundled_migrations
 from medianest_operator.migrations.history import read_history_async
 from medianest_operator.migrations.journal import read_last_run, read_version
-from medianest_operator.migrations.rollback import fence
+from medianest_operator.migrations.rollback import lockout
 from medianest_operator.postgres import databases, roles
 from medianest_operator.postgres.catalog import read_catalog, read_catalog_async, read_traces_async
 from medianest_operator.postgres.contents import count_rows, read_schema_version, read_sequences, snapshot
@@ -316,13 +316,13 @@ async def test_migration_that_holds_writers_off_keeps_the_controller_reading(
     """Who can't read the journal can't see how the run goes on, nor begin the one that recovers it."""
     await controller.look()
     with database.connect(MIGRATOR) as connection:
-        taken = fence.observe(connection)
-        fence.raise_fence(connection, taken, print)
+        taken = lockout.observe(connection)
+        lockout.lock_out(connection, taken, print)
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             database.connect(f"{OWNER}_app")
         held = Controller(server, controller.sessions, database)
         await held.look()
-        fence.lift_fence(connection, taken)
+        lockout.lift_lockout(connection, taken)
     assert held.errors == {}
     database.connect(f"{OWNER}_app").close()
 

@@ -38,7 +38,7 @@ class TestBucket:
         assert bucket.files == ["prod/backups/media/db/x"]
 
     def test_knows_its_server_by_nothing_but_the_authority(self, bucket: Bucket) -> None:
-        with pytest.raises(RepositoryError, match="an authority that isn't trusted; give its certificate") as caught:
+        with pytest.raises(RepositoryError, match="a CA that isn't trusted; give the CA's certificate") as caught:
             bucket.open(IMPATIENT, ca="").list()
         assert not caught.value.transient
 
@@ -167,7 +167,7 @@ class TestBucket:
             assert caught.value.transient
 
     def test_an_upload_is_given_up_after_the_part_that_is_on_its_way(self, bucket: Bucket, front: Front) -> None:
-        """The other way round the part would stay for ever."""
+        """The other way round the part would stay indefinitely."""
         given_up, under_way = asyncio.Event(), threading.Event()
 
         async def fault(request: web.Request) -> web.StreamResponse | None:

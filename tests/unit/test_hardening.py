@@ -99,7 +99,7 @@ def test_an_index_that_only_lacks_its_comment_is_kept() -> None:
     assert [step.words for step in steps if whole.name in step.words] == [f"comment on index {whole.name}"]
 
 
-def test_a_run_is_planned_until_nothing_is_left_and_undone_when_off() -> None:
+def test_a_run_is_planned_until_nothing_is_left_and_reverted_when_off() -> None:
     objects = {}
     for item in own_objects(ALL, "app"):
         detail = next(iter(item.needs))[1] if item.kind == "index" else None

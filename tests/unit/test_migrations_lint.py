@@ -270,9 +270,12 @@ WARNINGS = {
     "REFRESH MATERIALIZED VIEW accounts": ("refresh", "nobody can read accounts, 1 row (16 kB), while it is filled"),
     "LOCK TABLE users": ("lock-table", "nobody can read or write users, 12,431 rows (8.1 MB), until the migration"),
     "LOCK TABLE users IN SHARE MODE": ("lock-table", "nobody can write to users"),
-    "UPDATE users SET age = 1": ("update-all", "writes every row of users, 12,431 rows (8.1 MB), anew"),
+    "UPDATE users SET age = 1": ("update-all", "writes every row of users, 12,431 rows (8.1 MB), again"),
     in_do("UPDATE users SET age = 1"): ("update-all", "in its body: writes every row of users"),
-    "CREATE INDEX CONCURRENTLY i ON users (email)": ("not-transactional", "is undone by its inverse or by restoring"),
+    "CREATE INDEX CONCURRENTLY i ON users (email)": (
+        "not-transactional",
+        "is rolled back by its inverse or by restoring",
+    ),
     "SELECT 1; CREATE INDEX CONCURRENTLY i ON users (email)": ("not-transactional", "a migration of its own"),
     "VACUUM users": ("not-transactional", "can't run in a transaction"),
     "SELECT 1; COMMIT; SELECT 2": ("not-transactional", "takes the transaction into the file's own hands"),
@@ -280,7 +283,7 @@ WARNINGS = {
     "CALL p()": ("not-transactional", "may commit from the inside"),
     in_do("EXECUTE format('DROP TABLE %I', 'users')"): ("dynamic-sql", "puts SQL together and runs it with EXECUTE"),
     "DO LANGUAGE plperl $$ 1 $$; SELECT 1": ("unreadable-body", "it is written in plperl"),
-    "SELECT setval('s', 5)": ("setval", "also when the migration is undone later"),
+    "SELECT setval('s', 5)": ("setval", "also when the migration is rolled back later"),
     "ALTER TABLE users SET UNLOGGED": ("unlogged", "emptied by a crash"),
     "SELECT 1;\nSELEC 2;": ("syntax", 'syntax error at or near "SELEC". The server refuses'),
 }

@@ -82,9 +82,12 @@ def test_names_that_prisma_writes_are_accepted(name: str) -> None:
         ({"migration_lock.toml": LOCK}, "no migration in ConfigMap media/sql"),
         ({"init.sql": ""}, "init.sql in ConfigMap media/sql: 'init' is not a migration's name; use <YYYYMMDDhhmmss>_"),
         ({"1_a b.sql": ""}, "'1_a b' is not a migration's name"),
-        ({"1_b.sql": "", "1_a.down.sql": ""}, "1_a.down.sql in ConfigMap media/sql undoes migration 1_a, which is not"),
+        (
+            {"1_b.sql": "", "1_a.down.sql": ""},
+            "1_a.down.sql in ConfigMap media/sql reverts migration 1_a, which is not",
+        ),
         ({"../1_a/migration.sql": ""}, "a migration's file is called migration.sql"),
-        ({"1_b.sql": "", "1_a/down.sql": ""}, "1_a/down.sql in ConfigMap media/sql undoes migration 1_a, which is"),
+        ({"1_b.sql": "", "1_a/down.sql": ""}, "1_a/down.sql in ConfigMap media/sql reverts migration 1_a, which is"),
         (
             {"1_a.sql": "", "1_a/down.sql": "", "1_a.down.sql": ""},
             "ConfigMap media/sql has two down scripts for 1_a: 1_a.down.sql and 1_a/down.sql",

@@ -3,7 +3,7 @@
 Exit codes, which the Jobs' `podFailurePolicy` relies on:
 
 - 0: done (for `migrate`: everything up to the target is applied; for `harden`: what the schema doesn't have yet is
-  waited for; for `backup`: it is in all repositories; for `verify`, `restore` and `import`: it is proved);
+  waited for; for `backup`: it is in all repositories; for `verify`, `restore` and `import`: it is verified);
 - 1: failed, and would fail again unchanged: the source, the target or the database needs a person (Stalled);
 - 2: could not be done now (no connection, a lock not granted, a lost connection, stopped by a signal, a repository
   that doesn't answer): try again.
@@ -66,7 +66,7 @@ def migrate(
     bundled: BundledOption = False,
     target: TargetOption = None,
     on_failure: Annotated[
-        OnFailure, typer.Option(help="Rollback goes back to where the run began and proves it; Halt stops.")
+        OnFailure, typer.Option(help="Rollback goes back to where the run began and verifies it; Halt stops.")
     ] = OnFailure.ROLLBACK,
     rehearse: Annotated[
         Rehearse, typer.Option(help="Try the run on a copy first; Auto copies no data above --rehearsal-limit.")
@@ -78,10 +78,10 @@ def migrate(
         bool, typer.Option("--allow-destructive", help="Let statements run that lose data.")
     ] = False,
     lock_timeout: Annotated[
-        str, typer.Option(help="How long a statement waits for a table's lock; 0 for ever.", metavar="DURATION")
+        str, typer.Option(help="How long a statement waits for a table's lock; 0 indefinitely.", metavar="DURATION")
     ] = "10s",
     statement_timeout: Annotated[
-        str, typer.Option(help="How long a statement may take; 0 for ever.", metavar="DURATION")
+        str, typer.Option(help="How long a statement may take; 0 indefinitely.", metavar="DURATION")
     ] = "0",
     run_lock_timeout: Annotated[
         str, typer.Option(help="How long to wait for another run to end.", metavar="DURATION")
@@ -160,7 +160,7 @@ def plan(
     migrations = _load_or_exit(source)
     try:
         with _connect_or_exit(connect_timeout, "plan") as connection:
-            # Somebody who has a table locked must not keep the command waiting for ever.
+            # Somebody who has a table locked must not keep the command waiting indefinitely.
             connection.execute(
                 "SELECT set_config('lock_timeout', '10s', false) WHERE current_setting('lock_timeout') = '0'"
             )
@@ -195,18 +195,18 @@ def harden(
 
 
 @app.command()
-def settle(connect_timeout: ConnectTimeoutOption = "10s") -> None:
-    """Accept the database as it is after a run that could not be proved undone: writers may connect again."""
+def resolve(connect_timeout: ConnectTimeoutOption = "10s") -> None:
+    """Accept the database as it is after a run whose rollback could not be verified: writers may connect again."""
     from medianest_operator.migrations.errors import RunError
     from medianest_operator.migrations.journal import Journal
     from medianest_operator.migrations.rollback import recovery
 
-    with _connect_or_exit(connect_timeout, "settle") as connection:
+    with _connect_or_exit(connect_timeout, "resolve") as connection:
         try:
-            settled = recovery.settle(connection, Journal(connection))
+            resolved = recovery.resolve(connection, Journal(connection))
         except RunError as error:
-            _fail(f"not settled: {error}", TEMPORARY)
-    say(f"settled {settled}" if settled else "nothing to settle")
+            _fail(f"not resolved: {error}", TEMPORARY)
+    say(f"resolved {resolved}" if resolved else "nothing to resolve")
 
 
 @app.command()

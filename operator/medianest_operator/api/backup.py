@@ -170,9 +170,9 @@ class Logical(ApiModel):
     daily: DailyTier = DailyTier()
     """Every day, kept a week."""
     weekly: WeeklyTier = WeeklyTier()
-    """Every Sunday, kept a month, and restored once to prove it."""
+    """Every Sunday, kept a month, and restored once to verify it."""
     monthly: MonthlyTier = MonthlyTier()
-    """Every first of the month, kept a quarter, and restored once to prove it."""
+    """Every first of the month, kept a quarter, and restored once to verify it."""
     formats: Annotated[
         list[DumpFormat],
         Field(
@@ -187,7 +187,7 @@ class Verification(ApiModel):
     """A restore into a throwaway server, compared with what the backup's manifest says."""
 
     enabled: bool = True
-    """False restores nothing by itself: no backup counts as verified then."""
+    """False: nothing is restored on a schedule, and no backup counts as verified then."""
     schedule: CronSchedule = "0 5 15 * *"
     """When the newest backup is restored once more: the recovery drill. Weekly and monthly ones are verified anyway."""
 
@@ -306,7 +306,7 @@ class Backup(ApiModel):
     service_account_name: ObjectName | None = None
     """The Jobs' service account, for repositories that know it by workload identity."""
     suspend: bool = False
-    """Starts no Job by itself while true."""
+    """No Job starts on a schedule while true."""
 
     def repository(self, name: str) -> Repository | None:
         """The repository of this name; None where there is none."""

@@ -75,7 +75,7 @@ class Bootstrap(ApiModel):
 class Restore(ApiModel):
     """A restore in place, once for each requestId.
 
-    The backup goes into a new database beside the old one, is proved there, and takes its place; the old one is kept
+    The backup goes into a new database beside the old one, is verified there, and takes its place; the old one is kept
     until the next successful backup.
     """
 

@@ -233,7 +233,7 @@ class Tls(ApiModel):
     )
 
     server_secret: ObjectName | None = None
-    """A Secret with tls.crt, tls.key and ca.crt to serve instead of a certificate of the operator's own authority, for
+    """A Secret with tls.crt, tls.key and ca.crt to serve instead of a certificate of the operator's own CA, for
     instance cert-manager's. Its certificate must name <object>-rw.<namespace>.svc and
     *.<object>-pods.<namespace>.svc."""
     duration: Duration = "2160h"
@@ -284,7 +284,7 @@ class DatabaseSpec(ApiModel):
     model_config = with_rules(
         (
             "self.postgresql.synchronous != 'Required' || self.instances >= 2",
-            "postgresql.synchronous Required needs instances of at least 2: with one, commits would wait for ever",
+            "postgresql.synchronous Required needs instances of at least 2: with one, commits would wait indefinitely",
         ),
         (
             "has(self.walStorage) == has(oldSelf.walStorage)",
@@ -308,7 +308,7 @@ class DatabaseSpec(ApiModel):
     """How many PostgreSQL servers: one primary, the others its streaming replicas."""
     image: ImageName | None = None
     """The database image. Unset: the one that the operator named when the object was created; a newer operator never
-    changes it by itself (status.image tells it)."""
+    changes it (see status.image)."""
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
     """When the kubelet pulls the image."""
     image_pull_secrets: Annotated[list[LocalReference], Field(max_length=16)] = []
@@ -336,7 +336,7 @@ class DatabaseSpec(ApiModel):
     restore: Restore | None = None
     """Asks for a restore in place."""
     notifications: Annotated[list[Notification], Field(max_length=16)] = []
-    """Webhooks that are told of Warnings."""
+    """Webhooks that are called with each Warning."""
     tls: Tls = Tls()
     """Certificates."""
     scheduling: Scheduling = Scheduling()

@@ -12,7 +12,7 @@ class OnFailure(StrEnum):
     """What becomes of what a failed run has done."""
 
     ROLLBACK = "Rollback"
-    """The database goes back to where the run began, and that is proved."""
+    """The database goes back to where the run began, and that is verified."""
     HALT = "Halt"
     """What was applied before the failure stays, as Prisma's deploy does."""
 
@@ -88,7 +88,7 @@ class MigrationSource(ApiModel):
 
 
 class Migrations(ApiModel):
-    """The schema's migrations: applied, or undone and proved to be."""
+    """The schema's migrations: applied, or rolled back and verified to be."""
 
     model_config = with_rules(
         (
@@ -117,9 +117,9 @@ class Migrations(ApiModel):
     source: MigrationSource = MigrationSource()
     """Where the migrations come from; the bundled ones where unset."""
     target: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]*$", max_length=200)] | None = None
-    """The last migration to apply; all of the source where unset. What is applied already is never undone by it."""
+    """The last migration to apply; all of the source where unset. What is already applied stays."""
     on_failure: OnFailure = OnFailure.ROLLBACK
-    """Rollback: a failed run goes back to where it began, and that is proved. Halt: what it applied before the failure
+    """Rollback: a failed run goes back to where it began, and that is verified. Halt: what it applied before it failed
     stays, as with `prisma migrate deploy`."""
     rehearse: Rehearse = Rehearse.AUTO
     """Auto tries each run on a copy of the database first, up to rehearsalLimit with its data and above with the

@@ -18,7 +18,7 @@ class RunOptions:
         rehearse: whether to try the run on a copy first.
         rehearsal_limit: up to which size of the database `Auto` copies the data, bytes.
         allow_destructive: let statements run that lose data.
-        lock_timeout: how long a statement waits for a table's lock, milliseconds; 0 waits for ever.
+        lock_timeout: how long a statement waits for a table's lock, milliseconds; 0 waits indefinitely.
         lock_attempts: how often a transaction that got no lock is tried in one run.
         statement_timeout: how long a statement may take, milliseconds; 0 sets no limit.
         run_lock_timeout: how long to wait for another run to end, seconds. Prisma waits 10.

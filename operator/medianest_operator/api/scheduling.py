@@ -141,7 +141,7 @@ class Scheduling(ApiModel):
     topology_key: Annotated[str, Field(max_length=253, json_schema_extra={"pattern": _LABEL_KEY})] = (
         "kubernetes.io/hostname"
     )
-    """The node label that tells places apart, for instance topology.kubernetes.io/zone."""
+    """The node label that names a place, for instance topology.kubernetes.io/zone."""
     affinity: Annotated[dict[str, Any], Field(json_schema_extra=_affinity())] = {}
     """An affinity as Kubernetes defines it (nodeAffinity, podAffinity, podAntiAffinity), instead of antiAffinity."""
     priority_class_name: ObjectName | None = None

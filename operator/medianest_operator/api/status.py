@@ -74,12 +74,12 @@ class MigrationFailure(ApiModel):
 
 
 class Rollback(ApiModel):
-    """How a failed run was undone."""
+    """How a failed run was rolled back."""
 
     strategy: str
     """Transaction, Down, Inverse or Restore."""
-    proved: bool
-    proof: str
+    verified: bool
+    verification: str
     """The comparison with before, in words."""
 
 
@@ -113,7 +113,7 @@ class MigrationRun(ApiModel):
     outcome: str
     """Running, Applied or Failed."""
     step: str | None = None
-    """Where it stands while it runs: Planned, BackingUp, Rehearsing, Fencing, Applying, Proving, RollingBack."""
+    """Where it stands while it runs: Planned, BackingUp, Rehearsing, LockingOut, Applying, Verifying, RollingBack."""
     reason: str | None = None
     message: str | None = None
     started_at: str | None = None

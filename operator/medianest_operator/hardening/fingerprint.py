@@ -1,4 +1,4 @@
-"""A catalog as it would be without the operator's own objects: drift and proofs speak of the migrations alone."""
+"""A catalog as it would be without the operator's own objects: drift and rollbacks are about the migrations alone."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ USER_SETTING: Final = "app.current_user_id"
 """The setting in which a session says for which user it works (the application's security guide has this name)."""
 
 CANDIDATE: Final = "_new"
-"""Ends the name of a constraint that isn't proved yet."""
+"""Ends the name of a constraint that isn't verified yet."""
 
 MARK: Final = "medianest-operator, spec.hardening."
 """Begins the comment on every object of ours."""

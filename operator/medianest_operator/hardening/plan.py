@@ -51,7 +51,7 @@ class ConstraintChange:
 
     Attributes:
         add: those that aren't there as wanted.
-        candidates: what an earlier run left unproved, to be dropped first.
+        candidates: what an earlier run left unverified, to be dropped first.
     """
 
     add: tuple[OwnObject, ...]
@@ -144,17 +144,17 @@ def is_as_wanted(item: OwnObject, live: LiveObject | None) -> bool:
 
 
 def drop_candidates(candidates: Iterable[LiveObject]) -> Step:
-    """Take away constraints that were not proved."""
+    """Take away constraints that were not verified."""
     items = tuple(candidates)
     return Step(
-        f"drop unproved constraints {', '.join(item.name for item in items)}",
+        f"drop unverified constraints {', '.join(item.name for item in items)}",
         tuple(drop(item.kind, item.table, item.name) for item in items),
         _tables(items),
     )
 
 
 def candidate(item: OwnObject) -> LiveObject:
-    """The name under which a constraint is proved before it takes its own."""
+    """The name under which a constraint is verified before it takes its own."""
     return LiveObject("constraint", item.table, f"{item.name}{CANDIDATE}")
 
 
@@ -170,14 +170,14 @@ def add_candidates(items: Collection[OwnObject]) -> Step:
 
 
 def validate_candidate(item: OwnObject) -> Step:
-    """Prove a constraint for the old rows; readers and writers go on."""
+    """Verify a constraint for the old rows; readers and writers go on."""
     name = sql.Identifier(candidate(item).name)
     statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(qualified(item.table), name)
     return Step(f"validate {item.name}", (statement,), (item.table,))
 
 
 def swap_candidates(items: Collection[OwnObject]) -> Step:
-    """Give the proved constraints their names, in place of those that had them."""
+    """Give the verified constraints their names, in place of those that had them."""
     statements: list[sql.Composed] = []
     for item in items:
         rename = sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(

@@ -177,7 +177,7 @@ class HardeningRun:
         self._note(before, finished(after, removed=before.present and not after.present))
 
     def _change_constraints(self, change: ConstraintChange) -> None:
-        """All of them or none: nothing is named as wanted before every one is proved."""
+        """All of them or none: nothing is named as wanted before every one is verified."""
         if change.candidates:
             self._take(drop_candidates(change.candidates))
         self._look_at_rows(change)

@@ -18,8 +18,8 @@ class RunError(Exception):
 ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 """What to do about a failure that trying again can't help."""
 
-UNPROVED_ADVICE = (
-    "Writers stay held off where they were. Compare with the pre-migration backup; once the database is as it should"
-    " be, run `medianest-dbctl settle`."
+UNVERIFIED_ADVICE = (
+    "Writers stay locked out where they were. Compare with the pre-migration backup; once the database is as it should"
+    " be, run `medianest-dbctl resolve`."
 )
-"""What to do where the way back was gone and the proof failed."""
+"""What to do where a rollback could not be verified."""

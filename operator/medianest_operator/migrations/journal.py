@@ -1,7 +1,8 @@
 """The run's journal: a row for each run in a schema of our own, so that whoever comes next knows where it stands.
 
 A run writes each step before it takes it. Whatever ends the process, the next run reads the last row: if it has no
-end, its changes are either there as a whole, or they are undone and proved undone before anything else happens.
+end, its changes are either there as a whole, or they are rolled back, and that is verified, before
+anything else happens.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ class Step(enum.StrEnum):
     PLANNED = "Planned"
     BACKING_UP = "BackingUp"
     REHEARSING = "Rehearsing"
-    FENCING = "Fencing"
+    LOCKING_OUT = "LockingOut"
     APPLYING = "Applying"
-    PROVING = "Proving"
+    VERIFYING = "Verifying"
     ROLLING_BACK = "RollingBack"
     FINISHED = "Finished"
 
 
-CHANGING = frozenset({Step.APPLYING, Step.PROVING, Step.ROLLING_BACK})
+CHANGING = frozenset({Step.APPLYING, Step.VERIFYING, Step.ROLLING_BACK})
 """The steps in which the database's schema may be between two versions."""
 
 
@@ -50,7 +51,7 @@ class Ending(enum.StrEnum):
 
     APPLIED = "Applied"
     ROLLED_BACK = "RolledBack"
-    UNPROVED = "Unproved"
+    UNVERIFIED = "Unverified"
     REFUSED = "Refused"
     """It failed before it changed anything."""
 
@@ -69,7 +70,7 @@ CREATE TABLE IF NOT EXISTS medianest_operator.migration_runs (
     ending       text,
     plan         jsonb NOT NULL,
     before       jsonb,
-    fence        jsonb,
+    lockout        jsonb,
     backup       text,
     result       jsonb
 )
@@ -90,9 +91,9 @@ _SELECT_EXISTS: LiteralString = (
 )
 
 _SELECT_OPEN: LiteralString = """
-SELECT id, source, step, strategy, started_at, plan, before, fence, backup, result, ending
+SELECT id, source, step, strategy, started_at, plan, before, lockout, backup, result, ending
   FROM medianest_operator.migration_runs
- WHERE finished_at IS NULL OR ending = 'Unproved'
+ WHERE finished_at IS NULL OR ending = 'Unverified'
  ORDER BY started_at DESC
  LIMIT 1
 """
@@ -119,7 +120,7 @@ RUNS = Relation(
         "started_at": "timestamptz",
         "finished_at": "timestamptz",
         "ending": "text",
-        "fence": "jsonb",
+        "lockout": "jsonb",
         "backup": "text",
         "result": "jsonb",
     },
@@ -133,7 +134,7 @@ SELECT id::pg_catalog.text AS id, pg_catalog.left(source, 128) AS source, pg_cat
        {clamped("finished_at")} AS finished_at, pg_catalog.left(ending, 64) AS ending,
        pg_catalog.left(backup, 1024) AS backup, pg_catalog.octet_length(result::pg_catalog.text) AS size,
        CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) <= {LARGEST_RESULT} THEN result::pg_catalog.text END
-         AS result, fence IS NOT NULL AS fenced
+         AS result, lockout IS NOT NULL AS locked_out
   FROM ONLY medianest_operator.migration_runs
  ORDER BY started_at DESC
  LIMIT 1
@@ -152,9 +153,9 @@ VALUES (%(id)s, %(source)s, %(step)s, %(strategy)s, %(plan)s)
 
 # Old runs tell nothing that anybody needs: their evidence goes with the next run, the rows themselves after fifty.
 _PRUNE: tuple[LiteralString, ...] = (
-    "UPDATE medianest_operator.migration_runs SET before = NULL WHERE finished_at IS NOT NULL AND ending <> 'Unproved'"
-    " AND before IS NOT NULL",
-    "DELETE FROM medianest_operator.migration_runs WHERE finished_at IS NOT NULL AND ending <> 'Unproved'"
+    "UPDATE medianest_operator.migration_runs SET before = NULL WHERE finished_at IS NOT NULL"
+    " AND ending <> 'Unverified' AND before IS NOT NULL",
+    "DELETE FROM medianest_operator.migration_runs WHERE finished_at IS NOT NULL AND ending <> 'Unverified'"
     " AND id NOT IN (SELECT id FROM medianest_operator.migration_runs ORDER BY started_at DESC LIMIT 50)",
 )
 
@@ -167,12 +168,12 @@ class Entry:
         id: of this run.
         source: digest of what it runs: files, target and options.
         step: the last step begun.
-        strategy: how the run would be undone.
-        plan: the parts with each migration's name, history row and way of undoing it, as JSON.
+        strategy: how the run would be rolled back.
+        plan: the parts with each migration's name, history row and way of reverting it, as JSON.
         before: the evidence from before, as JSON; `None` until it was taken.
-        fence: the rights that were taken from writers, as JSON; `None` while nobody is held off.
+        lockout: the rights that were taken from writers, as JSON; `None` while nobody is locked out.
         backup: the pre-migration backup's path in the repository.
-        unproved: an earlier attempt to undo the run ended without a proof.
+        unverified: an earlier attempt to revert the run ended unverified.
     """
 
     source: str
@@ -181,9 +182,9 @@ class Entry:
     step: Step = Step.PLANNED
     strategy: str | None = None
     before: Mapping[str, Any] | None = None
-    fence: Mapping[str, Any] | None = None
+    lockout: Mapping[str, Any] | None = None
     backup: str | None = None
-    unproved: bool = False
+    unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class LastRun:
     ending: str | None
     backup: str | None
     result: Mapping[str, Any] | None
-    fenced: bool
+    locked_out: bool
 
     @property
     def is_open(self) -> bool:
@@ -225,7 +226,7 @@ class Journal:
         return bool(row and row[0])
 
     def open_entry(self) -> Entry | None:
-        """The run that never ended, or that ended without a proof; `None` where all is settled."""
+        """The run that never ended, or that ended unverified; `None` where nothing is open."""
         with self._connection.cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(_SELECT_OPEN).fetchone()
         if row is None:
@@ -237,9 +238,9 @@ class Journal:
             strategy=row["strategy"],
             plan=row["plan"],
             before=row["before"],
-            fence=row["fence"],
+            lockout=row["lockout"],
             backup=row["backup"],
-            unproved=row["ending"] == Ending.UNPROVED,
+            unverified=row["ending"] == Ending.UNVERIFIED,
         )
 
     def result_of(self, source: str) -> tuple[Ending, Mapping[str, Any]] | None:
@@ -267,10 +268,10 @@ class Journal:
         for name, value in changes.items():
             setattr(entry, name, value)
         self._connection.execute(
-            "UPDATE medianest_operator.migration_runs SET step = %s, strategy = %s, plan = %s, before = %s, fence = %s,"
-            " backup = %s WHERE id = %s",
+            "UPDATE medianest_operator.migration_runs SET step = %s, strategy = %s, plan = %s, before = %s,"
+            " lockout = %s, backup = %s WHERE id = %s",
             (
-                *(entry.step, entry.strategy, Jsonb(entry.plan), _json(entry.before), _json(entry.fence)),
+                *(entry.step, entry.strategy, Jsonb(entry.plan), _json(entry.before), _json(entry.lockout)),
                 *(entry.backup, entry.id),
             ),
         )

@@ -133,7 +133,7 @@ def _describe_failed(failed: Sequence[HistoryRow]) -> str:
     started = first.started_at.astimezone(UTC)
     why = f" It said: {shorten(' '.join(first.logs.split()), 300)}." if first.logs else ""
     return (
-        f"an earlier run of {names} (started {started:%Y-%m-%d %H:%M:%S} UTC) neither finished nor was undone,"
+        f"an earlier run of {names} (started {started:%Y-%m-%d %H:%M:%S} UTC) neither finished nor was rolled back,"
         f" so parts of it may be in the database.{why} Look at what it left, then record it with"
         f" `prisma migrate resolve --rolled-back {first.migration_name}` once its changes are removed, or"
         f" `--applied {first.migration_name}` once they are complete. Nothing was changed."
@@ -155,5 +155,5 @@ def _warnings(
     warnings += [f"{name} is applied but is not in the source." for name in missing]
     warnings += [f"{name} is older than the applied {version} and is applied out of order." for name in out_of_order]
     if target is not None and version is not None and version > target:
-        warnings.append(f"the database is at {version}, past the target {target}; applied migrations are not undone.")
+        warnings.append(f"the database is at {version}, past the target {target}; applied migrations stay.")
     return tuple(warnings)

@@ -34,13 +34,13 @@ class Kind(enum.Enum):
 
 
 class Trace(enum.Enum):
-    """What a committed statement leaves, for undoing it."""
+    """What a committed statement leaves, for reverting it."""
 
     # Nothing that a later statement would see.
     NOTHING = "nothing"
     # Definitions only, whose inverse follows from the catalogs before and after.
     DEFINITIONS = "definitions"
-    # Rows, or what the catalog doesn't tell in full: only a script that undoes it or a restore brings it back.
+    # Rows, or what the catalog doesn't tell in full: only a script that reverts it or a restore brings it back.
     DATA = "data"
 
 
@@ -57,7 +57,7 @@ class Statement:
         adds_enum_value: its new value can't be used before the transaction has ended (PostgreSQL manual, ALTER TYPE).
         drops_indexes: names of the indexes that it drops.
         makes_index: the name of the index that it creates.
-        moves_sequence: it calls setval, which no rollback undoes.
+        moves_sequence: it calls setval, which no rollback reverts.
     """
 
     ordinal: int
@@ -91,7 +91,7 @@ class Script:
 
     @property
     def is_atomic(self) -> bool:
-        """Whether the whole file can run inside one transaction, and so be undone by rolling that back.
+        """Whether the whole file can run inside one transaction, and so be rolled back by rolling that back.
 
         A file of several statements is one transaction to the server unless it commits by itself. Within it a DO block
         can't commit and a statement that must stand alone is refused, so neither leaves anything behind.

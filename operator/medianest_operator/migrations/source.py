@@ -5,7 +5,7 @@ Two spellings of the same thing are accepted, and may not be mixed for one name:
 - nested, as Prisma writes it: `20250704075237_init/migration.sql`;
 - prefixed, for a ConfigMap, whose keys can't hold a slash: `20250704075237_init.sql`.
 
-Beside a migration may lie the script that undoes it: `down.sql` in its folder, or `20250704075237_init.down.sql`.
+Beside a migration may lie the script that reverts it: `down.sql` in its folder, or `20250704075237_init.down.sql`.
 
 `migration_lock.toml` may lie beside them; its provider must be PostgreSQL. Names that begin with a dot are skipped,
 because the kubelet keeps a mounted ConfigMap's versions under `..data`.
@@ -46,7 +46,7 @@ class Migration:
         sql: the text that is sent to the server: the file without a byte order mark.
         checksum: what `_prisma_migrations` records: lowercase hex SHA-256 of the file's bytes.
         accepted_checksums: every recorded checksum that means "this file", its LF and CRLF variants among them.
-        down: the SQL that undoes it, `None` if its author gave none.
+        down: the SQL that reverts it, `None` if its author gave none.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Migration:
         )
 
     def with_down(self, content: bytes) -> Migration:
-        """The same migration with the script that undoes it. Raises SourceError as `from_bytes`."""
+        """The same migration with the script that reverts it. Raises SourceError as `from_bytes`."""
         return replace(self, down=_text(f"the down script of migration {self.name}", content))
 
     def recorded_as(self, checksum: str) -> Migration:
@@ -124,7 +124,7 @@ def migrations_from_mapping(entries: Mapping[str, str | bytes], origin: str = "t
         )
     for name, (key, content) in downs.items():
         if name not in found:
-            raise SourceError(f"{key} in {origin} undoes migration {name}, which is not there")
+            raise SourceError(f"{key} in {origin} reverts migration {name}, which is not there")
         found[name] = found[name][0], found[name][1].with_down(content)
     return tuple(sorted(migration for _, migration in found.values()))
 
@@ -176,7 +176,7 @@ def content_digest(migrations: Iterable[Migration], options: Mapping[str, object
 
 
 def _name_of(key: str, origin: str) -> tuple[str, bool]:
-    """The migration's name, and whether the entry undoes it."""
+    """The migration's name, and whether the entry reverts it."""
     folder, slash, file = key.partition("/")
     is_down = file == DOWN_SCRIPT if slash else key.endswith(DOWN_SUFFIX)
     if slash:

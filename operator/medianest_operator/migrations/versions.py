@@ -32,7 +32,7 @@ from medianest_operator.results.migration import Reason
 from medianest_operator.results.text import first_three
 
 RUN, REPLAY, OBSERVED = "run", "replay", "observed"
-"""Where a recorded version comes from: a proved run on a database without drift, the source alone, a mere look."""
+"""Where a recorded version comes from: a verified run on a database without drift, the source alone, a mere look."""
 
 _REPLAY_DATABASE = "replay"
 
@@ -120,7 +120,7 @@ def record_version(work: Work) -> None:
 
 
 def adopt_baseline(work: Work, why: str) -> History:
-    """Give a database without a history the history that its schema proves.
+    """Give a database without a history the history that its schema shows.
 
     Every migration up to the one whose schema equals the database's is recorded as `prisma migrate resolve --applied`
     records it. Returns the new history.
@@ -165,6 +165,6 @@ def adopt_baseline(work: Work, why: str) -> History:
         for name in matched:
             prisma.insert_resolved(connection, by_name[name], datetime.now(UTC))
     work.report(
-        f"adopted: the schema equals that of {matched[-1]} (proved); {len(matched)} migrations recorded as applied"
+        f"adopted: the schema equals that of {matched[-1]} (verified); {len(matched)} migrations recorded as applied"
     )
     return prisma.read_history(connection)

@@ -51,7 +51,7 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyP
 def _load_key(pair: KeyPair) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pair.key.encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the authority's key is not an elliptic curve key")
+        raise ValueError("the CA's key is not an elliptic curve key")
     return key
 
 

@@ -55,7 +55,7 @@ def wanted_roles(spec: DatabaseSpec, passwords: Mapping[str, str]) -> list[Wante
         WantedRole(owner),
         login(logins.APP),
         login(logins.READ_ONLY),
-        # To end the sessions of writers that a run holds off, and to see who keeps it waiting.
+        # To end the sessions of writers that a run locks out, and to see who keeps it waiting.
         login(logins.MIGRATOR, owner, "pg_signal_backend", "pg_read_all_stats", acts_as=owner),
         login(logins.MONITOR, "pg_monitor"),
         replace(login(logins.BACKUP, "pg_read_all_data", "pg_read_all_stats"), reads_everything=True),
@@ -158,11 +158,11 @@ SELECT d.datacl IS NULL,
 async def ensure_connect(connection: Connection, spec: DatabaseSpec, name: str, *, replace: bool = False) -> bool:
     """Let the login roles, and only them, into a database: the application's, or one that takes its place.
 
-    A database that a migration holds writers off from is left alone: there the application has no right to connect.
+    A database that a migration locks writers out of is left alone: there the application has no right to connect.
     Returns whether anything was missing.
 
     Args:
-        replace: the database is nobody's yet, so nobody is held off from it.
+        replace: the database is nobody's yet, so nobody is locked out from it.
     """
     cursor = await connection.execute(_CONNECTS, [name])
     row = await cursor.fetchone()
@@ -171,7 +171,7 @@ async def ensure_connect(connection: Connection, spec: DatabaseSpec, name: str, 
     untouched, may_connect = row[0], set(row[1])
     reader = logins.controller_name(spec.database.owner)
     if not untouched and reader not in may_connect:
-        # It writes nothing, so a migration that holds writers off doesn't hold it off either.
+        # It writes nothing, so a migration that locks writers out doesn't lock it out either.
         await connection.execute(
             sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(name), sql.Identifier(reader))
         )

@@ -231,16 +231,16 @@ def _judge(state: MigrationState, plan: Plan | None, schema: Schema, attempt: At
 def _failure_reason(last: api.MigrationRun) -> Reason:
     if last.reason == Reason.ROLLBACK_UNVERIFIED:
         return Reason.ROLLBACK_UNVERIFIED
-    return Reason.MIGRATION_ROLLED_BACK if last.rollback and last.rollback.proved else Reason.MIGRATION_FAILED
+    return Reason.MIGRATION_ROLLED_BACK if last.rollback and last.rollback.verified else Reason.MIGRATION_FAILED
 
 
 _STEPS: Final[Mapping[str, str]] = {
     "Planned": "is planning",
     "BackingUp": "is taking the backup before",
     "Rehearsing": "is rehearsing on a copy",
-    "Fencing": "is locking out writers before applying",
+    "LockingOut": "is locking out writers before applying",
     "Applying": "is applying",
-    "Proving": "is verifying",
+    "Verifying": "is verifying",
     "RollingBack": "is rolling back",
 }
 
@@ -399,8 +399,8 @@ def _events(run: Run, state: MigrationState) -> Iterable[Announcement]:
     if now.step and (not same or known.get("step") != now.step):
         yield Announcement("MigrationProgress", f"Job {now.job}: {now.step}.")
     if now.rollback and not (same and known.get("rollback")):
-        text = f"Rolled back by {now.rollback.strategy.lower()}: {now.rollback.proof}."
-        yield Announcement("RolledBack", text, "Normal" if now.rollback.proved else "Warning")
+        text = f"Rolled back by {now.rollback.strategy.lower()}: {now.rollback.verification}."
+        yield Announcement("RolledBack", text, "Normal" if now.rollback.verified else "Warning")
     if now.outcome == APPLIED and now.applied and not (same and known.get("outcome") == APPLIED):
         yield Announcement("MigrationsApplied", f"Applied {', '.join(item.name for item in now.applied)}.")
 

@@ -179,7 +179,7 @@ def restore_job(
     annotations: Mapping[str, str],
     system_identifier: str | None = None,
 ) -> Manifest:
-    """The Job that fills an empty database from a backup and proves it.
+    """The Job that fills an empty database from a backup and verifies it.
 
     Args:
         target: the database.

@@ -22,7 +22,7 @@ RESULT_FILE = "/dev/termination-log"
 """Where a container leaves its result for the operator (core/v1 Container, `terminationMessagePath`)."""
 LOST_NODE_SECONDS = 10
 """How long a pod stays on a node that no longer answers. Kubernetes' own tolerations of that are five minutes; a run
-that holds writers off can't wait so long, nor can a run that others wait for."""
+that locks writers out can't wait so long, nor can a run that others wait for."""
 _SERVER_CA = "/tls"
 
 

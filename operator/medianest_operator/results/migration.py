@@ -43,7 +43,7 @@ class Reason(enum.StrEnum):
     REHEARSAL_DIFFERS = "RehearsalDiffers"
     REHEARSAL_IMPOSSIBLE = "RehearsalImpossible"
     ROLLBACK_IMPOSSIBLE = "RollbackImpossible"
-    ROLLBACK_UNPROVED = "RollbackUnproved"
+    ROLLBACK_UNVERIFIED = "RollbackUnverified"
     INTERNAL_ERROR = "InternalError"
 
     CONNECT_FAILED = "ConnectFailed"
@@ -55,7 +55,7 @@ class Reason(enum.StrEnum):
     OUT_OF_RESOURCES = "OutOfResources"
     INTERRUPTED = "Interrupted"
     BACKUP_FAILED = "BackupFailed"
-    FENCE_FAILED = "FenceFailed"
+    LOCKOUT_FAILED = "LockoutFailed"
     ROLLBACK_UNFINISHED = "RollbackUnfinished"
 
     @property
@@ -77,7 +77,7 @@ _TRANSIENT = frozenset(
         Reason.OUT_OF_RESOURCES,
         Reason.INTERRUPTED,
         Reason.BACKUP_FAILED,
-        Reason.FENCE_FAILED,
+        Reason.LOCKOUT_FAILED,
         Reason.ROLLBACK_UNFINISHED,
     }
 )
@@ -163,18 +163,18 @@ class Rehearsal(_Frozen):
 
 
 class Rollback(_Frozen):
-    """How a failed run was undone.
+    """How a failed run was rolled back.
 
     Attributes:
         strategy: `Transaction`, `Down`, `Inverse` or `Restore`.
-        proved: catalog and rows were compared with those from before, and are equal.
-        proof: the comparison in words.
-        milliseconds: from the failure to the proof.
+        verified: catalog and rows were compared with those from before, and are equal.
+        verification: the comparison in words.
+        milliseconds: from the failure to the verification.
     """
 
     strategy: str
-    proved: bool
-    proof: str
+    verified: bool
+    verification: str
     milliseconds: int
 
 
@@ -204,7 +204,7 @@ class MigrationResult(_Frozen):
         pending: what is still to be applied, up to the target.
         warnings: what doesn't stop a run and still wants a look: edited, missing or out-of-order migrations.
         failed: where a migration failed.
-        rollback: how what had been done was undone; absent where nothing had to be.
+        rollback: how what had been done was rolled back; absent where nothing had to be.
         rehearsal: what the run on a copy showed.
         backup: the pre-migration backup's path in its repositories.
         stored_backup: more of it; absent where an earlier pod of the run took it.
@@ -259,7 +259,9 @@ class MigrationResult(_Frozen):
                 "hint": self.failed.hint and shorten(self.failed.hint, longest // 2),
             }
         )
-        rollback = self.rollback and self.rollback.model_copy(update={"proof": shorten(self.rollback.proof, longest)})
+        rollback = self.rollback and self.rollback.model_copy(
+            update={"verification": shorten(self.rollback.verification, longest)}
+        )
         rehearsal = self.rehearsal and self.rehearsal.model_copy(update={"locks": self.rehearsal.locks[:items]})
         return self.model_copy(
             update={

@@ -21,7 +21,7 @@ from medianest_operator.backups.logical.filling import Target, act_as_owner, ins
 from medianest_operator.backups.logical.restore import open_target
 from medianest_operator.backups.logical.server import Server, check_readable, lock_tables, lost
 from medianest_operator.backups.logical.source import open_source
-from medianest_operator.backups.verification.proof import (
+from medianest_operator.backups.verification.comparison import (
     Contents,
     read_contents,
     row_differences,

@@ -1,7 +1,7 @@
 """The backup that a migration takes of what it is about to change: the tier `pre-migration` of the common layout.
 
-It is encrypted where all others are. The way back then needs the private key: without it no run is begun that only this
-backup could undo.
+It is encrypted where all others are. The rollback then needs the private key: without it no run is begun that only this
+backup could revert.
 """
 
 from __future__ import annotations

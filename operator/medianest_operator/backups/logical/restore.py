@@ -1,4 +1,4 @@
-"""A backup back into an empty database: all of it, or an error; and proved equal to what was backed up."""
+"""A backup back into an empty database: all of it, or an error; and verified equal to what was backed up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medianest_operator.backups.repository.catalog import Backup
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.verification.archive import Archive, downloaded
-from medianest_operator.backups.verification.proof import Comparison, compare, read_contents
+from medianest_operator.backups.verification.comparison import Comparison, compare, read_contents
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
@@ -150,11 +150,11 @@ class RestoreRun:
             raise RunFailure(
                 Reason.NOT_EQUAL, f"{manifest.id} was restored, but is not what was backed up: {comparison.describe()}."
             )
-        proof = "catalog, row counts and sequences equal those of the backup"
+        verification = "catalog, row counts and sequences equal those of the backup"
         if comparison.exact:
-            proof = "fingerprint, row counts and sequences are exactly those of the backup"
+            verification = "fingerprint, row counts and sequences are exactly those of the backup"
         notes = "".join(f" Note: {note}." for note in comparison.notes)
-        message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {proof}.{notes}"
+        message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {verification}.{notes}"
         return Result.success(cut(message), **self._more, differences=[])
 
 

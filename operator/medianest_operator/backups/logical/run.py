@@ -30,7 +30,7 @@ from medianest_operator.backups.repository.layout import Format, Origin, Place, 
 from medianest_operator.backups.repository.manifest import File, Manifest, operator_version
 from medianest_operator.backups.repository.store import Content, cleanup, store
 from medianest_operator.backups.repository.store import Result as Stored
-from medianest_operator.backups.verification.proof import dumped_catalog
+from medianest_operator.backups.verification.comparison import dumped_catalog
 from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
@@ -55,7 +55,7 @@ class BackupOptions:
         database: namespace and name of the MediaNestDatabase; `None`: a local one, named after the database.
         formats: files with data or definitions.
         recipients: age's public keys; none: not encrypted.
-        keep: how long a tier's backups stay; those of others stay for ever.
+        keep: how long a tier's backups stay; those of others stay indefinitely.
         keep_until: of this backup.
         replica_host: where a replica may be found.
         conninfo: libpq's; empty: its variables.

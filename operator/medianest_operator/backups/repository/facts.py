@@ -107,7 +107,7 @@ def pg_dump_version() -> str:
     try:
         told = subprocess.run([postgres_program("pg_dump"), "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ThrowawayError(f"pg_dump doesn't tell its version: {error}") from error
+        raise ThrowawayError(f"pg_dump doesn't print its version: {error}") from error
     # pg_dump (PostgreSQL) 15.4 (Debian 15.4-1)
     return told.stdout.partition(")")[2].split()[0]
 

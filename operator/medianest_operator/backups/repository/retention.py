@@ -46,8 +46,8 @@ def plan(
         backups: as the catalog has them; each database's are judged by themselves. Attempts without a manifest are no
             backups, `store.cleanup` is for them.
         now: aware.
-        keep: how long a tier's backups stay. Those of a tier without a time stay for ever, unless `newest` has it or
-            they have a `keep_until` of their own, which goes before the tier's time.
+        keep: how long a tier's backups stay. Those of a tier without a time stay indefinitely, unless `newest` has it
+            or they have a `keep_until` of their own, which goes before the tier's time.
         newest: so many of a tier's good ones stay whatever their age; the others of a tier that has no time go.
         but: ids that stay.
     """

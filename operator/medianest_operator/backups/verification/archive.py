@@ -16,7 +16,7 @@ from medianest_operator.backups.repository.encryption import EncryptionError, de
 from medianest_operator.backups.repository.layout import Format
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.repository.store import DamagedError, fetch
-from medianest_operator.backups.verification.proof import stored_catalog
+from medianest_operator.backups.verification.comparison import stored_catalog
 from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.results.backup import Reason, RunFailure
 

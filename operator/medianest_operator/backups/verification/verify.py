@@ -1,4 +1,4 @@
-"""The proof that a backup can be restored: it is, into a throwaway server, and compared and checked there."""
+"""The verification that a backup can be restored: it is, into a throwaway server, and compared and checked there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medianest_operator.backups.repository.manifest import Manifest, Verificatio
 from medianest_operator.backups.repository.store import DamagedError, fetch
 from medianest_operator.backups.verification import amcheck
 from medianest_operator.backups.verification.archive import Archive, downloaded
-from medianest_operator.backups.verification.proof import compare, read_contents
+from medianest_operator.backups.verification.comparison import compare, read_contents
 from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, seal
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError, ThrowawayServer
@@ -147,7 +147,7 @@ class VerifyRun:
             assert good.manifest is not None
             assert copy.manifest is not None
             if copy.manifest.files != good.manifest.files:
-                noted += f" The one in {repository.name} is another: it has to be verified by itself."
+                noted += f" The one in {repository.name} is another: it needs a verification of its own."
                 continue
             began = time.monotonic()
             try:

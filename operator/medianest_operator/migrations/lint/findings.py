@@ -14,7 +14,7 @@ _PART_OF_NAME = re.compile(r'"((?:[^"]|"")*)"|([^."]+)')
 class Severity(enum.StrEnum):
     """What a finding means for a run.
 
-    REFUSED never runs, because no rollback of it could be proved. DESTRUCTIVE runs only with `allowDestructive`.
+    REFUSED never runs, because no rollback of it could be verified. DESTRUCTIVE runs only with `allowDestructive`.
     WARNING stops nothing.
     """
 

@@ -191,8 +191,8 @@ class _Lint:
                 Severity.WARNING,
                 "dynamic-sql",
                 *place,
-                "puts SQL together and runs it with EXECUTE, so it can't be told what it will do. Write the statement"
-                " out, if it can be.",
+                "puts SQL together and runs it with EXECUTE, so what it does can't be known beforehand. Write the"
+                " statement out, if it can be.",
             )
         if body.unreadable is not None:
             yield Finding(

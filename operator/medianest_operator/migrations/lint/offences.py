@@ -1,4 +1,4 @@
-"""Why a statement is refused, in words: what it does, why no rollback of it could be proved, and what to do instead."""
+"""Why a statement is refused: what it does, why no rollback of it could be verified, and what to do instead."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ROLE = Offence(
 )
 OWNED = Offence(
     "owned",
-    "changes everything that a role owns, also outside of this database, so it can't be told what it will touch; name"
-    " the objects instead, with ALTER ... OWNER TO, REVOKE or DROP.",
+    "changes everything that a role owns, also outside of this database, so what it touches can't be known beforehand;"
+    " name the objects instead, with ALTER ... OWNER TO, REVOKE or DROP.",
 )
 TABLESPACE = Offence(
     "tablespace",
@@ -64,8 +64,8 @@ LANGUAGE = Offence(
 )
 TWO_PHASE = Offence(
     "two-phase",
-    "ends the transaction for somebody else to commit, so the run could neither commit it nor undo it; take the"
-    " statement out: the run commits by itself.",
+    "ends the transaction for somebody else to commit, so the run could neither commit it nor revert it; take the"
+    " statement out: the run commits on its own.",
 )
 AUTHORIZATION = Offence(
     "session-authorization",
@@ -79,7 +79,7 @@ DISCARD = Offence(
 UNLOCK = Offence(
     "advisory-unlock",
     f"gives up the lock {run_lock.LOCK_KEY} that keeps a second run away (pg_advisory_unlock_all gives up every lock);"
-    " name another key, or use pg_advisory_xact_lock, which ends by itself.",
+    " name another key, or use pg_advisory_xact_lock, which ends with the transaction.",
 )
 SHARED_COMMENT = Offence(
     "shared-comment",
@@ -88,7 +88,7 @@ SHARED_COMMENT = Offence(
 DATABASE_RIGHTS = Offence(
     "database-grant",
     "gives or takes rights on the database. Who may connect is the operator's to say: a run takes exactly these rights"
-    f" while it holds writers off and gives them back after, so what is granted here would get lost; {TAKE_OUT}.",
+    f" while it locks writers out and gives them back after, so what is granted here would get lost; {TAKE_OUT}.",
 )
 PARAMETER = Offence(
     "parameter-grant",

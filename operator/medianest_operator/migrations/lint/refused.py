@@ -1,4 +1,4 @@
-"""Statements that reach outside the database, or into the run's own records: no rollback of them could be proved.
+"""Statements that reach outside the database, or into the run's own records: no rollback of them could be verified.
 
 What is left out on purpose, because it stays in one transaction and the catalog's fingerprint holds it: ALTER DATABASE
 ... SET, and ALTER ROLE ... IN DATABASE ... SET.
@@ -79,7 +79,7 @@ def _copy(node: Node) -> Iterator[Offence]:
     elif "filename" in node:
         yield Offence(
             "copy-file",
-            "COPY reads or writes a file on the server, which no other node has and no rollback undoes; write the rows"
+            "COPY reads or writes a file on the server, which no other node has and no rollback reverts; write the rows"
             " as INSERT statements.",
         )
     elif node.get("is_from"):
@@ -112,8 +112,8 @@ def _function_language(node: Node) -> Iterator[Offence]:
     if language not in _TRUSTED_LANGUAGES:
         yield Offence(
             "untrusted-language",
-            f"uses the language {language}, whose code can do on the server's machine what the server can, so it can't"
-            " be told what it changes; write it in SQL or PL/pgSQL.",
+            f"uses the language {language}, whose code can do on the server's machine what the server can, so what it"
+            " changes can't be known; write it in SQL or PL/pgSQL.",
         )
 
 
@@ -263,7 +263,7 @@ def _journal() -> Offence:
     return Offence(
         "journal",
         f"touches the schema {JOURNAL_SCHEMA}, where the run keeps its journal: without it an interrupted run could not"
-        " be finished or undone; take it out.",
+        " be finished or rolled back; take it out.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What stops no run and still wants a word, beside what squawk says: other locks, and what outlasts an undo."""
+"""What stops no run and still wants a word, beside what squawk says: other locks, and what outlasts an revert."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def warnings(tag: str, node: Node, tables: LiveTables) -> Iterator[Warned]:
         case "ClusterStmt" if "relation" in node:
             yield from _locked("cluster", _LOCKS_ALL, node["relation"], tables)
         case "RefreshMatViewStmt" if not node.get("concurrent"):
-            words = "nobody can read {table} while it is filled anew. REFRESH MATERIALIZED VIEW CONCURRENTLY lets them."
+            words = (
+                "nobody can read {table} while it is filled again. REFRESH MATERIALIZED VIEW CONCURRENTLY lets them."
+            )
             yield from _locked("refresh", words, node["relation"], tables)
         case "LockStmt" if node.get("mode", 0) >= _SHARE:
             whom = "read or write" if node["mode"] == _EXCLUSIVE_TO_ALL else "write to"
@@ -40,7 +42,7 @@ def warnings(tag: str, node: Node, tables: LiveTables) -> Iterator[Warned]:
                 yield from _locked("lock-table", words, item["RangeVar"], tables)
         case "UpdateStmt" if "whereClause" not in node and "fromClause" not in node:
             words = (
-                "writes every row of {table} anew: whoever changes one of them waits until the migration ends, and the"
+                "writes every row of {table} again: whoever changes one of them waits until the migration ends, and the"
                 " table takes twice the space until it is vacuumed. Say with WHERE which rows need it."
             )
             yield from _locked("update-all", words, node["relation"], tables)
@@ -49,15 +51,15 @@ def warnings(tag: str, node: Node, tables: LiveTables) -> Iterator[Warned]:
         case "FuncCall" if names_of(node.get("funcname"))[-1:] == ["setval"]:
             yield Warned(
                 "setval",
-                "setval moves a sequence at once, also when the migration is undone later. ALTER SEQUENCE ... RESTART"
-                " is undone with it.",
+                "setval moves a sequence at once, also when the migration is rolled back later. ALTER SEQUENCE ..."
+                " RESTART is rolled back with it.",
             )
         case _:
             pass
 
 
 def not_transactional(kind: Kind, alone: bool) -> Warned | None:
-    """What it means for undoing a file that a statement can't run in a transaction, or ends it.
+    """What it means for reverting a file that a statement can't run in a transaction, or ends it.
 
     Args:
         kind: the statement's.
@@ -70,15 +72,15 @@ def not_transactional(kind: Kind, alone: bool) -> Warned | None:
                 " migration of its own."
             )
         case Kind.STANDALONE | Kind.CONCURRENT:
-            words = "can't run in a transaction, so a failure is undone by its inverse or by restoring the backup."
+            words = "can't run in a transaction, so a failure is rolled back by its inverse or by restoring the backup."
         case Kind.COMMITS | Kind.BEGINS:
             words = (
-                "takes the transaction into the file's own hands, so a failure after it is undone by its inverse or by"
-                " restoring the backup. Without such statements the whole file is one transaction."
+                "takes the transaction into the file's own hands, so a failure after it is rolled back by its inverse"
+                " or by restoring the backup. Without such statements the whole file is one transaction."
             )
         case Kind.MAY_COMMIT if alone:
             words = (
-                "may commit from the inside, so a failure after that is undone by its inverse or by restoring the"
+                "may commit from the inside, so a failure after that is rolled back by its inverse or by restoring the"
                 " backup."
             )
         case _:

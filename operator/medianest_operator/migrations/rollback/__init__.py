@@ -1,1 +1,1 @@
-"""The ways back to where a run began, and finishing a run whose process is gone."""
+"""The rollbacks to where a run began, and finishing a run whose process is gone."""

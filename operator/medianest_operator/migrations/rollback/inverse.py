@@ -2,7 +2,7 @@
 
 Only what adds nothing but definitions has an inverse here: what was added is dropped, an index that was dropped or
 left invalid is built again, defaults and the like are set back. Where the difference holds anything else, there is
-none, and another way of undoing has to be taken.
+none, and another way of reverting has to be taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finish what a run began whose process is gone: found whole, or taken back and proved."""
+"""Finish what a run began whose process is gone: found whole, or taken back and verified."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.facts import read_facts
 from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.errors import UNPROVED_ADVICE, RunError
+from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
-from medianest_operator.migrations.rollback.fence import Fence, FenceError, lift_fence, raise_fence
-from medianest_operator.migrations.rollback.undo import Backup, Undo, UndoUnfinished
+from medianest_operator.migrations.rollback.lockout import Lockout, LockoutError, lift_lockout, lock_out
+from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_destruction, check_indexes, read_holders
-from medianest_operator.migrations.run.evidence import Evidence, Proof, application_catalog
+from medianest_operator.migrations.run.evidence import Evidence, Verification, application_catalog
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
@@ -59,11 +59,11 @@ def way_back(
     failure: Failure | None = None,
     transaction: int | None = None,
 ) -> Rollback:
-    """Undo a run, prove it, and write both down; safe to begin again from any point.
+    """Revert a run, verify it, and write both down; safe to begin again from any point.
 
     Args:
-        work: the run that goes the way back.
-        entry: the run that is undone: the same, or an earlier one that was cut off.
+        work: the run that rolls back.
+        entry: the run that is rolled back: the same, or an earlier one that was cut off.
         transaction: the server's id of the transaction that held the whole run, where one did.
         finish: makes what the journal keeps.
 
@@ -76,9 +76,9 @@ def way_back(
     session.roll_back(connection)
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
-    fenced = entry.fence is not None
+    locked_out = entry.lockout is not None
     backup = None
-    if workbench.no_way_back is None and entry.backup is not None:
+    if workbench.no_restore is None and entry.backup is not None:
         # The journal is the migrator's to write; the Job can read other databases' backups, too.
         if not layout.is_of(entry.backup, origin_of(workbench, read_facts(connection)), Tier.PRE_MIGRATION):
             raise RunError(
@@ -91,58 +91,58 @@ def way_back(
     downs = entry.plan.get("downs", {})
     rows = _rows_of_run(connection, names)
     committed = [name for name, finished in rows.items() if finished]
-    undo = Undo(
+    revert = Revert(
         connection,
         work.options,
         work.report,
         before=before,
         downs={name: downs[name] for name in sorted(committed) if name in downs},
-        fenced=fenced,
+        locked_out=locked_out,
         backup=backup,
         # The rows of the history commit with the run's only transaction.
         changed=entry.strategy != Strategy.TRANSACTION or bool(rows),
     )
     try:
-        undone = undo.run()
-    except (UndoUnfinished, psycopg.errors.LockNotAvailable) as error:
-        held = "Writers stay held off. " if fenced else ""
+        reverted = revert.run()
+    except (RevertUnfinished, psycopg.errors.LockNotAvailable) as error:
+        held = "Writers stay locked out. " if locked_out else ""
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Undoing it is not finished: {' '.join(str(error).split())}. {held}Trying again.",
+            f"{why} Reverting it is not finished: {' '.join(str(error).split())}. {held}Trying again.",
             failure.failed if failure else None,
         ) from error
-    proof = _with_transaction(connection, undone.proof, transaction)
+    verification = _with_transaction(connection, reverted.verification, transaction)
     rollback = Rollback(
-        strategy=undone.strategy,
-        proved=proof.is_equal,
-        proof=proof.describe(),
+        strategy=reverted.strategy,
+        verified=verification.is_equal,
+        verification=verification.describe(),
         milliseconds=round((time.monotonic() - started) * 1000),
     )
-    work.report(f"undone by {undone.strategy.lower()}: {rollback.proof}")
+    work.report(f"rolled back by {reverted.strategy.lower()}: {rollback.verification}")
     with connection.transaction():
-        if proof.is_equal:
-            _settle_history(connection, names, why, failure)
-            if entry.fence is not None:
-                lift_fence(connection, Fence.from_json(entry.fence))
-        ending = Ending.ROLLED_BACK if proof.is_equal else Ending.UNPROVED
+        if verification.is_equal:
+            _resolve_history(connection, names, why, failure)
+            if entry.lockout is not None:
+                lift_lockout(connection, Lockout.from_json(entry.lockout))
+        ending = Ending.ROLLED_BACK if verification.is_equal else Ending.UNVERIFIED
         kept = dict(finish(rollback))
-        if not proof.is_equal:
-            kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNPROVED}
+        if not verification.is_equal:
+            kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNVERIFIED}
         work.journal.finish(entry, ending, kept)
     return rollback
 
 
-def _with_transaction(connection: Connection[Any], proof: Proof, transaction: int | None) -> Proof:
+def _with_transaction(connection: Connection[Any], verification: Verification, transaction: int | None) -> Verification:
     """Rows that differ with writers at work are the writers' only if the server says that the run's transaction ended
     without a commit (PostgreSQL manual, pg_xact_status)."""
-    if transaction is None or not proof.writers:
-        return proof
+    if transaction is None or not verification.writers:
+        return verification
     row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
     if row is not None and row[0] == "aborted":
-        return proof
+        return verification
     told = row[0] if row else "nothing"
-    lines = (*proof.differences, f"the server says {told} of transaction {transaction}, expected aborted")
-    return Proof(lines, proof.tables, proof.rows)
+    lines = (*verification.differences, f"the server says {told} of transaction {transaction}, expected aborted")
+    return Verification(lines, verification.tables, verification.rows)
 
 
 def _rows_of_run(connection: Connection[Any], names: list[str]) -> dict[str, bool]:
@@ -150,7 +150,7 @@ def _rows_of_run(connection: Connection[Any], names: list[str]) -> dict[str, boo
     return {row[0]: row[1] for row in connection.execute(_ROWS_OF_RUN, (names,)).fetchall()}
 
 
-def _settle_history(connection: Connection[Any], names: list[str], why: str, failure: Failure | None) -> None:
+def _resolve_history(connection: Connection[Any], names: list[str], why: str, failure: Failure | None) -> None:
     """Leave the rows that `prisma migrate resolve --rolled-back` leaves, the failed one with its logs."""
     if failure is not None and failure.reason.outcome is Outcome.FAILED:
         name = failure.planned.name
@@ -167,7 +167,7 @@ class Recovery:
 
     Args:
         work: the run that found it.
-        entry: of a run that never ended, or whose way back wasn't proved.
+        entry: of a run that never ended, or whose rollback wasn't verified.
     """
 
     def __init__(self, work: Work, entry: Entry) -> None:
@@ -178,7 +178,7 @@ class Recovery:
         """Decide what became of the run.
 
         Raises:
-            RunError: it could not be proved undone, or not be finished now.
+            RunError: its rollback could not be verified, or not be finished now.
         """
         entry = self._entry
         names = list(entry.plan["names"])
@@ -189,12 +189,12 @@ class Recovery:
         if entry.step not in CHANGING or entry.before is None:
             self._finish(Ending.ROLLED_BACK, Reason.INTERRUPTED, "cut off before it changed anything")
             return
-        if entry.fence is not None:
+        if entry.lockout is not None:
             # The rights were taken before; whoever came in by another way must go as well.
-            self._raise_fence_again()
+            self._lock_out_again()
         before = Evidence.from_json(entry.before)
         rows = _rows_of_run(self._work.connection, names)
-        going_back = entry.unproved or entry.step is Step.ROLLING_BACK
+        going_back = entry.unverified or entry.step is Step.ROLLING_BACK
         if not going_back and all(rows.get(name) for name in names) and self._is_whole(before):
             self._finish(Ending.APPLIED, Reason.APPLIED, "found applied as a whole after it was cut off")
             return
@@ -206,26 +206,28 @@ class Recovery:
             finish=lambda rollback: {
                 "outcome": Outcome.TRANSIENT,
                 "reason": Reason.INTERRUPTED,
-                "message": f"The run was cut off and undone by {rollback.strategy.lower()}: {rollback.proof}.",
+                "message": f"The run was cut off and rolled back by {rollback.strategy.lower()}:"
+                f" {rollback.verification}.",
                 "rollback": rollback.model_dump(mode="json"),
             },
         )
-        if not rollback.proved:
+        if not rollback.verified:
             raise RunEnd(
                 MigrationResult.of(
-                    Reason.ROLLBACK_UNPROVED,
-                    f"A run of {', '.join(names)} was cut off and could not be proved undone: {rollback.proof}."
-                    f" {UNPROVED_ADVICE}",
+                    Reason.ROLLBACK_UNVERIFIED,
+                    f"A run of {', '.join(names)} was cut off, and its rollback could not be verified:"
+                    f" {rollback.verification}."
+                    f" {UNVERIFIED_ADVICE}",
                     rollback=rollback,
                     backup=entry.backup,
                 )
             )
 
-    def _raise_fence_again(self) -> None:
+    def _lock_out_again(self) -> None:
         try:
-            raise_fence(self._work.connection, Fence.from_json(self._entry.fence), self._work.report)
-        except FenceError as error:
-            raise RunError(Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again.") from error
+            lock_out(self._work.connection, Lockout.from_json(self._entry.lockout), self._work.report)
+        except LockoutError as error:
+            raise RunError(Reason.LOCKOUT_FAILED, f"Writers could not be locked out: {error}. Trying again.") from error
 
     def _is_whole(self, before: Evidence) -> bool:
         """Every file is recorded as finished; that counts if the run's own last look would have let it pass."""
@@ -240,17 +242,17 @@ class Recovery:
 
     def _finish(self, ending: Ending, reason: Reason, message: str) -> None:
         with self._work.connection.transaction():
-            if self._entry.fence is not None:
-                lift_fence(self._work.connection, Fence.from_json(self._entry.fence))
+            if self._entry.lockout is not None:
+                lift_lockout(self._work.connection, Lockout.from_json(self._entry.lockout))
             outcome = Outcome.APPLIED if ending is Ending.APPLIED else Outcome.TRANSIENT
             self._work.journal.finish(self._entry, ending, {"outcome": outcome, "reason": reason, "message": message})
         self._work.report(f"the earlier run: {message}")
 
 
-def settle(connection: Connection[Any], journal: Journal) -> str | None:
-    """Accept the database as it is after a run that could not be proved undone: lift the fence, close the entry.
+def resolve(connection: Connection[Any], journal: Journal) -> str | None:
+    """Accept the database as it is after a run whose rollback could not be verified: lift the lockout, close the entry.
 
-    Returns what was settled, in words; `None` if nothing was open.
+    Returns what was resolved, in words; `None` if nothing was open.
 
     Raises:
         RunError: a run is at work.
@@ -263,12 +265,12 @@ def settle(connection: Connection[Any], journal: Journal) -> str | None:
     if entry is None:
         return None
     with connection.transaction():
-        if entry.fence is not None:
-            lift_fence(connection, Fence.from_json(entry.fence))
-        if entry.unproved or entry.step is Step.ROLLING_BACK:
-            # The way back was gone: what the history still calls applied or begun isn't there any more, and a next
+        if entry.lockout is not None:
+            lift_lockout(connection, Lockout.from_json(entry.lockout))
+        if entry.unverified or entry.step is Step.ROLLING_BACK:
+            # The rollback was gone: what the history still calls applied or begun isn't there any more, and a next
             # try must not pass it over.
-            connection.execute(_MARK_ROLLED_BACK, ("settled by hand after it was undone", list(entry.plan["names"])))
+            connection.execute(_MARK_ROLLED_BACK, ("resolved by hand after its rollback", list(entry.plan["names"])))
         message = "accepted as it is by hand"
         journal.finish(
             entry, Ending.REFUSED, {"outcome": Outcome.FAILED, "reason": Reason.INTERRUPTED, "message": message}

@@ -1,4 +1,4 @@
-"""A run's own way back: undone, proved and recorded, and what the run then ends with."""
+"""A run's own rollback: rolled back, verified and recorded, and what the run then ends with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from medianest_operator.errors import Interrupted
-from medianest_operator.migrations.errors import ADVICE, UNPROVED_ADVICE, RunError
+from medianest_operator.migrations.errors import ADVICE, UNVERIFIED_ADVICE, RunError
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.rollback.halt import halt
 from medianest_operator.migrations.rollback.recovery import way_back
@@ -24,13 +24,13 @@ STOPPED = "The run was asked to stop before its end."
 
 
 @contextmanager
-def undone_where_it_fails(work: Work) -> Iterator[None]:
-    """From the first change on every failure takes the way back, unless the connection is gone: then the next run finds
+def reverted_where_it_fails(work: Work) -> Iterator[None]:
+    """From the first change on every failure takes the rollback, unless the connection is gone: then the next run finds
     the entry open and takes it. With `onFailure: Halt` nothing is taken back.
 
     Raises:
         RunError: what the run ends with.
-        Interrupted, psycopg.Error: nothing was undone; the last commit may have gone through (`Work.is_applied`).
+        Interrupted, psycopg.Error: nothing was rolled back; the last commit may have gone through (`Work.is_applied`).
     """
     try:
         yield
@@ -54,7 +54,7 @@ def _told(work: Work, error: BaseException) -> RunError:
 
 
 def roll_back(work: Work, cause: Failure | RunError) -> RunError:
-    """Go back, prove that, and write both down; returns what the run ends with.
+    """Go back, verify that, and write both down; returns what the run ends with.
 
     Raises:
         RunError: it can't be gone to its end now; the next run begins it again.
@@ -79,28 +79,28 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
         before=work.before,
         failure=cause if isinstance(cause, Failure) else None,
         why=text,
-        transaction=transaction if work.undo.strategy is Strategy.TRANSACTION else None,
+        transaction=transaction if work.revert.strategy is Strategy.TRANSACTION else None,
         finish=remembered,
     )
     try:
         rollback = go()
     except Interrupted:
-        # It is on its way back already; a further signal is ignored.
+        # It is on its rollback already; a further signal is ignored.
         rollback = go()
     return _end(cause, text, rollback)
 
 
 def _end(cause: Failure | RunError, text: str, rollback: Rollback) -> RunError:
-    if not rollback.proved:
+    if not rollback.verified:
         return RunError(
-            Reason.ROLLBACK_UNPROVED,
-            f"{text} It could not be proved undone: {rollback.proof}. {UNPROVED_ADVICE}",
+            Reason.ROLLBACK_UNVERIFIED,
+            f"{text} Its rollback could not be verified: {rollback.verification}. {UNVERIFIED_ADVICE}",
             cause.failed,
         )
     final = cause.reason.outcome is Outcome.FAILED
     by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
     return RunError(
         cause.reason,
-        f"{text} It was undone{by}: {rollback.proof}. {ADVICE if final else 'Trying again.'}",
+        f"{text} It was rolled back{by}: {rollback.verification}. {ADVICE if final else 'Trying again.'}",
         cause.failed,
     )

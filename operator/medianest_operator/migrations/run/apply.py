@@ -132,7 +132,7 @@ class Application:
                 if not transient or attempt == self._options.lock_attempts:
                     raise
                 pause = FIRST_PAUSE * attempt
-                self._report(f"{failure.text} Undone; trying again in {pause:g} s.")
+                self._report(f"{failure.text} Rolled back; trying again in {pause:g} s.")
                 time.sleep(pause)
 
     def _try_transaction(self, part: Part) -> None:

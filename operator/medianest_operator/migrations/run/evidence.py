@@ -1,7 +1,7 @@
 """What must be equal before and after: the catalog, every table's rows, where the sequences stand.
 
-This is the proof's substance. The catalog's fingerprint covers every definition; the row counts, and with the writers
-held off a digest of every table's content, cover the data.
+This is what is compared. The catalog's fingerprint covers every definition; the row counts, and with the writers
+locked out a digest of every table's content, cover the data.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def catalog_from_json(items: Any) -> Catalog:
 
 
 def application_catalog(connection: Connection[Any]) -> Catalog:
-    """The catalog without what a run changes itself: Prisma's history, and who may connect while it holds writers off.
+    """The catalog without what a run changes itself: Prisma's history, and who may connect while it locks writers out.
 
     No migration changes the latter: rights on the database are refused (lint). The operator's own objects of
     `spec.hardening` are left out too: they come and go by themselves.
@@ -129,7 +129,7 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Verification:
     """Whether a database is as it was.
 
     Attributes:
@@ -152,16 +152,16 @@ class Proof:
         return not self.differences
 
     def describe(self) -> str:
-        """The proof in words, for the end of a sentence."""
+        """The verification in words, for the end of a sentence."""
         if self.differences:
             return f"not as before: {first_three(self.differences)}"
         counted = "catalog, row counts and contents equal" if self.contents else "catalog and row counts equal"
         if self.writers:
-            return "catalog equals that before, and rows were changed by the application alone (proved)"
-        return f"{counted} those before (proved)"
+            return "catalog equals that before, and rows were changed by the application alone (verified)"
+        return f"{counted} those before (verified)"
 
 
-def prove(before: Evidence, after: Evidence, writers_may_write: bool) -> Proof:
+def verify(before: Evidence, after: Evidence, writers_may_write: bool) -> Verification:
     """Compare two moments.
 
     Args:
@@ -173,7 +173,7 @@ def prove(before: Evidence, after: Evidence, writers_may_write: bool) -> Proof:
     if not writers_may_write:
         lines += moved
         lines += _sequence_changes(before, after)
-    return Proof(
+    return Verification(
         differences=tuple(lines),
         tables=len(before.rows),
         rows=before.total_rows,

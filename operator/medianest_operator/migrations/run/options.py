@@ -45,7 +45,7 @@ class Workbench:
         return LocalSandbox(self.scratch)
 
     @property
-    def no_way_back(self) -> str | None:
+    def no_restore(self) -> str | None:
         """Why no backup of this run could be restored, in words; `None` if one could."""
         if not self.repositories:
             return "no place for a backup was given"

@@ -1,8 +1,8 @@
-"""How a run is cut into parts that commit on their own, and how what was committed would be undone. Pure.
+"""How a run is cut into parts that commit on their own, and how what was committed would be rolled back. Pure.
 
 Everything that can run in a transaction runs in one, over as many files as possible: then a failure anywhere takes all
 of it back. Only what PostgreSQL refuses inside a transaction stands alone; what was committed before and by such a
-file needs another way back.
+file needs another rollback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medianest_operator.postgres.catalog import Catalog
 
 
 class Strategy(enum.StrEnum):
-    """How a run is undone, the first that fits."""
+    """How a run is rolled back, the first that fits."""
 
     TRANSACTION = "Transaction"
     """Nothing is committed before the end."""
@@ -26,7 +26,7 @@ class Strategy(enum.StrEnum):
     INVERSE = "Inverse"
     """What the catalogs before and after differ in, turned round."""
     RESTORE = "Restore"
-    """The pre-migration backup, with the writers held off since before it was taken."""
+    """The pre-migration backup, with the writers locked out since before it was taken."""
     NONE = "None"
     """Not at all: `onFailure: Halt`."""
 
@@ -93,22 +93,22 @@ def _runs_in_transaction(script: Script) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class UndoPlan:
-    """How a run would be undone.
+class RevertPlan:
+    """How a run would be rolled back.
 
     Attributes:
         strategy: the way that is tried first.
-        fenced: writers have to be held off from before the first change until the end.
-        why: what makes the fence necessary, in words.
+        locked out: writers have to be locked out from before the first change until the end.
+        why: what makes the lockout necessary, in words.
     """
 
     strategy: Strategy
-    fenced: bool = False
+    locked_out: bool = False
     why: str = ""
 
 
-def plan_undo(parts: Sequence[Part], catalog: Catalog) -> UndoPlan:
-    """Choose how the run would be undone.
+def plan_revert(parts: Sequence[Part], catalog: Catalog) -> RevertPlan:
+    """Choose how the run would be rolled back.
 
     Args:
         catalog: the database's own before the run: whether a dropped index can be built again without a conflict
@@ -117,10 +117,10 @@ def plan_undo(parts: Sequence[Part], catalog: Catalog) -> UndoPlan:
     moving = next((s for part in parts for s in part.statements if s.moves_sequence), None)
     if len(parts) <= 1 and all(part.is_transaction for part in parts):
         if moving:
-            return UndoPlan(
-                Strategy.TRANSACTION, True, f"`{moving.excerpt}` moves a sequence, which no rollback undoes"
+            return RevertPlan(
+                Strategy.TRANSACTION, True, f"`{moving.excerpt}` moves a sequence, which no rollback reverts"
             )
-        return UndoPlan(Strategy.TRANSACTION)
+        return RevertPlan(Strategy.TRANSACTION)
     # The last part, if it is a transaction, is either committed and with it the run, or it is gone.
     committed = parts[:-1] if parts[-1].is_transaction else parts
     unique = {item.name for item in catalog.of_kind("index") if item.attributes.get("unique")}
@@ -131,7 +131,7 @@ def plan_undo(parts: Sequence[Part], catalog: Catalog) -> UndoPlan:
     unread = next((item for part in committed for item in part.planned if not item.script.parsed), None)
     have_down = all(item.migration.down is not None for part in committed for item in part.planned)
     if lasting is None and unread is None and moving is None:
-        return UndoPlan(Strategy.DOWN if have_down else Strategy.INVERSE)
+        return RevertPlan(Strategy.DOWN if have_down else Strategy.INVERSE)
     if lasting:
         item, statement = lasting
         why = (
@@ -139,7 +139,7 @@ def plan_undo(parts: Sequence[Part], catalog: Catalog) -> UndoPlan:
         )
     else:
         why = f"`{moving.excerpt}` moves a sequence" if moving else "a file can't be parsed"
-    return UndoPlan(Strategy.DOWN if have_down else Strategy.RESTORE, True, why)
+    return RevertPlan(Strategy.DOWN if have_down else Strategy.RESTORE, True, why)
 
 
 def _lasts(statement: Statement, unique_indexes: set[str]) -> bool:

@@ -22,7 +22,7 @@ from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_indexes, named_indexes
 from medianest_operator.migrations.run.evidence import Evidence, read_evidence
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.contents import snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
@@ -79,7 +79,7 @@ class Preparation:
             self._report(f"backed up to {self._taken.path}")
         return self._before
 
-    def rehearse(self, parts: Sequence[Part], undo: UndoPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
+    def rehearse(self, parts: Sequence[Part], revert: RevertPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
         """Apply everything to a copy first: a failure there never touches the database.
 
         Returns what was seen, `None` where no copy could be made, and the same for the result.
@@ -100,27 +100,27 @@ class Preparation:
                     f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
                 ) from error
             except (rehearsal.CopyError, DumpError) as error:
-                return self._unrehearsed(error, undo)
+                return self._unrehearsed(error, revert)
             if self._work.stored_backup is not None and not schema_only:
                 self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
             self._report("rehearsing on a copy")
             try:
                 with self._clock.timed("rehearse"):
-                    done = self._try_on(copy, parts, undo, schema_only)
+                    done = self._try_on(copy, parts, revert, schema_only)
             except rehearsal.CopyError as error:
-                return self._unrehearsed(error, undo)
+                return self._unrehearsed(error, revert)
         for lock in done.locks:
             self._report(f"on the copy it locked {lock}")
         summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
         return done, summary
 
-    def _unrehearsed(self, error: rehearsal.CopyError | DumpError, undo: UndoPlan) -> tuple[None, Rehearsal]:
+    def _unrehearsed(self, error: rehearsal.CopyError | DumpError, revert: RevertPlan) -> tuple[None, Rehearsal]:
         """Go on without a copy, where that is allowed and another try would not bring one."""
         if error.transient:
             raise RunError(
                 Reason.OUT_OF_RESOURCES, f"The run can't be rehearsed now: {error}. Nothing was changed; trying again."
             ) from error
-        if self._options.rehearse is Rehearse.ALWAYS or undo.strategy is Strategy.RESTORE:
+        if self._options.rehearse is Rehearse.ALWAYS or revert.strategy is Strategy.RESTORE:
             raise RunError(
                 Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
             ) from error
@@ -181,19 +181,19 @@ class Preparation:
         sandbox = self._workbench.copies
         if sandbox is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
-        if self._repositories is self._workbench.repositories and (problem := self._workbench.no_way_back):
+        if self._repositories is self._workbench.repositories and (problem := self._workbench.no_restore):
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         origin = rehearsal.Origin.of(self._connection)
         return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack)
 
     def _try_on(
-        self, copy: rehearsal.Copy, parts: Sequence[Part], undo: UndoPlan, schema_only: bool
+        self, copy: rehearsal.Copy, parts: Sequence[Part], revert: RevertPlan, schema_only: bool
     ) -> rehearsal.Rehearsed:
         assert self._before is not None
         try:
-            done = rehearsal.rehearse(copy, parts, self._options, undo, schema_only, self._report)
-            if done.undo_problem is None:
+            done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report)
+            if done.revert_problem is None:
                 check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
             if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:

@@ -1,4 +1,4 @@
-"""Try a run on a copy: the backup restored into a throwaway server, the same files, the same way back."""
+"""Try a run on a copy: the backup restored into a throwaway server, the same files, the same rollback."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical.copying import copy_stream
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.toc import LeftOut
-from medianest_operator.migrations.rollback.undo import Undo, UndoUnfinished
+from medianest_operator.migrations.rollback.revert import Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import check_destruction, read_holders
-from medianest_operator.migrations.run.evidence import Evidence, application_catalog, prove, read_evidence
-from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
+from medianest_operator.migrations.run.evidence import Evidence, application_catalog, read_evidence, verify
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.postgres.catalog import Catalog, difference
 from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
 from medianest_operator.postgres.sandbox import Sandbox
@@ -57,12 +57,12 @@ class Rehearsed:
     Attributes:
         catalog: what the run leads to.
         locks: the strong locks that were taken on tables that existed before.
-        undo_problem: why the planned way back doesn't lead back, `None` if it does or wasn't needed.
+        undo_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
     """
 
     catalog: Catalog
     locks: tuple[str, ...] = ()
-    undo_problem: str | None = None
+    revert_problem: str | None = None
 
 
 @dataclass
@@ -157,7 +157,7 @@ def make_copy(
         # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
         # who write meanwhile have moved it on before it was dumped.
         rows = {name: count for name, count in wanted.rows.items() if name in found.rows or name not in left.names}
-        unlike = list(prove(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
+        unlike = list(verify(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
     return Copy(room, left, before.catalog, origin.is_superuser, stack)
@@ -167,11 +167,11 @@ def rehearse(
     copy: Copy,
     parts: Sequence[Part],
     options: RunOptions,
-    undo_plan: UndoPlan,
+    revert_plan: RevertPlan,
     schema_only: bool,
     report: Callable[[str], None],
 ) -> Rehearsed:
-    """Apply all parts to the copy; where parts commit before the end, go the planned way back first.
+    """Apply all parts to the copy; where parts commit before the end, go the planned rollback first.
 
     Raises:
         Failure: a file failed, as it would in the database itself.
@@ -185,11 +185,11 @@ def rehearse(
     holders = read_holders(connection)
     problem = None
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
-    if committed and undo_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
+    if committed and revert_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
         Application(connection, options, told).run(committed)
-        problem = _go_back(connection, committed, options, undo_plan, before, told)
+        problem = _go_back(connection, committed, options, revert_plan, before, told)
         if problem is None:
             Application(connection, options, told).run(committed)
         else:
@@ -209,21 +209,25 @@ def _go_back(
     connection: Connection[Any],
     committed: Sequence[Part],
     options: RunOptions,
-    undo_plan: UndoPlan,
+    revert_plan: RevertPlan,
     before: Evidence,
     report: Callable[[str], None],
 ) -> str | None:
     planned = [item for part in committed for item in part.planned]
     downs = {item.name: item.migration.down for item in planned if item.migration.down is not None}
-    wanted = undo_plan.strategy
-    undo = Undo(connection, options, report, before=before, downs=downs if wanted is Strategy.DOWN else {}, fenced=True)
+    wanted = revert_plan.strategy
+    revert = Revert(
+        connection, options, report, before=before, downs=downs if wanted is Strategy.DOWN else {}, locked_out=True
+    )
     try:
-        undone = undo.run()
-    except UndoUnfinished as error:
+        reverted = revert.run()
+    except RevertUnfinished as error:
         return f"{wanted.lower()} did not come to its end: {error}"
     names = [item.name for item in planned]
     connection.execute("DELETE FROM public._prisma_migrations WHERE migration_name = ANY(%s)", (names,))
-    return None if undone.proof.is_equal else f"after {wanted.lower()}, it is {undone.proof.describe()}"
+    return (
+        None if reverted.verification.is_equal else f"after {wanted.lower()}, it is {reverted.verification.describe()}"
+    )
 
 
 class _Locks:

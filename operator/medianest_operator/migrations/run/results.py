@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from medianest_operator.migrations.journal import CHANGING, Ending, result_as_json
-from medianest_operator.migrations.rollback.fence import Fence, lift_fence
+from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.execute import ServerError
@@ -59,7 +59,7 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
             work,
             Reason.CONNECTION_LOST,
             f"The connection was lost: {' '.join(found.message.split())}. The next try finds out what was"
-            " committed, and undoes it where it isn't whole.",
+            " committed, and reverts it where it isn't whole.",
         )
     reason = reason_for(found.sqlstate, found.message)
     if found.sqlstate == "42501":
@@ -93,8 +93,8 @@ def settle(work: Work, result: MigrationResult) -> MigrationResult:
         session.roll_back(work.connection)
         entry = work.entry or work.begin()
         with work.connection.transaction():
-            if entry.fence is not None:
-                lift_fence(work.connection, Fence.from_json(entry.fence))
+            if entry.lockout is not None:
+                lift_lockout(work.connection, Lockout.from_json(entry.lockout))
             work.journal.finish(entry, Ending.REFUSED, result_as_json(result.to_json()))
     except psycopg.Error as error:
         work.report(f"the run's end could not be written down: {' '.join(str(error).split())}")

@@ -1,8 +1,8 @@
-"""A migration run, one method a step: lock, recover, plan, lint, back up, rehearse, fence, apply, prove, record.
+"""A migration run, one method a step: lock, recover, plan, lint, back up, rehearse, lockout, apply, verify, record.
 
 Whatever happens, the run ends in one of two ways: everything up to the target is applied, or the database is as it was
-before and that has been proved. Where the process itself is cut off, the journal tells the next run how far it came,
-and that one finishes the way back before it does anything else.
+before and that has been verified. Where the process itself is cut off, the journal tells the next run how far it came,
+and that one finishes the rollback before it does anything else.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.journal import Ending, Step
 from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
 from medianest_operator.migrations.plan import make_plan
-from medianest_operator.migrations.rollback.fence import Fence, FenceError, lift_fence, observe, obstacle, raise_fence
+from medianest_operator.migrations.rollback.lockout import (
+    Lockout,
+    LockoutError,
+    lift_lockout,
+    lock_out,
+    observe,
+    obstacle,
+)
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
-from medianest_operator.migrations.rollback.rollback import STOPPED, undone_where_it_fails
+from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.admission import refusal
 from medianest_operator.migrations.run.apply import Application
@@ -38,7 +45,7 @@ from medianest_operator.migrations.run.checks import (
 )
 from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan, make_parts, parse_all, plan_undo
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, make_parts, parse_all, plan_revert
 from medianest_operator.migrations.run.preparation import Preparation
 from medianest_operator.migrations.run.results import (
     ended_applied,
@@ -121,12 +128,12 @@ class MigrationRun:
         self._look_for_drift()
         if not work.halts:
             self._prepare()
-            self._fence()
-        with undone_where_it_fails(work):
+            self._lockout()
+        with reverted_where_it_fails(work):
             with work.clock.timed("apply"):
                 self._apply()
-            with work.clock.timed("prove"):
-                self._prove()
+            with work.clock.timed("verify"):
+                self._verify()
         record_version(work)
         return success(work)
 
@@ -166,7 +173,7 @@ class MigrationRun:
         entry = work.journal.open_entry()
         if entry is None:
             return
-        if entry.unproved and work.options.once and entry.source == work.digest:
+        if entry.unverified and work.options.once and entry.source == work.digest:
             self._stop_if_failed_before()
         Recovery(work, entry).run()
 
@@ -211,35 +218,35 @@ class MigrationRun:
             raise refused
 
     def _choose_parts(self) -> None:
-        """Cut the run into parts, and choose how each would be undone."""
+        """Cut the run into parts, and choose how each would be rolled back."""
         work = self._work
         planned = parse_all(work.plan.pending)
         together = not work.halts
         work.parts = make_parts(planned, together)
         if not together:
-            work.undo = UndoPlan(Strategy.NONE)
+            work.revert = RevertPlan(Strategy.NONE)
             return
         work.holders = read_holders(work.connection)
-        self._set_undo(plan_undo(work.parts, application_catalog(work.connection)))
+        self._set_revert(plan_revert(work.parts, application_catalog(work.connection)))
 
-    def _set_undo(self, undo: UndoPlan) -> None:
-        """Take an undo plan, if this run can go through with it."""
+    def _set_revert(self, revert: RevertPlan) -> None:
+        """Take an revert plan, if this run can go through with it."""
         work = self._work
-        if undo.fenced and work.tables:
+        if revert.locked_out and work.tables:
             problem = obstacle(work.connection)
-            if problem is None and undo.strategy is Strategy.RESTORE:
-                problem = work.workbench.no_way_back
+            if problem is None and revert.strategy is Strategy.RESTORE:
+                problem = work.workbench.no_restore
             if problem:
                 raise RunError(
                     Reason.ROLLBACK_IMPOSSIBLE,
-                    f"This run could not be undone without holding writers off, since {undo.why}; and they can't be"
-                    f" held off, or nothing could be restored: {problem}. Nothing was changed. Put such statements"
-                    " into a migration of their own, or set spec.migrations.onFailure to Halt.",
+                    f"This run could not be rolled back without locking writers out, since {revert.why}; and they"
+                    f" can't be locked out, or nothing could be restored: {problem}. Nothing was changed. Put such"
+                    " statements into a migration of their own, or set spec.migrations.onFailure to Halt.",
                 )
-        work.undo = undo
+        work.revert = revert
 
     def _look_for_drift(self) -> None:
-        """Say what no migration has made. It doesn't stop the run: the proof compares with what is, not with that."""
+        """Say what no migration has made. It stops no run: the verification compares with what is, not with that."""
         work = self._work
         if work.plan.version is None:
             work.undrifted = not work.tables
@@ -260,7 +267,7 @@ class MigrationRun:
         rehearses = work.options.rehearse is not Rehearse.NEVER and not skip
         if skip:
             work.rehearsal = Rehearsal(data=False, note="the database was empty")
-        if work.undo.fenced and not rehearses:
+        if work.revert.locked_out and not rehearses:
             # What the run goes back to is looked at once nobody writes any more.
             return
         with ExitStack() as stack:
@@ -268,37 +275,39 @@ class MigrationRun:
             work.before = preparation.observe_and_back_up()
             if not rehearses:
                 return
-            work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.undo)
-        if work.rehearsed is not None and work.rehearsed.undo_problem is not None:
-            problem = work.rehearsed.undo_problem
-            work.report(f"the way back by {work.undo.strategy.lower()} fails on the copy: {problem}")
-            why = f"the way back by {work.undo.strategy.lower()} doesn't lead back on a copy ({problem})"
-            self._set_undo(UndoPlan(Strategy.RESTORE, True, why))
+            work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.revert)
+        if work.rehearsed is not None and work.rehearsed.revert_problem is not None:
+            problem = work.rehearsed.revert_problem
+            work.report(f"the rollback by {work.revert.strategy.lower()} fails on the copy: {problem}")
+            why = f"the rollback by {work.revert.strategy.lower()} doesn't lead back on a copy ({problem})"
+            self._set_revert(RevertPlan(Strategy.RESTORE, True, why))
             work.rehearsed = None
 
-    def _fence(self) -> None:
-        """Hold the writers off where the way back needs that, and take the evidence that it goes back to."""
+    def _lockout(self) -> None:
+        """Lock the writers out where the rollback needs that, and take the evidence that it goes back to."""
         work = self._work
         assert work.entry is not None
-        if work.undo.fenced:
-            work.report(f"holding writers off: {work.undo.why}")
-            fence = observe(work.connection)
+        if work.revert.locked_out:
+            work.report(f"locking writers out: {work.revert.why}")
+            lockout = observe(work.connection)
             # Written first: whoever finds the run interrupted has to lift it.
-            work.journal.update(work.entry, step=Step.FENCING, strategy=work.undo.strategy, fence=fence.to_json())
-            with work.clock.timed("fence"):
+            work.journal.update(
+                work.entry, step=Step.LOCKING_OUT, strategy=work.revert.strategy, lockout=lockout.to_json()
+            )
+            with work.clock.timed("lockout"):
                 try:
-                    raise_fence(work.connection, fence, work.report)
-                except FenceError as error:
+                    lock_out(work.connection, lockout, work.report)
+                except LockoutError as error:
                     raise RunError(
-                        Reason.FENCE_FAILED, f"The writers could not be held off: {error}. Trying again."
+                        Reason.LOCKOUT_FAILED, f"Writers could not be locked out: {error}. Trying again."
                     ) from error
             with ExitStack() as stack:
                 work.before = Preparation(work, stack).observe_and_back_up(contents=True)
         assert work.before is not None
-        work.journal.update(work.entry, step=Step.APPLYING, strategy=work.undo.strategy, before=work.before.to_json())
+        work.journal.update(work.entry, step=Step.APPLYING, strategy=work.revert.strategy, before=work.before.to_json())
 
     def _apply(self) -> None:
-        """Send the files; a failure takes the way back."""
+        """Send the files; a failure takes the rollback."""
         work = self._work
         assert work.entry is not None
         if work.halts:
@@ -318,7 +327,7 @@ class MigrationRun:
         work = self._work
         if part is not work.parts[-1] or work.halts:
             return
-        with work.clock.timed("prove"):
+        with work.clock.timed("verify"):
             self._check_reached()
         self._finish_applied()
 
@@ -336,12 +345,12 @@ class MigrationRun:
         work = self._work
         assert work.entry is not None
         assert work.application is not None
-        if work.entry.fence is not None:
-            lift_fence(work.connection, Fence.from_json(work.entry.fence))
+        if work.entry.lockout is not None:
+            lift_lockout(work.connection, Lockout.from_json(work.entry.lockout))
         result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": work.plan.pending_names[-1]}
         work.journal.finish(work.entry, Ending.APPLIED, result)
 
-    def _prove(self) -> None:
+    def _verify(self) -> None:
         """Where the run's last file stood alone, the last look comes after it."""
         work = self._work
         assert work.entry is not None
@@ -350,7 +359,7 @@ class MigrationRun:
             return
         if work.parts[-1].is_transaction:
             return
-        self._journal_step(Step.PROVING)
+        self._journal_step(Step.VERIFYING)
         self._check_reached()
         with work.connection.transaction():
             self._finish_applied()

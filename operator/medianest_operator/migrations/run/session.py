@@ -33,7 +33,7 @@ def prepare(connection: Connection[Any], options: RunOptions) -> None:
 
 
 def reset(connection: Connection[Any]) -> None:
-    """Undo what a file's SET left for the session: the next file, and the history, mustn't depend on it.
+    """Revert what a file's SET left for the session: the next file, and the history, mustn't depend on it.
 
     RESET ROLE goes back to what ALTER ROLE ... SET role gave the login. DISCARD ALL would drop the run's lock.
     """

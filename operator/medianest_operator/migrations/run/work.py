@@ -19,7 +19,7 @@ from medianest_operator.migrations.run.checks import Holders, named_indexes
 from medianest_operator.migrations.run.clock import Clock
 from medianest_operator.migrations.run.evidence import Evidence
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, Strategy, UndoPlan
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.rehearsal import Rehearsed
 from medianest_operator.migrations.source import Migration, content_digest
 from medianest_operator.results.migration import AppliedMigration, Rehearsal, Rollback, StoredBackup
@@ -37,7 +37,7 @@ class Work:
         workbench: where backups go and copies are made.
         plan: what is applied and what is to be.
         parts: what commits together.
-        undo: how the run would be undone.
+        revert: how the run would be rolled back.
         tables: how much each of the application's tables holds.
         lint_warnings: what lint found that stops nothing.
         entry: the run's row in the journal; `None` until it is written.
@@ -48,7 +48,7 @@ class Work:
         rehearsal: the same for the result.
         stored_backup: the backup that this process took; one that an earlier pod took is only in the entry.
         application: sends the files; `None` until the first is sent.
-        rollback: how the run was undone; `None` where it wasn't.
+        rollback: how the run was rolled back; `None` where it wasn't.
     """
 
     connection: Connection[Any]
@@ -58,7 +58,7 @@ class Work:
     workbench: Workbench
     plan: Plan = field(default_factory=Plan)
     parts: tuple[Part, ...] = ()
-    undo: UndoPlan = field(default_factory=lambda: UndoPlan(Strategy.TRANSACTION))
+    revert: RevertPlan = field(default_factory=lambda: RevertPlan(Strategy.TRANSACTION))
     tables: Mapping[str, TableSize] = field(default_factory=dict)
     lint_warnings: tuple[str, ...] = ()
     entry: Entry | None = None
@@ -113,6 +113,6 @@ class Work:
         if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
             # For whoever takes the last look, if this run is cut off before it does.
             plan["holders"] = [[*key, label] for key, label in self.holders.items()]
-        self.entry = Entry(source=self.digest, strategy=self.undo.strategy, plan=plan)
+        self.entry = Entry(source=self.digest, strategy=self.revert.strategy, plan=plan)
         self.journal.begin(self.entry)
         return self.entry

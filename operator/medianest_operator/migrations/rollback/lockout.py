@@ -1,9 +1,9 @@
-"""Hold the writers off: nobody but the run may connect to the database until it is lifted again.
+"""Lock the writers out: nobody but the run may connect to the database until it is lifted again.
 
 The right to connect is taken from everybody else, and their sessions are ended. That is the database owner's own right
 to give and take, so it needs no superuser; ending sessions needs pg_signal_backend. It is written to the journal first,
-so that whoever finds the run interrupted can lift it. Superusers are not held off: nothing can. Nor is the controller's
-reader, which writes nothing: it reads in the journal how the run goes on.
+so that whoever finds the run interrupted can lift it. Superusers can't be locked out, and the controller's reader
+isn't: it writes nothing, and reads in the journal how the run goes on.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ SELECT l.pid
 """
 
 
-class FenceError(Exception):
-    """The writers can't be held off; the text says why."""
+class LockoutError(Exception):
+    """The writers can't be locked out; the text says why."""
 
 
 _OWN: LiteralString = """
@@ -78,8 +78,8 @@ SELECT session_user::text,
 
 
 @dataclass(frozen=True)
-class Fence:
-    """What was changed to hold the writers off.
+class Lockout:
+    """What was changed to lock the writers out.
 
     Attributes:
         grantees: whose right to connect was taken; `None` among them stands for everybody (PUBLIC).
@@ -93,12 +93,12 @@ class Fence:
         return {"grantees": list(self.grantees), "own": self.own}
 
     @classmethod
-    def from_json(cls, document: Any) -> Fence:
+    def from_json(cls, document: Any) -> Lockout:
         return cls(tuple(document["grantees"]), document["own"])
 
 
 def obstacle(connection: Connection[Any]) -> str | None:
-    """Why this session can't hold writers off, in words; `None` if it can."""
+    """Why this session can't lock writers out, in words; `None` if it can."""
     row = connection.cursor(row_factory=tuple_row).execute(_POSSIBLE).fetchone()
     assert row is not None
     owns, superuser, signals, owner = row
@@ -109,24 +109,24 @@ def obstacle(connection: Connection[Any]) -> str | None:
     return None
 
 
-def observe(connection: Connection[Any]) -> Fence:
+def observe(connection: Connection[Any]) -> Lockout:
     """Whose right would be taken."""
     cursor = connection.cursor(row_factory=tuple_row)
     grantees = tuple(row[0] for row in cursor.execute(_GRANTEES, _READER).fetchall())
     row = cursor.execute(_OWN).fetchone()
     assert row is not None
-    return Fence(grantees, None if row[1] else row[0])
+    return Lockout(grantees, None if row[1] else row[0])
 
 
-def raise_fence(connection: Connection[Any], fence: Fence, report: Callable[[str], None]) -> None:
+def lock_out(connection: Connection[Any], lockout: Lockout, report: Callable[[str], None]) -> None:
     """Take the rights and end the sessions; returns once nobody else is connected.
 
     Raises:
         FenceError: a session doesn't end, or may not be ended.
     """
-    if fence.own is not None:
-        _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (fence.own,))
-    _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", fence.grantees)
+    if lockout.own is not None:
+        _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (lockout.own,))
+    _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", lockout.grantees)
     deadline = time.monotonic() + DRAIN_LIMIT
     told = False
     # Whoever begins from now on is refused; these may have come through before.
@@ -152,14 +152,14 @@ def raise_fence(connection: Connection[Any], fence: Fence, report: Callable[[str
 def _give_up_after(deadline: float, pids: Set[int]) -> None:
     if time.monotonic() > deadline:
         listed = ", ".join(str(pid) for pid in sorted(pids))
-        raise FenceError(f"sessions {listed} did not end within {DRAIN_LIMIT:g} s")
+        raise LockoutError(f"sessions {listed} did not end within {DRAIN_LIMIT:g} s")
 
 
-def lift_fence(connection: Connection[Any], fence: Fence) -> None:
+def lift_lockout(connection: Connection[Any], lockout: Lockout) -> None:
     """Give the rights back; safe to repeat."""
-    _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", fence.grantees)
-    if fence.own is not None:
-        _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", (fence.own,))
+    _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", lockout.grantees)
+    if lockout.own is not None:
+        _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", (lockout.own,))
 
 
 def _change(connection: Connection[Any], statement: LiteralString, grantees: Sequence[str | None]) -> None:

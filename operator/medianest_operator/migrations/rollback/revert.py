@@ -1,4 +1,4 @@
-"""Undo what a run has committed, and prove it: the first way that fits, then the next one where the proof fails."""
+"""Revert what a run has committed, and verify it: the first way that fits, then the next where that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.evidence import Evidence, Proof, application_catalog, prove, read_evidence
+from medianest_operator.migrations.run.evidence import (
+    Evidence,
+    Verification,
+    application_catalog,
+    read_evidence,
+    verify,
+)
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
 from medianest_operator.naming import JOURNAL_SCHEMA
@@ -27,16 +33,16 @@ LOCK_ATTEMPTS = 10
 LOCK_PAUSE = 1.0
 
 
-class UndoUnfinished(Exception):
-    """The way back could not be gone to its end (no room, no connection, no lock); going it again may succeed."""
+class RevertUnfinished(Exception):
+    """The rollback could not be gone to its end (no room, no connection, no lock); going it again may succeed."""
 
 
 @dataclass(frozen=True)
-class Undone:
-    """How it was undone, and the comparison with before."""
+class Reverted:
+    """How it was rolled back, and the comparison with before."""
 
     strategy: Strategy
-    proof: Proof
+    verification: Verification
 
 
 @dataclass(frozen=True)
@@ -52,17 +58,17 @@ class Backup:
         return premigration.read(self.repositories, self.path, self.identities)
 
 
-class Undo:
-    """The way back to a moment.
+class Revert:
+    """The rollback to a moment.
 
     Args:
         connection: in autocommit.
         before: the evidence of that moment.
-        downs: the scripts that undo the committed migrations, by name, in the order in which those were applied.
-        fenced: nobody else has written since before `before`: then rows and sequences must be equal as well.
-        backup: what to restore where nothing else leads back; only with the fence up.
+        downs: the scripts that revert the committed migrations, by name, in the order in which those were applied.
+        locked out: nobody else has written since before `before`: then rows and sequences must be equal as well.
+        backup: what to restore where nothing else leads back; only with the lockout up.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
-            nothing but the proof is left to do.
+            nothing but the verification is left to do.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class Undo:
         *,
         before: Evidence,
         downs: Mapping[str, str],
-        fenced: bool,
+        locked_out: bool,
         backup: Backup | None = None,
         changed: bool = True,
     ) -> None:
@@ -82,25 +88,25 @@ class Undo:
         self._report = report
         self._before = before
         self._downs = downs
-        self._fenced = fenced
-        self._backup = backup if fenced else None
+        self._locked_out = locked_out
+        self._backup = backup if locked_out else None
         self._changed = changed
 
-    def run(self) -> Undone:
+    def run(self) -> Reverted:
         """Go back.
 
         Raises:
             UndoUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
             psycopg.OperationalError: the connection is lost.
         """
-        undone = Undone(Strategy.TRANSACTION, self._prove())
+        reverted = Reverted(Strategy.TRANSACTION, self._verify())
         for strategy, way in self._ways():
-            if undone.proof.is_equal:
+            if reverted.verification.is_equal:
                 break
-            self._report(f"undoing by {strategy.lower()}: {undone.proof.describe()}")
+            self._report(f"reverting by {strategy.lower()}: {reverted.verification.describe()}")
             if way():
-                undone = Undone(strategy, self._prove())
-        return undone
+                reverted = Reverted(strategy, self._verify())
+        return reverted
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
         if not self._changed:
@@ -111,11 +117,11 @@ class Undo:
         if self._backup is not None:
             yield Strategy.RESTORE, self._by_restore
 
-    def _prove(self) -> Proof:
-        if self._fenced:
+    def _verify(self) -> Verification:
+        if self._locked_out:
             self._set_sequences_back()
-        after = read_evidence(self._connection, contents=self._fenced)
-        return prove(self._before, after, writers_may_write=not self._fenced)
+        after = read_evidence(self._connection, contents=self._locked_out)
+        return verify(self._before, after, writers_may_write=not self._locked_out)
 
     def _by_down_scripts(self) -> bool:
         for name, text in reversed(list(self._downs.items())):
@@ -149,11 +155,11 @@ class Undo:
             self._report(f"no inverse: {missing}")
             return False
         for statement in statements:
-            self._report(f"undoing: {statement}")
+            self._report(f"reverting: {statement}")
             try:
                 self._execute_patiently(statement)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise UndoUnfinished(f"{statement} gets no lock: {' '.join(str(error).split())}") from error
+                raise RevertUnfinished(f"{statement} gets no lock: {' '.join(str(error).split())}") from error
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise
@@ -176,7 +182,7 @@ class Undo:
         try:
             restore_in_place(self._backup.read(), self._backup.environment, before=(_CLEAR,), after=())
         except (DumpError, RepositoryError) as error:
-            raise UndoUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+            raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
         # It warns of every catalog that only a superuser may look at.
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")

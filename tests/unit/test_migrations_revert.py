@@ -1,4 +1,4 @@
-"""How a run is cut into parts, which way back is chosen, and the inverse of a catalog's change."""
+"""How a run is cut into parts, which rollback is chosen, and the inverse of a catalog's change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
-from medianest_operator.migrations.run.parts import Strategy, make_parts, parse_all, plan_undo
+from medianest_operator.migrations.run.parts import Strategy, make_parts, parse_all, plan_revert
 from medianest_operator.migrations.source import migrations_from_mapping
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 
@@ -57,7 +57,7 @@ def test_halt_commits_each_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "downs", "strategy", "fenced"),
+    ("files", "downs", "strategy", "locked_out"),
     [
         ((PLAIN, DATA), False, Strategy.TRANSACTION, False),
         ((PLAIN, DATA), True, Strategy.TRANSACTION, False),
@@ -72,16 +72,18 @@ def test_halt_commits_each_file() -> None:
         (("ALTER TYPE t ADD VALUE 'x';", DATA), False, Strategy.RESTORE, True),
         (("VACUUM users;", DATA), False, Strategy.INVERSE, False),
         (("DROP INDEX CONCURRENTLY users_name;", DATA), False, Strategy.INVERSE, False),
-        # Between the drop and the way back, duplicates may come in that the unique index would refuse.
+        # Between the drop and the rollback, duplicates may come in that the unique index would refuse.
         (("DROP INDEX CONCURRENTLY users_email_key;", DATA), False, Strategy.RESTORE, True),
         (("ALTER TABLE a ALTER c DROP NOT NULL;", CONCURRENTLY), False, Strategy.RESTORE, True),
         (("ALTER TABLE a ADD c int;", CONCURRENTLY), False, Strategy.INVERSE, False),
     ],
 )
-def test_way_back_is_the_first_that_fits(files: tuple[str, ...], downs: bool, strategy: Strategy, fenced: bool) -> None:
-    plan = plan_undo(cut(*files, downs=downs), UNIQUE)
-    assert (plan.strategy, plan.fenced) == (strategy, fenced)
-    assert bool(plan.why) is fenced
+def test_rollback_is_the_first_way_that_fits(
+    files: tuple[str, ...], downs: bool, strategy: Strategy, locked_out: bool
+) -> None:
+    plan = plan_revert(cut(*files, downs=downs), UNIQUE)
+    assert (plan.strategy, plan.locked_out) == (strategy, locked_out)
+    assert bool(plan.why) is locked_out
 
 
 COLUMN = {"type": "text", "position": 1, "nullable": True}
