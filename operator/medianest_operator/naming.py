@@ -135,7 +135,7 @@ TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
 TLS_CA: Final = "ca.crt"
 CLIENT_CA: Final = "client-ca.crt"
-"""In the server's Secret: the authority whose client certificates PostgreSQL and Patroni accept."""
+"""In the server's Secret: the CA whose client certificates PostgreSQL and Patroni accept."""
 
 MAX_INSTANCES: Final = 9
 LEASE: Final = OPERATOR

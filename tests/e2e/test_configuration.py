@@ -211,7 +211,7 @@ def test_missing_index_is_told(kube: Kube) -> None:
 
 def test_the_admins_own_certificate_is_served(kube: Kube) -> None:
     now = datetime.now(UTC)
-    authority = certificates.new_authority("the admin's authority", now)
+    authority = certificates.new_ca("the admin's authority", now)
 
     def secret(name: str, *hosts: str) -> None:
         pair = certificates.issue(authority, "db", now, timedelta(days=30), hosts)

@@ -184,6 +184,20 @@ class Bench:
         return [item["id"] for item in self.listed() if item["state"] == "Complete"]
 
 
+def new_bench(database: Database, room: Path, *places: str) -> Bench:
+    """One for a database with rows of every sort.
+
+    Args:
+        room: a folder that the server's account may enter.
+        places: the names of the repositories, folders in `room`.
+    """
+    add_backup_role(database.server)
+    database.execute(SAMPLE)
+    (room / "work").mkdir()
+    (room / "work").chmod(0o777)
+    return Bench(database, room, [f"{place}=file://{room}/{place}" for place in places])
+
+
 def add_backup_role(server: PostgresServer) -> None:
     """Unless it is there."""
     if not server.maintenance.execute("SELECT 1 FROM pg_roles WHERE rolname = 'medianest_backup'"):

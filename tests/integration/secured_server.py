@@ -17,6 +17,7 @@ from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.postgres import certificates, hba, logins
+from medianest_operator.postgres.certificates import KeyPair
 from medianest_operator.postgres.sessions import Credentials, Instance
 
 OWNER = "shop"
@@ -59,17 +60,36 @@ def secured_server(*, admits_reader: bool = True) -> Iterator[SecuredServer]:
     Args:
         admits_reader: with pg_hba and pg_ident as an operator had them that knew no reader otherwise.
     """
-    authority = certificates.new_authority("authority", datetime.now(UTC))
+    authority = certificates.new_ca("authority", datetime.now(UTC))
     server = certificates.issue(authority, "server", datetime.now(UTC), _DAY, (_HOST,))
     controller = certificates.issue(authority, naming.CERT_CONTROLLER, datetime.now(UTC), _DAY)
-    folder = Path(tempfile.mkdtemp(prefix="mn-tls-"))
     address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+    rules = _without(admits_reader, hba.rules(READER)), _without(admits_reader, hba.identity_map(READER))
+    with listening(address, server, authority.certificate, *rules, log_min_messages="warning") as running:
+        credentials = Credentials(controller.certificate, controller.key, authority.certificate)
+        yield SecuredServer(running, address, credentials)
+
+
+@contextlib.contextmanager
+def listening(
+    address: str, own: KeyPair, ca: str, rules: list[str], identity_map: list[str], **settings: str
+) -> Iterator[PostgresServer]:
+    """A server that listens with TLS.
+
+    Args:
+        own: its certificate.
+        ca: that of the clients' CA.
+        rules: lines of pg_hba.conf, below one that trusts the socket.
+        identity_map: lines of pg_ident.conf.
+        settings: further parameters.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mn-tls-"))
     files = {
-        "tls.crt": server.certificate,
-        "tls.key": server.key,
-        "ca.crt": authority.certificate,
-        "pg_hba.conf": "\n".join(["local all all trust", *_without(admits_reader, hba.rules(READER))]) + "\n",
-        "pg_ident.conf": "\n".join(_without(admits_reader, hba.identity_map(READER))) + "\n",
+        "tls.crt": own.certificate,
+        "tls.key": own.key,
+        "ca.crt": ca,
+        "pg_hba.conf": "\n".join(["local all all trust", *rules]) + "\n",
+        "pg_ident.conf": "\n".join(identity_map) + "\n",
     }
     try:
         for name, text in files.items():
@@ -79,19 +99,17 @@ def secured_server(*, admits_reader: bool = True) -> Iterator[SecuredServer]:
             account = pwd.getpwnam("postgres")
             for path in (folder, *folder.iterdir()):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        settings = {
+        settings |= {
             "listen_addresses": address,
             "ssl": "on",
-            "ssl_cert_file": folder / "tls.crt",
-            "ssl_key_file": folder / "tls.key",
-            "ssl_ca_file": folder / "ca.crt",
-            "hba_file": folder / "pg_hba.conf",
-            "ident_file": folder / "pg_ident.conf",
-            "log_min_messages": "warning",
+            "ssl_cert_file": str(folder / "tls.crt"),
+            "ssl_key_file": str(folder / "tls.key"),
+            "ssl_ca_file": str(folder / "ca.crt"),
+            "hba_file": str(folder / "pg_hba.conf"),
+            "ident_file": str(folder / "pg_ident.conf"),
         }
         with running_server(*(f"{name}={value}" for name, value in settings.items())) as running:
-            credentials = Credentials(controller.certificate, controller.key, authority.certificate)
-            yield SecuredServer(running, address, credentials)
+            yield running
     finally:
         shutil.rmtree(folder)
 

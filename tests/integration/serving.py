@@ -6,10 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import pwd
 import random
-import shutil
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,13 +17,15 @@ from aiohttp import web
 
 from integration.conftest import migrate
 from integration.loops import IMAGE, NAMESPACE, Arena, arena
-from integration.postgres_server import Database, PostgresServer, running_server
+from integration.postgres_server import Database, PostgresServer
+from integration.secured_server import listening
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import JOB, POD, SECRET
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.naming import Key
 from medianest_operator.postgres import hba, logins, parameters
+from medianest_operator.postgres.certificates import KeyPair
 from medianest_operator.resources.patroni import dynamic_configuration
 from medianest_operator.resources.statefulset import PodInputs
 
@@ -77,36 +76,17 @@ def _secret(made: Arena, name: str, key: str) -> str:
 
 @contextlib.contextmanager
 def _postgres(made: Arena, address: str) -> Iterator[PostgresServer]:
-    folder = Path(tempfile.mkdtemp(prefix="mn-tls-"))
     reader = logins.controller_name("medianest")
-    files = {
-        "tls.crt": _secret(made, f"{NAME}-server-tls", naming.TLS_CERT),
-        "tls.key": _secret(made, f"{NAME}-server-tls", naming.TLS_KEY),
-        "ca.crt": _secret(made, f"{NAME}-ca", naming.TLS_CERT),
-        "pg_hba.conf": "\n".join(["local all all trust", *hba.rules(reader)]) + "\n",
-        "pg_ident.conf": "\n".join(hba.identity_map(reader)) + "\n",
-    }
-    try:
-        for name, text in files.items():
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o600)
-        if os.geteuid() == 0:
-            account = pwd.getpwnam("postgres")
-            for path in (folder, *folder.iterdir()):
-                os.chown(path, account.pw_uid, account.pw_gid)
-        settings = {
-            "listen_addresses": address, "ssl": "on", "ssl_cert_file": folder / "tls.crt",
-            "ssl_key_file": folder / "tls.key", "ssl_ca_file": folder / "ca.crt", "hba_file": folder / "pg_hba.conf",
-            "ident_file": folder / "pg_ident.conf",
-            parameters.MARKER: parameters.marker(DatabaseSpec.model_validate(SPEC)),
-        }  # fmt: skip
-        with running_server(*(f"{name}={value}" for name, value in settings.items())) as running:
-            # The file says what the command line does, so that nothing waits for a restart after a reload.
-            for setting in ("max_connections = 60", "shared_buffers = '64MB'"):
-                running.maintenance.execute(f"ALTER SYSTEM SET {setting}")
-            yield running
-    finally:
-        shutil.rmtree(folder)
+    own = KeyPair(
+        _secret(made, f"{NAME}-server-tls", naming.TLS_CERT), _secret(made, f"{NAME}-server-tls", naming.TLS_KEY)
+    )
+    ca = _secret(made, f"{NAME}-ca", naming.TLS_CERT)
+    marker = {parameters.MARKER: parameters.marker(DatabaseSpec.model_validate(SPEC))}
+    with listening(address, own, ca, hba.rules(reader), hba.identity_map(reader), **marker) as running:
+        # The file says what the command line does, so that nothing waits for a restart after a reload.
+        for setting in ("max_connections = 60", "shared_buffers = '64MB'"):
+            running.maintenance.execute(f"ALTER SYSTEM SET {setting}")
+        yield running
 
 
 @contextlib.asynccontextmanager

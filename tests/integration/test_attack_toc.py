@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.backup_runs import SAMPLE, Bench, add_backup_role
+from integration.backup_runs import Bench, new_bench
 from integration.postgres_server import Database
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.toc import read_toc
@@ -27,11 +27,7 @@ _NAMES = {
 
 @pytest.fixture
 def bench(medianest: Database, room: Path) -> Bench:
-    add_backup_role(medianest.server)
-    medianest.execute(SAMPLE)
-    (room / "work").mkdir()
-    (room / "work").chmod(0o777)
-    return Bench(medianest, room, [f"main=file://{room}/main"])
+    return new_bench(medianest, room, "main")
 
 
 def test_a_table_takes_no_rows_of_another_out_of_the_copy(bench: Bench) -> None:

@@ -16,13 +16,13 @@ import pytest
 from integration.backup_runs import (
     NAME,
     NAMESPACE,
-    SAMPLE,
     WHOSE,
     Bench,
     add_backup_role,
     candidate,
     contents,
     definitions,
+    new_bench,
     until,
 )
 from integration.postgres_server import Database, PostgresServer, running_server
@@ -35,11 +35,7 @@ from medianest_operator.migrations.bundled import bundled_migrations
 
 @pytest.fixture
 def bench(medianest: Database, room: Path) -> Bench:
-    add_backup_role(medianest.server)
-    medianest.execute(SAMPLE)
-    (room / "work").mkdir()
-    (room / "work").chmod(0o777)
-    return Bench(medianest, room, [f"main=file://{room}/main", f"far=file://{room}/far"])
+    return new_bench(medianest, room, "main", "far")
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ async def test_a_cut_watch_loses_nothing() -> None:
         async with running(server) as loop:
             loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", "db"))
             await until(lambda: bool(list(server.all(STATEFUL_SET))), "made")
+            server.calls.clear()
             for _ in range(5):
                 server.end_watches()
                 labels = {"app.kubernetes.io/managed-by": "medianest-operator", "medianest.io/database": "db"}
@@ -137,6 +138,8 @@ async def test_a_cut_watch_loses_nothing() -> None:
                 gone = server.objects.pop((POD.plural, "media", "db-0"))
                 server.publish_deletion(POD, gone)
                 await until(lambda: loop.cache.get(POD, "media", "db-0") is None, "the pod is gone")
+            assert [item["metadata"]["name"] for item in loop.cache.all(STATEFUL_SET)] == ["db"]
+            assert not [call for call in server.calls if call.method == "DELETE"], "what was cut is not gone"
 
 
 async def test_backups_are_not_rejected_before_databases_are_known() -> None:

@@ -57,7 +57,7 @@ def test_login_with_the_operators_verifier(strict: PostgresServer, password: str
     statement = sql.SQL("ALTER ROLE person PASSWORD {}").format(sql.Literal(scram.verifier(password)))
     with strict.maintenance.connect() as connection:
         connection.execute(statement)
-    _log_in(strict.maintenance, password)
+    assert _log_in(strict.maintenance, password) == "person"
 
 
 @pytest.fixture(scope="module")
@@ -84,5 +84,7 @@ def test_verifier_of_the_server_is_known_again(admin: Connection[tuple[object, .
     assert scram.matches(password, str(row[0]))
 
 
-def _log_in(database: Database, password: str) -> None:
-    database.connect("person", password=password).close()
+def _log_in(database: Database, password: str) -> str:
+    """The role as which the server has let the password in."""
+    with database.connect("person", password=password) as connection:
+        return str(connection.execute("SELECT session_user").fetchone()[0])  # type: ignore[index]

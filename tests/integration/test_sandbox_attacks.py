@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.backup_runs import SAMPLE, Bench, add_backup_role
+from integration.backup_runs import Bench, new_bench
 from integration.conftest import migrate
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
@@ -138,11 +138,7 @@ def lay(database: Database, attack: str, loot: Path) -> None:
 
 @pytest.fixture
 def bench(medianest: Database, room: Path) -> Bench:
-    add_backup_role(medianest.server)
-    medianest.execute(SAMPLE)
-    (room / "work").mkdir()
-    (room / "work").chmod(0o777)
-    return Bench(medianest, room, [f"main=file://{room}/main"])
+    return new_bench(medianest, room, "main")
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -16,7 +16,7 @@ from typing import IO
 import psycopg
 import pytest
 
-from integration.backup_runs import SAMPLE, Bench, add_backup_role, until
+from integration.backup_runs import Bench, new_bench, until
 from integration.conftest import workbench
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
@@ -85,11 +85,7 @@ def sidecar(room: Path) -> Iterator[Sidecar]:
 
 @pytest.fixture
 def bench(medianest: Database, room: Path) -> Bench:
-    add_backup_role(medianest.server)
-    medianest.execute(SAMPLE)
-    (room / "work").mkdir()
-    (room / "work").chmod(0o777)
-    return Bench(medianest, room, [f"main=file://{room}/main"])
+    return new_bench(medianest, room, "main")
 
 
 def migrate(database: Database, room: Path, sidecar: Sidecar, report: Callable[[str], None] = print) -> MigrationResult:

@@ -60,16 +60,16 @@ def test_a_changed_password_never_reaches_the_log() -> None:
 
 
 def test_certificates_are_signed_renewable_and_named() -> None:
-    authority = certificates.new_authority("db authority", NOW)
+    authority = certificates.new_ca("db authority", NOW)
     server = certificates.issue(authority, "db", NOW, timedelta(days=90), ("db-rw.ns.svc",))
     assert certificates.signed_by(server.certificate, authority.certificate)
     assert certificates.dns_names(server.certificate) == {"db-rw.ns.svc"}
     assert certificates.key_matches(server.certificate, server.key)
     assert server.not_after() == NOW + timedelta(days=90)
-    renewed = certificates.new_authority("db authority", NOW + timedelta(days=3000), authority)
+    renewed = certificates.new_ca("db authority", NOW + timedelta(days=3000), authority)
     assert renewed.certificate != authority.certificate
     assert certificates.signed_by(server.certificate, renewed.certificate)
-    stranger = certificates.new_authority("db authority", NOW)
+    stranger = certificates.new_ca("db authority", NOW)
     assert not certificates.signed_by(server.certificate, stranger.certificate)
     client = certificates.issue(authority, "medianest-patroni", NOW, timedelta(days=1))
     usage = x509.load_pem_x509_certificate(client.certificate.encode()).extensions.get_extension_for_class(

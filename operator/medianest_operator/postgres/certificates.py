@@ -1,6 +1,6 @@
 """The database's own certificate authority, and the certificates that it issues.
 
-P-256 keys; the authority lives ten years and its certificate is renewed with the same key, so that trust goes on.
+P-256 keys; the CA lives ten years and its certificate is renewed with the same key, so that trust goes on.
 """
 
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def new_authority(common_name: str, now: datetime, previous: KeyPair | None = None) -> KeyPair:
-    """A self-signed authority; with `previous`, its successor with the same key."""
+def new_ca(common_name: str, now: datetime, previous: KeyPair | None = None) -> KeyPair:
+    """A self-signed CA; with `previous`, its successor with the same key."""
     key = _load_key(previous) if previous else ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
@@ -71,7 +71,7 @@ def new_authority(common_name: str, now: datetime, previous: KeyPair | None = No
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(_key_usage(is_ca=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -79,11 +79,11 @@ def new_authority(common_name: str, now: datetime, previous: KeyPair | None = No
 
 
 def issue(
-    authority: KeyPair, common_name: str, now: datetime, lifetime: timedelta, dns_names: tuple[str, ...] = ()
+    issuer: KeyPair, common_name: str, now: datetime, lifetime: timedelta, dns_names: tuple[str, ...] = ()
 ) -> KeyPair:
-    """A certificate signed by the authority: for a server where it has names, else for a client."""
-    ca = x509.load_pem_x509_certificate(authority.certificate.encode())
-    ca_key = _load_key(authority)
+    """A certificate signed by the CA: for a server where it has names, else for a client."""
+    ca = x509.load_pem_x509_certificate(issuer.certificate.encode())
+    ca_key = _load_key(issuer)
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if dns_names else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
@@ -95,7 +95,7 @@ def issue(
         .not_valid_before(now - _SKEW)
         .not_valid_after(min(now + lifetime, ca.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(authority=False), critical=True)
+        .add_extension(_key_usage(is_ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
@@ -105,26 +105,26 @@ def issue(
     return _pem(builder.sign(ca_key, hashes.SHA256()), key)
 
 
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
+def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
         encipher_only=False,
         decipher_only=False,
     )
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def signed_by(certificate: str, authority: str) -> bool:
-    """Whether the certificate was issued by this authority (its key, whatever certificate it has now)."""
+def signed_by(certificate: str, issuer: str) -> bool:
+    """Whether the certificate was issued by this CA (its key, whatever certificate it has now)."""
     try:
         child = x509.load_pem_x509_certificate(certificate.encode())
-        parent = x509.load_pem_x509_certificate(authority.encode())
+        parent = x509.load_pem_x509_certificate(issuer.encode())
         child.verify_directly_issued_by(parent)
     except Exception:
         return False

@@ -97,7 +97,7 @@ class Busy(Unreachable):
 
 @dataclass(frozen=True)
 class Credentials:
-    """The controller's client certificate and the authority of the server, as PEM."""
+    """The controller's client certificate and the CA of the server, as PEM."""
 
     certificate: str
     key: str

@@ -58,14 +58,14 @@ async def reconcile(run: Run) -> Outcome:
     """
     now = datetime.now(UTC)
     names = run.names
-    authority = await _authority(run, now)
+    issuer = await _ca(run, now)
     own = [
-        await _issued(run, names.patroni_tls_secret, naming.CERT_PATRONI, authority, now),
-        await _issued(run, names.controller_tls_secret, naming.CERT_CONTROLLER, authority, now),
+        await _issued(run, names.patroni_tls_secret, naming.CERT_PATRONI, issuer, now),
+        await _issued(run, names.controller_tls_secret, naming.CERT_CONTROLLER, issuer, now),
     ]
     problem: Permanent | None = None
     server: KeyPair | None = None
-    ca: str | None = authority.certificate
+    ca: str | None = issuer.certificate
     if run.spec.tls.server_secret:
         try:
             server, ca = await _given_server(run, run.spec.tls.server_secret)
@@ -73,7 +73,7 @@ async def reconcile(run: Run) -> Outcome:
         except Permanent as error:
             problem, ca = error, run.services.memory.recall(run.key, _GIVEN_CA, None, math.inf)
     else:
-        server = await _issued(run, names.server_tls_secret, names.database, authority, now, server_names(run))
+        server = await _issued(run, names.server_tls_secret, names.database, issuer, now, server_names(run))
         own.append(server)
     facts: list[object] = [ServerIdentity(ca)]
     if ca is not None:
@@ -91,10 +91,10 @@ async def reconcile(run: Run) -> Outcome:
 async def observe(run: Run) -> Outcome:
     """Only read what is there, for a database that nothing may be changed of."""
     controller = await _read(run, run.names.controller_tls_secret)
-    authority = await _read(run, run.names.ca_secret)
-    if controller is None or authority is None:
+    issuer = await _read(run, run.names.ca_secret)
+    if controller is None or issuer is None:
         return Outcome()
-    server_ca = authority.certificate
+    server_ca = issuer.certificate
     if run.spec.tls.server_secret:
         _, server_ca = await _given_server(run, run.spec.tls.server_secret)
     return Outcome(facts=(ServerIdentity(server_ca), Credentials(controller.certificate, controller.key, server_ca)))
@@ -118,41 +118,41 @@ async def _read(run: Run, name: str) -> KeyPair | None:
     return KeyPair(certificate, key) if certificate and key else None
 
 
-async def _authority(run: Run, now: datetime) -> KeyPair:
+async def _ca(run: Run, now: datetime) -> KeyPair:
     name = run.names.ca_secret
-    authority = await _read(run, name)
+    issuer = await _read(run, name)
     try:
-        if authority is None or authority.not_after() - now < certificates.CA_RENEW_BEFORE:
-            authority = certificates.new_authority(f"{run.names.database} authority", now, authority)
+        if issuer is None or issuer.not_after() - now < certificates.CA_RENEW_BEFORE:
+            issuer = certificates.new_ca(f"{run.names.database} CA", now, issuer)
     except ValueError:
-        authority = certificates.new_authority(f"{run.names.database} authority", now)
-    await _store(run, name, authority, authority.certificate)
-    return authority
+        issuer = certificates.new_ca(f"{run.names.database} CA", now)
+    await _store(run, name, issuer, issuer.certificate)
+    return issuer
 
 
 async def _issued(
-    run: Run, name: str, common_name: str, authority: KeyPair, now: datetime, dns_names: tuple[str, ...] = ()
+    run: Run, name: str, common_name: str, issuer: KeyPair, now: datetime, dns_names: tuple[str, ...] = ()
 ) -> KeyPair:
     pair = await _read(run, name)
-    if pair is None or _due(run, pair, authority, now, dns_names):
+    if pair is None or _due(run, pair, issuer, now, dns_names):
         renewing = pair is not None
-        pair = certificates.issue(authority, common_name, now, to_timedelta(run.spec.tls.duration), dns_names)
+        pair = certificates.issue(issuer, common_name, now, to_timedelta(run.spec.tls.duration), dns_names)
         if renewing and dns_names:
             until = pair.not_after().strftime("%Y-%m-%d %H:%M UTC")
             message = f"The server certificate was renewed; it is valid until {until}. Open connections stay."
             await run.services.recorder.record(run.database, "Normal", "CertificateRenewed", message)
-    await _store(run, name, pair, authority.certificate)
+    await _store(run, name, pair, issuer.certificate)
     return pair
 
 
-def _due(run: Run, pair: KeyPair, authority: KeyPair, now: datetime, dns_names: tuple[str, ...]) -> bool:
+def _due(run: Run, pair: KeyPair, issuer: KeyPair, now: datetime, dns_names: tuple[str, ...]) -> bool:
     try:
         # A certificate never outlives its CA: what is left of the CA's time is all that a new one could have.
-        longest = min(to_timedelta(run.spec.tls.duration), authority.not_after() - now)
+        longest = min(to_timedelta(run.spec.tls.duration), issuer.not_after() - now)
         return (
             pair.not_after() - now < min(to_timedelta(run.spec.tls.renew_before), longest / 2)
             or pair.not_after() - now > longest + timedelta(minutes=1)
-            or not certificates.signed_by(pair.certificate, authority.certificate)
+            or not certificates.signed_by(pair.certificate, issuer.certificate)
             or not certificates.key_matches(pair.certificate, pair.key)
             or not certificates.dns_names(pair.certificate) >= set(dns_names)
         )

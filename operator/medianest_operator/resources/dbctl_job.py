@@ -30,7 +30,7 @@ def libpq_environment(
     names: Names, spec: DatabaseSpec, role: LoginRole, application_name: str, dbname: str | None = None
 ) -> list[Manifest]:
     """The variables with which libpq connects to the primary as this role (PostgreSQL manual, 34.15). They name the
-    authority's file in the `server-ca` volume."""
+    CA's file in the `server-ca` volume."""
     secret = names.role_secret(role.suffix)
     values = {
         "PGHOST": names.service_fqdn(names.read_write_service),
@@ -69,7 +69,7 @@ def dbctl_container(
         arguments: the command and its options. `$(NAME)` in one is a variable to Kubernetes, and `$$` a plain `$`.
         dbname: the database that it connects to. Default: the application's.
         env: besides libpq's.
-        mounts: besides the server's authority and `/tmp`.
+        mounts: besides the server's CA and `/tmp`.
     """
     return {
         "name": name,
@@ -102,8 +102,8 @@ def dbctl_pod(
     gone from a lost node.
 
     Args:
-        role: as in the container; its Secret holds the server's authority.
-        volumes: besides the server's authority and `/tmp`.
+        role: as in the container; its Secret holds the server's CA.
+        volumes: besides the server's CA and `/tmp`.
         grace_seconds: how long it may take to stop. Default: Kubernetes' own 30.
     """
     ca = {"key": naming.TLS_CA, "path": naming.TLS_CA}

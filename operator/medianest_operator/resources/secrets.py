@@ -67,6 +67,6 @@ def login_secret(
 
 
 def tls_secret(names: Names, name: str, certificate: str, key: str, ca: str, owner: Mapping[str, Any]) -> Manifest:
-    """A certificate with its key and its authority."""
+    """A certificate with its key and its CA."""
     data = {naming.TLS_CERT: certificate, naming.TLS_KEY: key, naming.TLS_CA: ca}
     return manifest(SECRET, names, name, owner, type="kubernetes.io/tls", data=encode(data))

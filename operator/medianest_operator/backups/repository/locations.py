@@ -76,7 +76,7 @@ def parse(text: str) -> Location:
     """A repository's location.
 
     The addresses `s3://` take these options: `endpoint` (Amazon's own without it), `region`, `path_style` (default:
-    true with an endpoint), `ca` (a file with the certificates of the authorities to trust beside the system's),
+    true with an endpoint), `ca` (a file with the certificates of the CAs to trust beside the system's),
     `credentials` (a folder with the files AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN;
     without it the environment's variables of these names, or a workload identity's token file).
 
@@ -129,7 +129,7 @@ def s3_store(location: Location) -> S3Store:
     """The store of a bucket; nothing is asked of its server yet.
 
     Raises:
-        RepositoryError: the credentials' or the authority's file can't be read.
+        RepositoryError: the credentials' or the CA's file can't be read.
     """
     patience = location.patience
     client: ClientConfig = {
