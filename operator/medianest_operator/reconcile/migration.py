@@ -275,6 +275,9 @@ def run_of(attempt: Attempt, last: LastRun | None = None) -> api.MigrationRun:
     outcome = RUNNING if attempt.is_running else APPLIED if attempt.succeeded else FAILED
     # Its pods' Events may come after its own, or not at all where a pod was taken away; the journal has it anyway.
     result = _result(attempt) or ({} if attempt.is_running else _result_in_journal(last, attempt.started_at))
+    if attempt.is_running and result.get("outcome") == APPLIED:
+        # The Job ends a moment after its pod: a run doesn't say both that it runs and what it came to.
+        result = {}
     if "message" not in result and outcome == FAILED:
         result = {**result, "message": f"Job {attempt.name} failed: {attempt.why_ended}."}
     return _run_status(

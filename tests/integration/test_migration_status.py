@@ -1,0 +1,37 @@
+"""What the status says of a migration run while its Job hasn't ended."""
+
+from __future__ import annotations
+
+import json
+
+from integration.loops import NAMESPACE
+from integration.serving import NAME, serving
+from medianest_operator import naming
+from medianest_operator.kubernetes.kinds import JOB, POD
+
+RESULT = {"outcome": "Applied", "reason": "MigrationsApplied", "message": "Applied 3 migrations.", "applied": []}
+
+
+async def test_a_run_says_that_it_is_done_once_its_job_is() -> None:
+    async with serving() as made:
+        server = made.arena.server
+        (job,) = server.all(JOB)
+        metadata = {
+            "namespace": NAMESPACE,
+            "name": f"{job['metadata']['name']}-x",
+            "labels": {"app.kubernetes.io/managed-by": naming.OPERATOR, naming.LABEL_DATABASE: NAME},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": job["metadata"]["uid"]}],
+        }
+        ended = {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z", "message": json.dumps(RESULT)}
+        container = {"name": "dbctl", "state": {"terminated": ended}}
+        server.put(POD, {"metadata": metadata, "status": {"containerStatuses": [container]}})
+        complete = job["status"]
+        server.put(JOB, job | {"status": {"startTime": "2026-01-01T00:00:00Z"}})
+        await made.arena.run(made.key)
+        running = made.arena.status(made.key)["schema"]["lastRun"]
+        assert (running["outcome"], running.get("message")) == ("Running", None)
+
+        server.put(JOB, server.get(JOB, NAMESPACE, job["metadata"]["name"]) | {"status": complete})
+        await made.arena.run(made.key)
+        done = made.arena.status(made.key)["schema"]["lastRun"]
+        assert (done["outcome"], done["message"]) == ("Applied", "Applied 3 migrations.")
