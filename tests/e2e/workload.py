@@ -14,6 +14,13 @@ from environment import POSTGRES_IMAGE
 _SCRIPT = Path(__file__).with_name("writer.py")
 
 
+# Upstream's defaults, which the local cluster shortens: what only looks on isn't evicted while an API server was away.
+TOLERATIONS = [
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+    for taint in ("not-ready", "unreachable")
+]
+
+
 def pod_beside(name: str, command: list[str], volumes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A pod of the database image that runs something else, under the `restricted` Pod Security level.
 
@@ -33,6 +40,7 @@ def pod_beside(name: str, command: list[str], volumes: Mapping[str, Any] | None 
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 0,
         "automountServiceAccountToken": False,
+        "tolerations": TOLERATIONS,
         "securityContext": {
             "runAsNonRoot": True, "runAsUser": 999, "fsGroup": 999, "seccompProfile": {"type": "RuntimeDefault"}
         },

@@ -49,7 +49,10 @@ def _start(cluster: str, script: str, tmp_path: Path, component: str = "program"
 
 
 def test_a_program_and_its_children_are_found(cluster: str, tmp_path: Path) -> None:
-    pid = _start(cluster, "sleep 600 & READY; wait", tmp_path)
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    # The child is a subshell that waits by itself: one that is just being replaced by a program has no environment yet.
+    pid = _start(cluster, f"(READY; read line < {never}) & wait", tmp_path)
     found = processes.find(cluster)
     assert {(process.node, process.component) for process in found} == {("node1", "program")}
     assert [process.pid for process in found if process.leader] == [pid]
