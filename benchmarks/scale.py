@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -22,12 +23,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(ROOT / "operator"), str(ROOT / "benchmarks")]
 
-import kubernetes.client  # noqa: E402
-import kubernetes.config  # noqa: E402
 from benchmarks.common import machine, print_table  # noqa: E402
 from benchmarks.run import HIBERNATED, Bench  # noqa: E402
 
 from e2e.kube import API_VERSION, KIND, SMALL  # noqa: E402
+from medianest_operator.kubernetes.access import Access  # noqa: E402
 from medianest_operator.kubernetes.client import KubernetesClient  # noqa: E402
 from medianest_operator.kubernetes.kinds import CONFIG_MAP, DATABASE, Kind, Manifest  # noqa: E402
 
@@ -98,10 +98,7 @@ async def main() -> None:
     options = parser.parse_args()
     bench = Bench(1)
     print(f"\n{machine()}\n")
-    configuration = kubernetes.client.Configuration()
-    kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
-        str(bench.environment.kubeconfig), client_configuration=configuration
-    )
+    os.environ["KUBECONFIG"] = str(bench.environment.kubeconfig)
     for number in range(options.running):
         bench.kube.database(f"run{number}", **SMALL)
     for number in range(options.running):
@@ -118,7 +115,7 @@ async def main() -> None:
     bench.scale_operator(0)
     bench.scale_operator(2)
     await asyncio.sleep(20)
-    async with KubernetesClient(configuration) as client:
+    async with KubernetesClient(Access.load()) as client:
         maps = [
             {"metadata": {"name": f"bare{n}", "namespace": "bench"}, "data": {"a": "b"}} for n in range(options.many)
         ]

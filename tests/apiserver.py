@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import kubernetes.client
 from aiohttp import web
 
+from medianest_operator.kubernetes.access import Access
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.kinds import CHILDREN, EVENT, LEASE, OWN, Kind, Manifest
 from medianest_operator.timestamps import stamp_now
@@ -86,9 +86,7 @@ class ApiServer:
     @contextlib.asynccontextmanager
     async def client(self, patience: float = 5.0) -> AsyncIterator[KubernetesClient]:
         """The controller's own client, led here; a request may take so many seconds."""
-        configuration = kubernetes.client.Configuration()
-        configuration.host = self.url
-        async with KubernetesClient(configuration, patience) as client:
+        async with KubernetesClient(Access(self.url), patience) as client:
             yield client
 
     # For tests.

@@ -101,6 +101,7 @@ async def _serve(settings: Settings) -> int:
     """Stand by, lead, and stop in good order. Returns the exit code: 1 where the Lease was lost."""
     from medianest_operator.controller.health import Health
     from medianest_operator.controller.lease import Lease
+    from medianest_operator.kubernetes.access import Access
     from medianest_operator.kubernetes.client import KubernetesClient
     from medianest_operator.observability import metrics
 
@@ -111,7 +112,7 @@ async def _serve(settings: Settings) -> int:
     await health.start(settings.health_port)
     metrics.serve(settings.metrics_port)
     log.info("starting", extra={"version": __version__, "identity": settings.identity})
-    async with KubernetesClient.load() as client:
+    async with KubernetesClient(Access.load()) as client:
         health.ready = True
         lease = Lease(client, settings.operator_namespace, settings.identity)
         if settings.leader_election and not await _until(lease.acquire(), stop):

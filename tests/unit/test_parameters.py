@@ -12,7 +12,6 @@ from patroni.postgresql.validator import transform_postgresql_parameter_value
 import parameter_samples
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.parameters import GROUPS, PATRONI_MINIMA, RESERVED_PARAMETERS
-from medianest_operator.api.quantity import to_bytes
 from medianest_operator.postgres import parameters
 from medianest_operator.postgres.parameter_strings import CHECKED
 from medianest_operator.resources.statefulset import resource_requirements
@@ -134,13 +133,6 @@ def test_problem_names_the_field(name: str, value: str, said: str) -> None:
 )  # fmt: skip
 def test_good_values_pass(name: str, value: object) -> None:
     assert parameters.problems(spec(postgresql={"parameters": {name: value}})) == []
-
-
-@pytest.mark.parametrize(
-    ("quantity", "number"), [("1Gi", 2**30), ("1G", 10**9), ("512Mi", 2**29), ("1024", 1024), (7, 7)]
-)
-def test_quantities(quantity: str | int, number: int) -> None:
-    assert to_bytes(quantity) == number
 
 
 @pytest.mark.parametrize("synchronous", ["Preferred", "Required"])

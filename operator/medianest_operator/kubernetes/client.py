@@ -1,28 +1,23 @@
 """The only module that talks to the API server: raw dicts over one bounded aiohttp session.
 
-Typed client models drop fields that they don't know and cost several times as much, so `kubernetes` only loads the
-configuration.
+Typed client models drop fields that they don't know and cost several times as much, so `kubernetes` only reads a
+kubeconfig.
 """
 
 import asyncio
 import json
-import os
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import kubernetes.client
-import kubernetes.config
 
 from medianest_operator import __version__, naming
+from medianest_operator.kubernetes.access import Access
 from medianest_operator.kubernetes.kinds import Kind, Manifest
 from medianest_operator.observability import metrics
 
-_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _CONNECTIONS = 32
 _TIMEOUT = 30.0
 _PAGE = 500
@@ -64,20 +59,13 @@ class Conflict(ApiError):
 class KubernetesClient:
     """Calls to the API server. Use as an asynchronous context manager."""
 
-    def __init__(self, configuration: kubernetes.client.Configuration, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, access: Access, timeout: float = _TIMEOUT) -> None:
         """
         Args:
             timeout: of a whole request, in seconds.
         """
-        self.configuration = configuration
-        self._server = str(configuration.host).rstrip("/")
-        self._context: ssl.SSLContext | None = None
-        if self._server.startswith("https://"):
-            self._context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-            if configuration.cert_file:
-                self._context.load_cert_chain(configuration.cert_file, configuration.key_file)
-        self._token: str | None = (configuration.api_key or {}).get("authorization")
-        self._in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _TOKEN.exists()
+        self.access = access
+        self._tls = access.tls()
         self._session: aiohttp.ClientSession | None = None
         self._resume_at = 0.0
         self._calm_at = 0.0
@@ -86,30 +74,8 @@ class KubernetesClient:
         self.last_answer = time.monotonic()
         """When the API server last answered anything but an error of its own, by the monotonic clock."""
 
-    @classmethod
-    def load(cls) -> "KubernetesClient":
-        """In a pod its service account, elsewhere $KUBECONFIG. Raises kubernetes.config.ConfigException."""
-        configuration = kubernetes.client.Configuration()
-        try:
-            kubernetes.config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except kubernetes.config.ConfigException:
-            kubernetes.config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(configuration)
-
-    @property
-    def server(self) -> str:
-        return self._server
-
-    def authorization(self) -> str | None:
-        """The Authorization header; read again each time, since the kubelet rotates the token."""
-        if self._in_cluster:
-            return f"Bearer {_TOKEN.read_text().strip()}"
-        if self._token and " " not in self._token:
-            return f"Bearer {self._token}"
-        return self._token
-
     async def __aenter__(self) -> "KubernetesClient":
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._context or True)
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True)
         headers = {"User-Agent": f"{naming.OPERATOR}/{__version__}", "Accept": "application/json"}
         self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=headers)
         return self
@@ -134,7 +100,7 @@ class KubernetesClient:
         data = None if body is None else json.dumps(body, separators=(",", ":"))
         try:
             async with self._open.request(
-                method, self._server + path, params=params, data=data, headers=self._headers(content_type, accept)
+                method, self.access.server + path, params=params, data=data, headers=self._headers(content_type, accept)
             ) as response:
                 metrics.API_REQUESTS.labels(method, str(response.status)).inc()
                 text = await response.text()
@@ -160,7 +126,7 @@ class KubernetesClient:
         return self._session
 
     def _headers(self, content_type: str, accept: str = "application/json") -> dict[str, str]:
-        authorization = self.authorization()
+        authorization = self.access.authorization()
         return {"Content-Type": content_type, "Accept": accept} | (
             {"Authorization": authorization} if authorization else {}
         )
@@ -274,7 +240,7 @@ class KubernetesClient:
         await self._wait_for_turn()
         timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=seconds + 30)
         async with self._open.get(
-            self._server + kind.path(namespace),
+            self.access.server + kind.path(namespace),
             params=params,
             headers=self._headers("application/json"),
             timeout=timeout,
