@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -98,7 +97,7 @@ async def main() -> None:
     options = parser.parse_args()
     bench = Bench(1)
     print(f"\n{machine()}\n")
-    os.environ["KUBECONFIG"] = str(bench.environment.kubeconfig)
+    access = Access.of_kubeconfig(bench.environment.kubeconfig)
     for number in range(options.running):
         bench.kube.database(f"run{number}", **SMALL)
     for number in range(options.running):
@@ -115,7 +114,7 @@ async def main() -> None:
     bench.scale_operator(0)
     bench.scale_operator(2)
     await asyncio.sleep(20)
-    async with KubernetesClient(Access.load()) as client:
+    async with KubernetesClient(access) as client:
         maps = [
             {"metadata": {"name": f"bare{n}", "namespace": "bench"}, "data": {"a": "b"}} for n in range(options.many)
         ]

@@ -143,6 +143,11 @@ class ApiServer:
         known = self.objects.get((call.kind, namespace, name))
         if call.method == "POST" and known is not None:
             return _status(409, "AlreadyExists", f"{name} already exists")
+        if call.method == "PUT":
+            if known is None:
+                return _status(404, "NotFound", f"{name} not found")
+            if body["metadata"].get("resourceVersion") not in {None, known["metadata"]["resourceVersion"]}:
+                return _status(409, "Conflict", f"{name} was changed since it was read")
         if call.subresource == "status":
             if known is None:
                 return _status(404, "NotFound", f"{name} not found")

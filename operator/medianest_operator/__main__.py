@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -121,6 +122,10 @@ async def _serve(settings: Settings) -> int:
         from medianest_operator.controller import handlers
         from medianest_operator.controller.loop import Loop
 
+        # What was imported stays; and a cache of thousands of objects isn't searched for cycles with every few of them.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         metrics.LEADER.set(1)
         loop = Loop(settings, client)
         health.alive = loop.is_alive

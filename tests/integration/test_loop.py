@@ -191,6 +191,15 @@ async def test_a_leader_survives_a_failed_renewal(stood_by: bool, fault: Fault) 
         holding.cancel()
 
 
+async def test_a_renewal_is_one_request() -> None:
+    async with ApiServer() as server, server.client() as client:
+        _, holding = await _held(server, client, stood_by=False)
+        before = len(server.calls)
+        await until(lambda: len(server.calls) >= before + 2, "two renewals")
+        assert {call.method for call in server.calls[before:]} == {"PUT"}
+        holding.cancel()
+
+
 async def test_a_leader_leaves_when_another_holds_the_lease() -> None:
     async with ApiServer() as server, server.client() as client:
         _, holding = await _held(server, client, stood_by=False)

@@ -105,7 +105,7 @@ class Controller:
         await self._ask("connect", "postgres", "postgres", self._connect)
         await self._ask("databases", "postgres", "postgres", databases.read_databases)
         await self._ask("sizes", "postgres", "postgres", databases.read_sizes)
-        await self._ask("replicas", "postgres", "postgres", probe.replicas)
+        await self._ask("facts", "postgres", "postgres", probe.instance_facts)
         await self._ask("grants", self.database.name, "postgres", lambda c: roles.ensure_grants(c, SPEC))
         await self._read("history", read_history_async)
         await self._read("last run", read_last_run)

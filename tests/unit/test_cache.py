@@ -106,3 +106,24 @@ def test_the_revision_of_a_database_follows_its_children() -> None:
     cache.put(SECRET, child("a-ca", 2))
     assert cache.revision(A) > before
     assert cache.revision(B) == 0
+
+
+def test_a_seldom_read_object_comes_back_as_it_was() -> None:
+    cache = Cache()
+    secret = child("a-app", 3, annotations={"ü": "é"}) | {
+        "data": {"password": "eA=="},
+        "type": "Opaque",
+        "more": [1, None],
+    }
+    cache.put(SECRET, secret)
+    assert cache.get(SECRET, "ns", "a-app") == secret
+    assert cache.of_database(SECRET, A) == [secret]
+    assert list(cache.all(SECRET)) == [secret]
+
+
+def test_an_object_that_only_has_a_newer_version_touches_nobody() -> None:
+    cache = Cache()
+    cache.put(SECRET, child("a-app", 3))
+    assert not cache.put(SECRET, child("a-app", 4))
+    assert cache.get(SECRET, "ns", "a-app") == child("a-app", 4)
+    assert cache.put(SECRET, child("a-app", 5) | {"data": {}}) == {A}

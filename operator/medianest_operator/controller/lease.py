@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, Conflict, KubernetesClient
-from medianest_operator.kubernetes.kinds import LEASE
+from medianest_operator.kubernetes.kinds import LEASE, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ DURATION: Final = 15.0
 RENEW_DEADLINE: Final = 10.0
 """Seconds after which a leader that can't renew gives up; shorter than DURATION, so that two never act at once."""
 RETRY: Final = 2.0
+RENEW: Final = 3.0
+"""Seconds between two renewals: three may fail before RENEW_DEADLINE."""
 
 
 class _Answer(Enum):
@@ -44,6 +46,8 @@ class Lease:
         self._name = name
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
+        self._held: Manifest | None = None
+        """The Lease as this process last wrote it."""
 
     async def acquire(self) -> None:
         """Return once this process holds the Lease."""
@@ -58,9 +62,9 @@ class Lease:
         fails says neither.
         """
         clock = asyncio.get_running_loop().time
-        renewed = clock()
+        renewed = started = clock()
         while clock() - renewed < RENEW_DEADLINE:
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(RENEW if renewed >= started else RETRY)
             started = clock()
             try:
                 async with asyncio.timeout(max(0.1, RENEW_DEADLINE - (started - renewed))):
@@ -85,17 +89,19 @@ class Lease:
             log.warning("could not release the lease: %s", error)
 
     async def _try(self) -> _Answer:
+        # While nobody else writes, the next renewal needs no look: the API server refuses it otherwise, by the version.
+        live, self._held = self._held, None
         try:
-            live = await self._client.get(LEASE, self._namespace, self._name, urgent=True)
+            live = live or await self._client.get(LEASE, self._namespace, self._name, urgent=True)
             if live is None:
-                await self._client.create(LEASE, self._manifest(transitions=0), urgent=True)
+                self._held = await self._client.create(LEASE, self._manifest(transitions=0), urgent=True)
                 return _Answer.HELD
             holder = live["spec"].get("holderIdentity") or ""
             if holder not in {"", self._identity} and not self._expired(holder, live):
                 return _Answer.ANOTHERS
             transitions = live["spec"].get("leaseTransitions", 0) + (holder != self._identity)
             renewed = live | {"spec": self._spec(transitions, live["spec"], holder)}
-            await self._client.replace(LEASE, renewed, urgent=True)
+            self._held = await self._client.replace(LEASE, renewed, urgent=True)
         except Conflict:
             # Somebody wrote in between; the next look says who.
             return _Answer.UNKNOWN

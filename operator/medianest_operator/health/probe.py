@@ -1,9 +1,9 @@
 """What one probe of an instance over SQL tells."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import LiteralString
 
-from psycopg.rows import class_row
+from psycopg.rows import dict_row
 
 from medianest_operator import naming
 from medianest_operator.postgres.parameters import MARKER
@@ -11,11 +11,30 @@ from medianest_operator.postgres.sessions import Connection
 
 
 @dataclass(frozen=True)
+class Replica:
+    """A replica as its primary sees it. How far it is behind makes it no other one."""
+
+    name: str
+    state: str
+    sync_state: str
+    lag_bytes: int = field(compare=False)
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.state == "streaming"
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether commits wait for it, or for one of several like it."""
+        return self.is_streaming and self.sync_state in {"sync", "quorum"}
+
+
+@dataclass(frozen=True)
 class InstanceFacts:
-    """One instance, asked over SQL."""
+    """One instance, asked over SQL. How many are connected doesn't make it another answer."""
 
     in_recovery: bool
-    connections: int
+    connections: int = field(compare=False)
     max_connections: int
     reserved_connections: int
     """Those that only superusers get."""
@@ -29,6 +48,10 @@ class InstanceFacts:
     """Lines of the configuration files that PostgreSQL could not apply."""
     synchronous_standbys: str
     """`synchronous_standby_names`: whom a commit waits for; nobody where it is empty."""
+    databases: str
+    """Another text whenever one of the server's databases is made, changed, renamed or dropped."""
+    replicas: tuple[Replica, ...] = ()
+    """Those that stream from it, where it is a primary."""
 
     @property
     def is_full(self) -> bool:
@@ -47,52 +70,25 @@ SELECT pg_is_in_recovery() AS in_recovery,
          AS refused_parameters,
        current_setting('synchronous_standby_names') AS synchronous_standbys,
        current_setting(%(marker)s, true) AS configuration,
-       EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart
+       EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart,
+       (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_database) AS databases,
+       coalesce((SELECT json_agg(r) FROM (
+           SELECT application_name AS name, state, sync_state,
+                  coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes
+             FROM pg_stat_replication WHERE NOT pg_is_in_recovery()
+       ) r), '[]') AS replicas
 """
 
 
 async def instance_facts(connection: Connection) -> InstanceFacts:
-    """Ask one instance."""
-    async with connection.cursor(row_factory=class_row(InstanceFacts)) as cursor:
+    """Ask one instance, in one round trip."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
         certificate = f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}"
         await cursor.execute(_FACTS, {"certificate": certificate, "marker": MARKER})
-        facts = await cursor.fetchone()
-    if facts is None:
+        row = await cursor.fetchone()
+    if row is None:
         raise RuntimeError("a SELECT without FROM returned no row")
-    return facts
-
-
-@dataclass(frozen=True)
-class Replica:
-    """A replica as its primary sees it."""
-
-    name: str
-    state: str
-    sync_state: str
-    lag_bytes: int
-
-    @property
-    def is_streaming(self) -> bool:
-        return self.state == "streaming"
-
-    @property
-    def is_synchronous(self) -> bool:
-        """Whether commits wait for it, or for one of several like it."""
-        return self.is_streaming and self.sync_state in {"sync", "quorum"}
-
-
-_REPLICAS: LiteralString = """
-SELECT application_name AS name, state, sync_state,
-       coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes
-FROM pg_stat_replication
-"""
-
-
-async def replicas(connection: Connection) -> list[Replica]:
-    """The replicas that stream from this primary."""
-    async with connection.cursor(row_factory=class_row(Replica)) as cursor:
-        await cursor.execute(_REPLICAS)
-        return await cursor.fetchall()
+    return InstanceFacts(**row | {"replicas": tuple(Replica(**replica) for replica in row["replicas"])})
 
 
 async def database_size(connection: Connection) -> int:

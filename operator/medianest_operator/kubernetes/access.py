@@ -45,17 +45,24 @@ class Access:
         if host and port and (account / "token").exists():
             server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
             return cls(server, ca_file=str(account / "ca.crt"), token_file=account / "token")
-        return cls._of_kubeconfig()
+        return cls.of_kubeconfig()
 
     @classmethod
-    def _of_kubeconfig(cls) -> Access:
+    def of_kubeconfig(cls, path: Path | None = None) -> Access:
+        """The current context of a kubeconfig; without a path, of $KUBECONFIG or ~/.kube/config.
+
+        Raises:
+            NoAccess: there is none.
+        """
         # Here, since the package brings hundreds of modules and 24 MiB, which no pod needs.
         import kubernetes.client
         import kubernetes.config
 
         configuration = kubernetes.client.Configuration()
         try:
-            kubernetes.config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(path) if path else None, client_configuration=configuration
+            )
         except kubernetes.config.ConfigException as error:
             raise NoAccess(str(error)) from error
         keys = configuration.api_key or {}

@@ -5,13 +5,13 @@ kubeconfig.
 """
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import aiohttp
+import pydantic_core
 
 from medianest_operator import __version__, naming
 from medianest_operator.kubernetes.access import Access
@@ -97,24 +97,24 @@ class KubernetesClient:
     ) -> Manifest:
         if not urgent:
             await self._wait_for_turn(important=path.endswith("/status"))
-        data = None if body is None else json.dumps(body, separators=(",", ":"))
+        data = None if body is None else pydantic_core.to_json(body)
         try:
             async with self._open.request(
                 method, self.access.server + path, params=params, data=data, headers=self._headers(content_type, accept)
             ) as response:
                 metrics.API_REQUESTS.labels(method, str(response.status)).inc()
-                text = await response.text()
+                content = await response.read()
         except TRANSIENT_ERRORS:
             self._back_off()
             raise
         try:
-            answer: Manifest = json.loads(text) if text else {}
+            answer: Manifest = pydantic_core.from_json(content) if content else {}
         except ValueError:
-            answer = {"message": text[:500]}
+            answer = {"message": _beginning(content)}
         if response.status >= 400:
             kind = Conflict if response.status == 409 else ApiError
             pause = self._hold_back(response)
-            raise kind(response.status, answer.get("reason", ""), answer.get("message", text[:500]), pause)
+            raise kind(response.status, answer.get("reason", ""), answer.get("message", _beginning(content)), pause)
         self.last_answer = time.monotonic()
         self._trouble = max(0, self._trouble - 1)
         return answer
@@ -247,10 +247,10 @@ class KubernetesClient:
         ) as response:
             metrics.API_REQUESTS.labels("WATCH", str(response.status)).inc()
             if response.status >= 400:
-                text = await response.text()
-                raise ApiError(response.status, "", text[:500], self._hold_back(response))
+                message = _beginning(await response.read())
+                raise ApiError(response.status, "", message, self._hold_back(response))
             async for line in _lines(response.content):
-                event = json.loads(line)
+                event = pydantic_core.from_json(line)
                 self.last_answer = time.monotonic()
                 if event["type"] == "ERROR":
                     status = event["object"]
@@ -318,6 +318,11 @@ class KubernetesClient:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
+
+
+def _beginning(content: bytes) -> str:
+    """Of an answer that isn't what was expected, for a message."""
+    return content[:500].decode(errors="replace")
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -17,9 +17,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
-    """A kind of object."""
+    """A kind of object. Each is made once, below."""
 
     group: str
     version: str

@@ -289,7 +289,13 @@ SELECT_CATALOG: LiteralString = "\nUNION ALL\n".join(
 # Every definition is a row of these catalogs, and another version of the row whenever it changes. VACUUM and ANALYZE
 # write their figures into the row in place, which leaves its version alone.
 SELECT_TRACES: LiteralString = """
-SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)) FROM (
+SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)),
+       (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', c.oid, pg_catalog.pg_stat_get_tuples_inserted(c.oid),
+               pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid)), ','
+               ORDER BY c.oid)
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND (n.nspname = 'medianest_operator' OR c.relname = '_prisma_migrations'))
+  FROM (
     SELECT pg_catalog.concat_ws(':', 'c', c.oid, c.xmin) AS trace FROM pg_catalog.pg_class c
      WHERE c.relnamespace NOT IN ('pg_catalog'::pg_catalog.regnamespace, 'pg_toast'::pg_catalog.regnamespace,
                                   'information_schema'::pg_catalog.regnamespace)

@@ -16,6 +16,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import sql
 
 from medianest_operator.postgres.sessions import Connection
@@ -101,8 +102,11 @@ ON CONFLICT (database) DO UPDATE SET mark = excluded.mark
 
 async def read_databases(connection: Connection) -> dict[str, LiveDatabase]:
     """All databases but PostgreSQL's own, by name. The connection is to the maintenance database."""
-    await _ensure_marks(connection)
-    cursor = await connection.execute(_DATABASES)
+    try:
+        cursor = await connection.execute(_DATABASES)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        await _ensure_marks(connection)
+        cursor = await connection.execute(_DATABASES)
     return {
         name: LiveDatabase(name, connects, _mark(mark), limit)
         for name, connects, limit, mark in await cursor.fetchall()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 import pydantic
 
@@ -19,13 +20,16 @@ from medianest_operator.reconcile.backup_status import EndedJob, State, collect,
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, labels_of
 from medianest_operator.resources import backup_jobs, repositories
+from medianest_operator.resources.backup_jobs import is_suspended
 from medianest_operator.results.backup import BackupReport
 
 log = logging.getLogger(__name__)
 
-_SECRETS_EVERY = 60.0
-_REPORT_EVERY = 60.0
-"""Seconds after which the schedules are compared with the clock again."""
+_SECRETS_EVERY: Final = 600.0
+"""Seconds after which the Secrets are looked for again; a missing one is every minute."""
+_MISSING_EVERY: Final = 60.0
+_REPORT_EVERY: Final = 600.0
+"""Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,7 @@ async def reconcile(run: Run) -> Outcome:
         if live["metadata"]["name"] not in names:
             await run.services.applier.delete(CRON_JOB, live)
     missing = await _missing(run)
-    secrets = bool(_secret_names(run))
-    return Outcome(facts=(BackupsPossible(missing),), next_look=_SECRETS_EVERY if secrets else None)
+    return Outcome(facts=(BackupsPossible(missing),), next_look=_MISSING_EVERY if missing else None)
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:
@@ -114,8 +117,19 @@ async def report(run: Run) -> Outcome:
     return Outcome(
         conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
         status={"backup": backups},
-        next_look=_REPORT_EVERY,
+        next_look=_next_look(run, backups, now),
     )
+
+
+def _next_look(run: Run, backups: api.Backups, now: datetime) -> float | None:
+    """Seconds until the status is out of date by the clock alone; `None` while nothing is scheduled."""
+    if is_suspended(run.spec):
+        return None
+    coming = [tier.next for tier in backups.tiers if tier.next]
+    if backups.next_verification:
+        coming.append(backups.next_verification)
+    seconds = ((datetime.fromisoformat(moment) - now).total_seconds() for moment in coming)
+    return min([_REPORT_EVERY, *(max(0.0, wait) + 1.0 for wait in seconds)])
 
 
 def _known(run: Run) -> api.Backups | None:

@@ -99,6 +99,8 @@ class Concern:
         conditions: its other conditions, which are absent until then.
         stable: what it finds follows from the spec and from watched objects alone, until its `next_look`: while neither
             changes, it isn't asked again.
+        calm: what it finds follows from those and from the facts before it: while all is well, none of them changes
+            and it asks for no `next_look`, it is asked once a minute.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Concern:
     initial: Mapping[Condition, Verdict] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     stable: bool = False
+    calm: bool = False
 
 
 class Facts:
@@ -124,6 +127,11 @@ class Facts:
     def types(self) -> frozenset[type[Any]]:
         """The types of all facts so far."""
         return frozenset(self._known)
+
+    @property
+    def known(self) -> tuple[object, ...]:
+        """All facts so far."""
+        return tuple(self._known.values())
 
     def get(self, kind: type[F]) -> F | None:
         """The fact of this type; `None` where no concern of this run has found it out."""

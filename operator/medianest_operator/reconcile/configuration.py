@@ -47,7 +47,7 @@ async def observe(run: Run) -> Outcome:
     if refused := sorted({line for facts in servers.instances.values() for line in facts.refused_parameters}):
         message = f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
         return Outcome(problem=Permanent(Reason.INVALID_PARAMETER, message))
-    wanted = parameters.marker(run.spec)
+    wanted = run.once("marker", lambda: parameters.marker(run.spec))
     late = [name for name, facts in sorted(servers.instances.items()) if facts.configuration != wanted]
     if not late or run.spec.hibernate:
         return Outcome()

@@ -1,10 +1,11 @@
 """What every concern works with, and what is known of one database at the start of a run."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
@@ -22,6 +23,8 @@ from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.resources.meta import owner_reference
 from medianest_operator.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,15 @@ class Run:
     @property
     def generation(self) -> int:
         return int(self.database["metadata"]["generation"])
+
+    def once(self, topic: str, work_out: Callable[[], T]) -> T:
+        """What follows from the spec and the image alone, worked out once for each of their versions."""
+        token = (self.database["metadata"].get("uid"), self.generation, self.image)
+        known: T | None = self.services.memory.recall(self.key, topic, token, math.inf)
+        if known is None:
+            known = work_out()
+            self.services.memory.keep(self.key, topic, token, known)
+        return known
 
     @cached_property
     def owner(self) -> dict[str, Any]:

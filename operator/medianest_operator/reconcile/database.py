@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _STABLE_FOR: Final = 600.0
 """Seconds after which also what is stable is asked for again."""
+_CALM_FOR: Final = 60.0
+"""Seconds after which what is calm is asked for again."""
 _SOON: Final = 1.0
 """Seconds; no run asks for another sooner than that."""
 
@@ -80,7 +83,7 @@ class DatabaseReconciler:
             await backup_objects.reject(self._services, key)
             return None
         try:
-            spec = _parse(database)
+            spec = self._parsed(key, database)
         except Permanent as error:
             unread = [Report(concern) for concern in self._order]
             await self._report(database, [Report(_SPEC, error=error), *unread], paused=False)
@@ -97,30 +100,43 @@ class DatabaseReconciler:
             raise errors[0]
         return self._next_run(run, reports)
 
+    def _parsed(self, key: Key, database: Manifest) -> DatabaseSpec:
+        """The spec, read once for each of its generations. Raises Permanent where it isn't one."""
+        token = (database["metadata"].get("uid"), database["metadata"]["generation"])
+        known: DatabaseSpec | None = self._services.memory.recall(key, "spec", token, math.inf)
+        if known is None:
+            known = _parse(database)
+            self._services.memory.keep(key, "spec", token, known)
+        return known
+
     async def _asked(self, run: Run, concern: Concern) -> Report:
         """Ask a concern, unless what it found last time still holds."""
-        if not concern.stable:
+        if not concern.stable and not concern.calm:
             return await _ask(run, concern)
         memory, topic = run.services.memory, f"report of {concern.name}"
-        token = (run.services.cache.revision(run.key), run.generation, run.spec.paused, _facts_token(run))
-        known: tuple[Report, float] | None = memory.recall(run.key, topic, token, _STABLE_FOR)
+        token = (run.services.cache.revision(run.key), run.generation, run.spec.paused, run.facts.known)
+        longest = _CALM_FOR if concern.calm else _STABLE_FOR
+        known: tuple[Report, float] | None = memory.recall(run.key, topic, token, longest)
         if known is not None and time.monotonic() < known[1]:
             for fact in known[0].outcome.facts if known[0].outcome else ():
                 run.facts.add(fact)
             return known[0]
         report = await _ask(run, concern)
-        if report.outcome is not None and report.error is None:
-            kept = replace(report, outcome=replace(report.outcome, events=()))
-            until = time.monotonic() + (report.outcome.next_look or _STABLE_FOR)
-            # What it wrote is part of what it depends on from now on.
-            token = (run.services.cache.revision(run.key), *token[1:])
-            memory.keep(run.key, topic, token, (kept, until))
+        outcome = report.outcome
+        restless = outcome is None or (concern.calm and (outcome.obstacle or outcome.next_look))
+        if outcome is not None and report.error is None and not restless:
+            # Of the time before: what changed meanwhile, by its own writes too, it may not have seen.
+            kept = replace(report, outcome=replace(outcome, events=()))
+            memory.keep(run.key, topic, token, (kept, time.monotonic() + (outcome.next_look or longest)))
         return report
 
     async def _report(self, database: Manifest, reports: Sequence[Report], *, paused: bool) -> None:
         """Write the status where it differs, then record what changed."""
         metadata = database["metadata"]
         key = metadata["namespace"], metadata["name"]
+        token = (metadata.get("resourceVersion"), paused)
+        if self._services.memory.recall(key, "reported", token, math.inf) == reports:
+            return
         generation, now = int(metadata["generation"]), datetime.now(UTC)
         previous: Mapping[str, Any] = database.get("status") or {}
         conditions = conditions_of(reports, previous, generation, stamp(now), paused=paused)
@@ -136,6 +152,8 @@ class DatabaseReconciler:
             if not written:
                 return
             announcements += transitions(previous, current, conditions)
+        elif not any(report.error for report in reports):
+            self._services.memory.keep(key, "reported", token, reports)
         for item in announcements:
             await self._services.recorder.record(database, item.kind, item.reason, item.message)
             if item.kind == "Warning":
@@ -218,11 +236,6 @@ async def _observe_instead(run: Run, concern: Concern) -> None:
 def _is_away(error: Exception) -> bool:
     """Whether the API server itself can't answer, rather than refuse one object."""
     return isinstance(error, TRANSIENT_ERRORS) or (isinstance(error, ApiError) and error.status in {429, 503})
-
-
-def _facts_token(run: Run) -> frozenset[type[Any]]:
-    """Which facts there are: a concern finds other things where one before it failed."""
-    return run.facts.types
 
 
 def _reached(run: Run) -> Needs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE, History
 from medianest_operator.migrations.journal import read_version
-from medianest_operator.postgres.catalog import difference, read_catalog_async, read_traces_async
+from medianest_operator.postgres.catalog import difference, read_catalog_async
 from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile.context import Run
 
@@ -15,11 +15,15 @@ _LONGEST = 10
 _LONGEST_LINE = 300
 
 
-async def observe(run: Run, connection: Connection, history: History) -> tuple[str, ...] | None:
-    """What no migration has made, in words; `None` where nobody recorded what the version should look like."""
+async def observe(run: Run, connection: Connection, history: History, traces: str | None) -> tuple[str, ...] | None:
+    """What no migration has made, in words; `None` where nobody recorded what the version should look like.
+
+    Args:
+        traces: of the definitions as they are (`read_traces_async`).
+    """
     if history.version is None:
         return ()
-    token = (history.version, await read_traces_async(connection))
+    token = (history.version, traces)
     memory = run.services.memory
     known = memory.recall(run.key, "drift", token, FULL_EVERY)
     if known is not None:

@@ -216,4 +216,4 @@ def removals(before: Mapping[str, Any], after: api.Hardening | None) -> Iterable
             yield f"spec.hardening.{option} is off: its objects were removed from the database{data}."
 
 
-CONCERN = Concern("hardening", Needs.SCHEMA, reconcile, conditions=(Condition.HARDENING_APPLIED,))
+CONCERN = Concern("hardening", Needs.SCHEMA, reconcile, conditions=(Condition.HARDENING_APPLIED,), calm=True)

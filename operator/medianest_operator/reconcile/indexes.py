@@ -58,4 +58,4 @@ def application_indexes(health: IndexHealth) -> IndexHealth:
     return health.model_copy(update={"invalid": tuple(name for name in health.invalid if not is_own(name))})
 
 
-CONCERN = Concern("indexes", Needs.SCHEMA, observe, observe, conditions=(Condition.INDEXES_HEALTHY,))
+CONCERN = Concern("indexes", Needs.SCHEMA, observe, observe, conditions=(Condition.INDEXES_HEALTHY,), calm=True)

@@ -361,8 +361,15 @@ def _outcome(run: Run, schema: Schema, state: MigrationState | None) -> Outcome:
         stalled=verdict if state.reason.severity is Severity.STUCK else None,
         status=status,
         events=tuple(_events(run, state)),
-        next_look=SOON if state.is_running else None,
+        next_look=_next_look(run, state),
     )
+
+
+def _next_look(run: Run, state: MigrationState) -> float | None:
+    """Seconds: soon while a Job is at work; a ConfigMap, which isn't watched, is read with every probe."""
+    if state.is_running:
+        return SOON
+    return run.services.settings.probe_interval if run.spec.migrations.source.config_map else None
 
 
 def _known(run: Run) -> Mapping[str, Any]:
@@ -414,4 +421,5 @@ CONCERN = Concern(
     reconcile,
     observe,
     {Condition.SCHEMA_UP_TO_DATE: Verdict("Unknown", Reason.UNKNOWN, "The schema has not been observed yet.")},
+    calm=True,
 )

@@ -439,4 +439,4 @@ def _number_of(attempt: Attempt) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-CONCERN = Concern("restore", Needs.PRIMARY, reconcile, observe)
+CONCERN = Concern("restore", Needs.PRIMARY, reconcile, observe, calm=True)

@@ -114,7 +114,7 @@ async def reconcile(run: Run) -> Outcome:
         return Outcome(problem=refused)
     waiting = frozenset(name for name, facts in servers.instances.items() if facts.pending_restart)
     eligible: frozenset[str] | None = None
-    inputs = PodInputs.of(run.names, run.spec, run.image).digest
+    inputs = run.once("inputs", lambda: PodInputs.of(run.names, run.spec, run.image).digest)
     plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting)
     if plan is not None and plan.step is Step.SWITCH_OVER and run.spec.postgresql.synchronous is not Synchronous.OFF:
         # Patroni refuses a switchover to anybody else (Patroni manual, Replication modes).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
@@ -17,6 +17,7 @@ from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.migrations.history import History, read_history_async
 from medianest_operator.migrations.journal import LastRun, read_last_run
 from medianest_operator.observability import metrics
+from medianest_operator.postgres.catalog import Traces, read_traces_async
 from medianest_operator.postgres.sessions import QUERY_TIMEOUT, Connection, Unreachable
 from medianest_operator.reconcile import attempts, drift
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
@@ -25,8 +26,8 @@ from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
 _SLOW_TRIES: Final = 3
-_READ_EVERY: Final = 60.0
-"""Seconds after which the schema is read again although no Job of ours has changed it."""
+_READ_EVERY: Final = 300.0
+"""Seconds after which the schema is read again although nothing of it has changed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Schema:
 
 
 async def observe(run: Run) -> Outcome:
-    """Read it, at most once a minute unless a migration is at work or a Job has ended.
+    """Read it again when a definition, the history or the journal changed, and now and then.
 
     Raises:
         Transient: it takes longer than the controller's sessions may take, time and again: a person is told then.
@@ -76,16 +77,16 @@ async def _observe(run: Run) -> Outcome:
     memory = run.services.memory
     token = (primary.uid, _job_token(run))
     running = any(attempts.ended(job) is None for job in run.jobs)
-    known = memory.recall(run.key, "schema", token, 0.0 if running else _READ_EVERY)
-    if isinstance(known, Schema):
-        async with application_database(run, primary) as connection:
-            found = replace(known, drift=await drift.observe(run, connection, known.history))
-    else:
-        async with application_database(run, primary) as connection:
-            found = await _read(run, connection)
+    async with application_database(run, primary) as connection:
+        traces = await read_traces_async(connection)
+        known = memory.recall(run.key, "schema", (*token, traces), 0.0 if running else _READ_EVERY)
+        if isinstance(known, Schema):
+            found = known
+        else:
+            found = await _read(run, connection, traces)
             metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
-        metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.indexes.missing))
-        memory.keep(run.key, "schema", token, found)
+            metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.indexes.missing))
+            memory.keep(run.key, "schema", (*token, traces), found)
     return Outcome(facts=(found,), summary=f"schema {found.history.version}" if found.history.version else None)
 
 
@@ -95,12 +96,12 @@ def _job_token(run: Run) -> str:
     return json.dumps([[job["metadata"]["uid"], attempts.ended(job) is not None] for job in changing])
 
 
-async def _read(run: Run, connection: Connection) -> Schema:
+async def _read(run: Run, connection: Connection, traces: Traces) -> Schema:
     history = await read_history_async(connection)
     return Schema(
         history,
         await read_index_health_async(connection, application_facts().critical_indexes),
-        await drift.observe(run, connection, history),
+        await drift.observe(run, connection, history, traces.definitions),
         await read_last_run(connection),
     )
 

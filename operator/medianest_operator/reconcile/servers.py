@@ -149,7 +149,6 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
                 run.instance(pod, naming.MAINTENANCE_DATABASE), run.credentials
             ) as connection:
                 facts = await probe.instance_facts(connection)
-                streams = [] if facts.in_recovery else await probe.replicas(connection)
         except Busy as error:
             # It answers; what kept the probe from its end says nothing of others' statements.
             busy[pod.name] = as_clause(str(error).removeprefix(f"{pod.name}: "))
@@ -159,8 +158,8 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
             return
         instances[pod.name] = facts
         if primary is not None and pod.name == primary.name:
-            replicas.update({replica.name: replica for replica in streams})
-        _measure(run, pod, facts, streams, time.monotonic() - started)
+            replicas.update({replica.name: replica for replica in facts.replicas})
+        _measure(run, pod, facts, time.monotonic() - started)
 
     pods = [pod for pod in run.pods if pod.running and pod.address and pod.member.get("state") == "running"]
     names = frozenset(pod.name for pod in pods)
@@ -173,11 +172,11 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
     return Servers(instances, unreachable, replicas, primary)
 
 
-def _measure(run: Run, pod: Pod, facts: InstanceFacts, streams: list[Replica], seconds: float) -> None:
+def _measure(run: Run, pod: Pod, facts: InstanceFacts, seconds: float) -> None:
     metrics.PROBE_SECONDS.labels(*run.key, pod.name).set(seconds)
     metrics.CONNECTIONS.labels(*run.key, pod.name).set(facts.connections)
     metrics.MAX_CONNECTIONS.labels(*run.key, pod.name).set(facts.max_connections)
-    for replica in streams:
+    for replica in facts.replicas:
         metrics.REPLICATION_LAG_BYTES.labels(*run.key, replica.name).set(replica.lag_bytes)
 
 
