@@ -1,10 +1,10 @@
-"""Time to Ready, failover gaps, idle API writes, and the controller's CPU and memory.
+"""Time to Ready, and how long nothing can be written when the primary goes away.
 
-    python benchmarks/run.py [--many 1000] [--rounds 3]
+    python benchmarks/run.py [--rounds 3]
 
 Runs on the local cluster (name: bench). Every figure stands beside a baseline of the same run: a bare pod that runs
-initdb and starts PostgreSQL from the same image, and the same database with the operator switched off. For the many
-objects no pod runs: they are made hibernated, so that every child but the pods exists.
+initdb and starts PostgreSQL from the same image, and the same database with the operator switched off. What the
+operator costs is in `scale.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -22,11 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-import yaml  # noqa: E402
 from benchmarks.common import machine, print_table  # noqa: E402
 
 import environment as environments  # noqa: E402
-from e2e.kube import API_VERSION, KIND, SMALL, Kube  # noqa: E402
+from e2e.kube import SMALL, Kube  # noqa: E402
 from e2e.workload import Writer  # noqa: E402
 
 DEPLOYMENT = "deployment/medianest-operator"
@@ -114,6 +114,32 @@ class Bench:
 
         return measure
 
+    def first_kill(self, hit: Callable[[str], None]) -> Callable[[int], float]:
+        """The same for a new database each time, whose operator runs."""
+
+        def measure(number: int) -> float:
+            name = f"kill{number}"
+            self.kube.database(name, instances=3, postgresql={"synchronous": "Required"})
+            self.kube.wait_ready(name)
+            writer = Writer(self.kube, name, seconds=16)
+            hit(self.leader(name))
+            account = writer.settle()
+            if account.lost:
+                raise SystemExit(f"{account.lost} acknowledged rows were lost")
+            self.kube.kubectl("delete", "pod", "writer", "--grace-period=0", "--force")
+            self.kube.kubectl("delete", "mndb", name, "--wait=true")
+            return account.gap
+
+        return measure
+
+    def kill_first_process(self, pod: str) -> None:
+        assert self.environment.local is not None
+        os.kill(self.environment.local.pid_of("bench", pod, "postgres"), signal.SIGKILL)
+
+    def kill_postmaster(self, pod: str) -> None:
+        kill = "kill -9 $(head -1 /pgdata/pgdata/postmaster.pid)"
+        self.kube.kubectl("exec", pod, "-c", "postgres", "--", "sh", "-c", kill)
+
     def leader(self, name: str) -> str:
         labels = f"medianest.io/database={name},medianest.io/role=primary"
         return self.kube.kubectl("get", "pods", "-l", labels, "-o", "jsonpath={.items[0].metadata.name}")
@@ -170,20 +196,6 @@ class Bench:
         own = (entry for entry in entries if entry["userAgent"].startswith("medianest-operator/"))
         return sum(entry.get("objectRef", {}).get("resource") != "leases" for entry in own)
 
-    def hibernated(self, first: int, last: int) -> float:
-        """Make many objects whose pods don't run; seconds until each has its status."""
-        manifests = [
-            {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": f"many{n}"}, "spec": HIBERNATED}
-            for n in range(first, last)
-        ]
-
-        def make() -> None:
-            self.kube.kubectl("apply", "-f", "-", text="---\n".join(yaml.safe_dump(item) for item in manifests))
-            for number in range(first, last):
-                self.kube.wait_condition(f"many{number}", "Ready", "False", "Hibernated", seconds=1800)
-
-        return timed(make)
-
 
 def _pod_ready(pod: dict[str, Any] | None) -> bool:
     conditions = ((pod or {}).get("status") or {}).get("conditions") or []
@@ -193,9 +205,7 @@ def _pod_ready(pod: dict[str, Any] | None) -> bool:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--many", type=int, default=1000, help="objects whose pods don't run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each figure; the median counts")
-    parser.add_argument("--idle", type=float, default=60, help="seconds of each idle window")
     options = parser.parse_args()
     bench = Bench(options.rounds)
     print(f"\n{machine()}; medians of {options.rounds}\n")
@@ -213,20 +223,13 @@ def main() -> None:
         alone = bench.median(bench.gap(hit))
         bench.scale_operator(2)
         bench.row(what, with_operator, alone, "s", "Patroni alone")
-    bench.kube.wait_ready("ha")
-    cpu_one, memory_one, writes = bench.idle(options.idle)
-    bench.row(f"idle, 1 database: API writes in {options.idle:.0f} s", writes, None, "")
-    bench.row("idle, 1 database: CPU", cpu_one, None, "% of a core")
-    bench.row("idle, 1 database: memory", memory_one, None, "MiB")
-    made = 0
-    for many in (10, options.many):
-        seconds = bench.hibernated(made, many)
-        bench.row(f"{many - made} more hibernated objects, apply to status", seconds, None, "s")
-        made = many
-        cpu, memory, writes = bench.idle(options.idle)
-        bench.row(f"idle, {many} hibernated: API writes in {options.idle:.0f} s", writes, None, "")
-        bench.row(f"idle, {many} hibernated: CPU", cpu, cpu_one, "% of a core", "1 database")
-        bench.row(f"idle, {many} hibernated: memory", memory, memory_one, "MiB", "1 database")
+    bench.kube.kubectl("delete", "mndb", "ha", "--wait=true")
+    # A kubelet waits longer with each restart of a container, so each kill is a new database's first.
+    for what, kill in (
+        ("killed first process of the primary, gap", bench.kill_first_process),
+        ("killed postmaster of the primary, gap", bench.kill_postmaster),
+    ):
+        bench.row(what, bench.median(bench.first_kill(kill)), None, "s")
     print_table(("what", "value", "baseline", "ratio"), bench.rows)
     if bench.environment.local:
         bench.environment.local.down()
