@@ -43,12 +43,12 @@ STAGES: dict[str, list[list[str]]] = {
         _python("-m", "mypy", *TYPED),
     ],
     "generated": [_python("tools/render.py", "--check"), _python("tools/reference.py", "--check")],
-    "unit": [_pytest("tests/unit", 60)],
+    "unit": [_pytest("tests/unit", 120, "-n", "2")],
     "integration": [_pytest("tests/integration", 300, "-n", "2", "--dist", "worksteal")],
     "e2e": [
         # They mostly wait; what harms the operator or a node comes after.
         _pytest("tests/e2e", 900, "-v", "-n", "2", "--dist", "worksteal", "-m", "not alone"),
-        _pytest("tests/e2e", 900, "-v", "-m", "alone"),
+        _pytest("tests/e2e", 900, "-v", "--durations=15", "-m", "alone"),
     ],
 }
 

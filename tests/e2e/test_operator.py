@@ -176,23 +176,28 @@ def test_another_pod_template_restarts_no_database(kube: Kube, environment: Envi
     kube.wait_ready("db", seconds=180)
 
 
-def test_watching_one_namespace_needs_no_cluster_role(kube: Kube, environment: Environment) -> None:
-    elsewhere = f"{kube.namespace}-elsewhere"
-    environment.kubectl("create", "namespace", elsewhere)
-    other = Kube(environment, elsewhere)
+def test_watching_some_namespaces_needs_no_cluster_role(kube: Kube, environment: Environment) -> None:
+    second, elsewhere = f"{kube.namespace}-second", f"{kube.namespace}-elsewhere"
+    for name in (second, elsewhere):
+        environment.kubectl("create", "namespace", name)
+    also, other = Kube(environment, second), Kube(environment, elsewhere)
     role = ("clusterrole/medianest-operator", "clusterrolebinding/medianest-operator")
     environment.kubectl("delete", *role)
     try:
-        environments.apply_operator(environment, "one namespace", {"namespaces": [kube.namespace]})
-        other.database("db")
-        kube.database("db")
+        environments.apply_operator(environment, "some namespaces", {"namespaces": [kube.namespace, second]})
+        for each in (other, kube, also):
+            each.database("db")
         kube.wait_ready("db")
+        also.wait_ready("db")
+        # What people change is seen in each.
+        also.patch("db", {"paused": True})
+        also.wait_condition("db", "Ready", "Unknown", "Paused")
         assert other.get(KIND, "db")["status"] == {"observedGeneration": -1, "phase": "Pending"}  # type: ignore[index]
         assert environment.kubectl("get", "clusterrole", "medianest-operator", "--ignore-not-found") == ""
     finally:
         environments.apply_operator(environment, "back")
     other.wait_ready("db")
-    environment.kubectl("delete", "namespace", elsewhere, "--wait=false")
+    environment.kubectl("delete", "namespace", second, elsewhere, "--wait=false")
 
 
 def test_metrics_tell_of_the_database(kube: Kube, environment: Environment) -> None:
