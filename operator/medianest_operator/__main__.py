@@ -127,6 +127,8 @@ async def _serve(settings: Settings) -> int:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         metrics.LEADER.set(1)
+        if settings.leader_election:
+            client.may_write = lambda: lease.is_held
         loop = Loop(settings, client)
         health.alive = loop.is_alive
         working = asyncio.create_task(handlers.run(settings, client, stop, loop))

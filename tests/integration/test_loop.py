@@ -209,6 +209,61 @@ async def test_a_leader_leaves_when_another_holds_the_lease() -> None:
         await asyncio.wait_for(holding, 10)
 
 
+async def test_a_leader_whose_lease_was_taken_knows_with_its_next_request() -> None:
+    async with ApiServer() as server, server.client() as client:
+        lease, holding = await _held(server, client, stood_by=False)
+        assert lease.is_held
+        live = server.get(LEASE, "system", "medianest-operator")
+        server.put(LEASE, live | {"spec": live["spec"] | {"holderIdentity": "other"}})
+        before = len(server.calls)
+        await asyncio.wait_for(holding, 10)
+        assert not lease.is_held
+        assert [call.method for call in server.calls[before:]] == ["PUT", "GET"]
+
+
+async def test_whoever_may_not_act_writes_nothing() -> None:
+    async with ApiServer() as server, server.client() as client:
+        client.may_write = lambda: False
+        with pytest.raises(ConnectionError, match="Lease"):
+            await client.create(POD, {"metadata": {"namespace": "media", "name": "p"}})
+        assert await client.get(POD, "media", "p") is None
+        lease = Lease(client, "system", "me")
+        await lease.acquire()
+        assert lease.is_held
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"holderIdentity": "ghost", "leaseDurationSeconds": 3600, "leaseTransitions": 1},
+        {"holderIdentity": "", "leaseDurationSeconds": 15, "leaseTransitions": 2**31 - 1},
+    ],
+)
+async def test_an_edited_lease_does_not_keep_everybody_from_leading(spec: dict[str, Any]) -> None:
+    async with ApiServer() as server, server.client() as client:
+        server.put(LEASE, {"metadata": {"namespace": "system", "name": "medianest-operator"}, "spec": spec})
+        await asyncio.wait_for(Lease(client, "system", "me").acquire(), 25)
+        live = server.get(LEASE, "system", "medianest-operator")["spec"]
+        assert live["holderIdentity"] == "me"
+        assert 0 <= live["leaseTransitions"] < 2**31
+
+
+async def test_a_lease_that_nobody_gave_back_is_taken_after_its_leader_knows() -> None:
+    async with ApiServer() as server, server.client() as client:
+        first, holding = await _held(server, client, stood_by=False)
+        waiting = asyncio.create_task(Lease(client, "system", "other").acquire())
+        await asyncio.sleep(1)
+        server.objects.pop((LEASE.plural, "system", "medianest-operator"))
+        done, _ = await asyncio.wait({holding, waiting}, timeout=15, return_when=asyncio.FIRST_COMPLETED)
+        # One of both leads: the first noticed in time and left, or it has the Lease again.
+        if waiting in done:
+            assert holding.done()
+            assert not first.is_held
+        else:
+            assert holding.done()
+        waiting.cancel()
+
+
 async def test_a_leader_leaves_when_it_can_not_renew_in_time() -> None:
     async with ApiServer() as server, server.client() as client:
         _, holding = await _held(server, client, stood_by=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from integration.serving import serving
+from integration.serving import SPEC, serving
+from medianest_operator.kubernetes.kinds import DATABASE
 
 RENAME = "UPDATE _prisma_migrations SET migration_name = '20990101000000_by_hand' WHERE migration_name LIKE '2025090%'"
 
@@ -14,7 +15,9 @@ RENAME = "UPDATE _prisma_migrations SET migration_name = '20990101000000_by_hand
     [
         ("ALTER TABLE users ADD COLUMN by_hand text", "SchemaUpToDate", "Drifted"),
         ("DROP INDEX users_email_key", "IndexesHealthy", "IndexesMissing"),
+        ("ALTER SEQUENCE rate_limits_id_seq OWNED BY NONE", "SchemaUpToDate", "Drifted"),
         (RENAME, "SchemaUpToDate", "Migrating"),
+        ("ALTER DATABASE medianest CONNECTION LIMIT 0", "Available", "ConnectionsRefused"),
     ],
 )
 async def test_a_change_by_hand_is_in_the_status_after_the_next_probe(
@@ -34,3 +37,32 @@ async def test_a_quiet_database_costs_no_request() -> None:
         for _ in range(5):
             await made.arena.run(made.key)
         assert made.arena.server.calls[calls:] == []
+
+
+@pytest.mark.parametrize("statement", ["ALLOW_CONNECTIONS false", "CONNECTION LIMIT 0", "RENAME TO gone"])
+async def test_a_paused_database_that_lets_nobody_in_is_not_called_available(statement: str) -> None:
+    async with serving() as made:
+        await made.arena.run(made.key)
+        database = made.arena.server.get(DATABASE, *made.key)
+        made.arena.server.put(DATABASE, database | {"spec": {**SPEC, "paused": True}})
+        await made.arena.sessions.leave(*made.key, "medianest")
+        made.postgres.maintenance.execute(f"ALTER DATABASE medianest {statement}")
+        await made.arena.run(made.key)
+        assert made.arena.conditions(made.key)["Available"] == ("False", "ConnectionsRefused")
+
+
+async def test_a_password_that_was_set_by_hand_is_put_back_with_the_next_probe() -> None:
+    def stored() -> str:
+        return str(
+            made.postgres.maintenance.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'medianest_app'")
+        )
+
+    async with serving() as made:
+        await made.arena.run(made.key)
+        made.postgres.maintenance.execute("ALTER ROLE medianest_app PASSWORD 'mine'")
+        by_hand = stored()
+        await made.arena.run(made.key)
+        settled = stored()
+        assert settled != by_hand
+        await made.arena.run(made.key)
+        assert stored() == settled

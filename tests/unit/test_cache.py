@@ -127,3 +127,13 @@ def test_an_object_that_only_has_a_newer_version_touches_nobody() -> None:
     assert not cache.put(SECRET, child("a-app", 4))
     assert cache.get(SECRET, "ns", "a-app") == child("a-app", 4)
     assert cache.put(SECRET, child("a-app", 5) | {"data": {}}) == {A}
+
+
+def test_an_object_that_lost_its_label_for_a_moment_comes_back() -> None:
+    cache = Cache()
+    cache.put(SECRET, child("a-app", 3))
+    # A watch by label tells of a lost label as of a deletion, at the version of the change.
+    assert cache.remove(SECRET, child("a-app", 4)) == {A}
+    assert not cache.put(SECRET, child("a-app", 3))
+    assert cache.put(SECRET, child("a-app", 5)) == {A}
+    assert cache.get(SECRET, "ns", "a-app") == child("a-app", 5)

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 _RUN_DEADLINE: Final = 180.0
 """Seconds after which a run counts as hung."""
 _UNSYNCED_PAUSE: Final = 1.0
-"""Seconds until a database is asked for again whose namespace isn't wholly in the cache yet."""
+"""Seconds until a database is asked for again whose namespace isn't wholly in the cache yet, or that nobody may act for
+until the Lease is renewed."""
 _UNLISTED_PAUSE: Final = 5.0
 """Seconds until the kinds that people make are listed again where that failed."""
 _HUNG: Final = 3 * _RUN_DEADLINE
@@ -110,7 +111,7 @@ class Loop:
 
     async def _run(self, key: Key) -> None:
         extra = {"database": "/".join(key)}
-        if not self._is_synced(key[0]):
+        if not self._client.may_write() or not self._is_synced(key[0]):
             self.queue.add_after(key, _UNSYNCED_PAUSE)
             return
         try:

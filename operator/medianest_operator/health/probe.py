@@ -50,6 +50,8 @@ class InstanceFacts:
     """`synchronous_standby_names`: whom a commit waits for; nobody where it is empty."""
     databases: str
     """Another text whenever one of the server's databases is made, changed, renamed or dropped."""
+    roles: str
+    """Another text whenever a role, or its password, does."""
     replicas: tuple[Replica, ...] = ()
     """Those that stream from it, where it is a primary."""
 
@@ -72,6 +74,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
        current_setting(%(marker)s, true) AS configuration,
        EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart,
        (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_database) AS databases,
+       (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_authid) AS roles,
        coalesce((SELECT json_agg(r) FROM (
            SELECT application_name AS name, state, sync_state,
                   coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes

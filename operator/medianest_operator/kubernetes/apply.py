@@ -17,6 +17,8 @@ _UNKNOWN_FIELD = "field not declared in schema"
 _MERGE_KEYS = ("name", "uid", "mountPath", "containerPort", "port", "ip")
 """By one of these the API server tells the elements of most lists apart (x-kubernetes-list-map-keys)."""
 _OPEN_LISTS = frozenset({"tolerations"})
+_TEXTS = frozenset({"data", "labels", "annotations"})
+"""Maps of texts, none of which is a quantity."""
 _UNHASHED = ("data",)
 """Fields of a Secret that stay out of its digest."""
 
@@ -29,7 +31,8 @@ def covers(live: object, wanted: object) -> bool:
     """
     if isinstance(wanted, Mapping):
         return isinstance(live, Mapping) and all(
-            key in live and (covers(live[key], wanted[key]) or _has_more(key, live[key], wanted[key])) for key in wanted
+            key in live and (_covers_field(key, live[key], wanted[key]) or _has_more(key, live[key], wanted[key]))
+            for key in wanted
         )
     if isinstance(wanted, list):
         return isinstance(live, list) and _covers_list(live, wanted)
@@ -41,6 +44,12 @@ def covers(live: object, wanted: object) -> bool:
         except ValueError:
             return False
     return False
+
+
+def _covers_field(key: str, live: object, wanted: object) -> bool:
+    if key in _TEXTS and isinstance(live, Mapping) and isinstance(wanted, Mapping):
+        return all(key in live and live[key] == wanted[key] for key in wanted)
+    return covers(live, wanted)
 
 
 def _covers_list(live: list[Any], wanted: list[Any]) -> bool:

@@ -134,8 +134,9 @@ class Cache:
         self._children: dict[Key, dict[Kind, set[str]]] = {}
         self._revisions: dict[Key, int] = {}
         self._changes = 0
-        # A uid never comes back; a list that was read before a deletion could bring its object back otherwise.
-        self._deleted: dict[str, None] = {}
+        # By uid, the version at which an object went: a list that was read before would bring it back otherwise. In a
+        # newer one it does come back: it had only lost the label by which it is watched.
+        self._deleted: dict[str, object] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """An object by its name."""
@@ -165,7 +166,9 @@ class Cache:
         metadata = manifest["metadata"]
         name = metadata["namespace"], metadata["name"]
         if metadata.get("uid") in self._deleted:
-            return set()
+            if not _is_older(self._deleted[metadata["uid"]], metadata.get("resourceVersion")):
+                return set()
+            del self._deleted[metadata["uid"]]
         known = self._objects.setdefault(kind, {}).get(name)
         version = metadata.get("resourceVersion")
         # The same version again is mostly the echo of what was written here.
@@ -187,7 +190,7 @@ class Cache:
         """Forget an object, unless another one of its name took its place. Returns the databases it belonged to."""
         metadata = manifest["metadata"]
         if uid := metadata.get("uid"):
-            self._deleted[uid] = None
+            self._deleted[uid] = metadata.get("resourceVersion")
             while len(self._deleted) > _REMEMBERED_DELETIONS:
                 del self._deleted[next(iter(self._deleted))]
         name = metadata["namespace"], metadata["name"]

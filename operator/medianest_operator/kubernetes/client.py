@@ -7,7 +7,7 @@ kubeconfig.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import aiohttp
@@ -52,6 +52,10 @@ class ApiError(Exception):
         return self.status in {400, 403, 422}
 
 
+class NotLeading(ConnectionError):
+    """Another replica may act by now."""
+
+
 class Conflict(ApiError):
     """The object changed since it was read, or exists already."""
 
@@ -65,6 +69,8 @@ class KubernetesClient:
             timeout: of a whole request, in seconds.
         """
         self.access = access
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before each request that changes something, but for urgent ones: who leads no more writes nothing."""
         self._tls = access.tls()
         self._session: aiohttp.ClientSession | None = None
         self._resume_at = 0.0
@@ -97,6 +103,8 @@ class KubernetesClient:
     ) -> Manifest:
         if not urgent:
             await self._wait_for_turn(important=path.endswith("/status"))
+            if method != "GET" and not self.may_write():
+                raise NotLeading("this process may not write any more: it doesn't hold the Lease")
         data = None if body is None else pydantic_core.to_json(body)
         try:
             async with self._open.request(

@@ -157,8 +157,8 @@ class Traces:
 
     Attributes:
         definitions: another text after each change of a definition.
-        rows: another one, a second later at most, after each change of a row in Prisma's history or in the journal
-            (PostgreSQL manual, 28.2, the cumulative statistics system).
+        rows: another one after each change of a row in Prisma's history or in the journal, once the session that made
+            it is idle (PostgreSQL manual, 28.2, the cumulative statistics system).
     """
 
     definitions: str | None

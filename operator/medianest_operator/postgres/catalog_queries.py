@@ -316,6 +316,10 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)),
     UNION ALL SELECT pg_catalog.concat_ws(':', 'x', oid, xmin) FROM pg_catalog.pg_extension
     UNION ALL SELECT pg_catalog.concat_ws(':', 's', oid, xmin) FROM pg_catalog.pg_statistic_ext
     UNION ALL SELECT pg_catalog.concat_ws(':', 'u', oid, xmin) FROM pg_catalog.pg_publication
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'v', oid, xmin) FROM pg_catalog.pg_publication_rel
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'q', objid, refobjid, refobjsubid, deptype) FROM pg_catalog.pg_depend
+               WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND deptype IN ('a', 'i')
+                 AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid >= 16384
     UNION ALL SELECT pg_catalog.concat_ws(':', 'm', objoid, objsubid, xmin) FROM pg_catalog.pg_description
                WHERE objoid >= 16384
 ) t

@@ -25,9 +25,8 @@ from medianest_operator.results.backup import BackupReport
 
 log = logging.getLogger(__name__)
 
-_SECRETS_EVERY: Final = 600.0
-"""Seconds after which the Secrets are looked for again; a missing one is every minute."""
-_MISSING_EVERY: Final = 60.0
+_SECRETS_EVERY: Final = 60.0
+"""Seconds after which the Secrets that Jobs need are looked for again."""
 _REPORT_EVERY: Final = 600.0
 """Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
 
@@ -58,7 +57,8 @@ async def reconcile(run: Run) -> Outcome:
         if live["metadata"]["name"] not in names:
             await run.services.applier.delete(CRON_JOB, live)
     missing = await _missing(run)
-    return Outcome(facts=(BackupsPossible(missing),), next_look=_MISSING_EVERY if missing else None)
+    looks = bool(_secret_names(run)) and not is_suspended(run.spec)
+    return Outcome(facts=(BackupsPossible(missing),), next_look=_SECRETS_EVERY if looks else None)
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:
@@ -88,12 +88,9 @@ def _secret_names(run: Run) -> set[str]:
 async def _missing(run: Run) -> str | None:
     """A Secret that a Job's pod would wait for, in words."""
     token = tuple(sorted(_secret_names(run)))
-    if run.services.memory.recall(run.key, "backup-secrets", token, _SECRETS_EVERY) is not None:
-        return None
     for name in token:
         if await run.services.client.get(SECRET, run.names.namespace, name) is None:
             return f"there is no Secret {name} in this namespace, which spec.backup names"
-    run.services.memory.keep(run.key, "backup-secrets", token, True)
     return None
 
 

@@ -35,6 +35,7 @@ from medianest_operator.timestamps import stamp_now
 
 BOOTSTRAP: Final = "bootstrap"
 RESTORING, DONE, FAILED, SKIPPED = "Restoring", "Done", "Failed", "Skipped"
+_DIGITS: Final = 6
 _TRIES = 5
 _PAUSE = timedelta(seconds=15)
 """Before another try, doubled each time."""
@@ -105,8 +106,28 @@ async def reconcile(run: Run) -> Outcome:
 
 
 async def observe(run: Run) -> Outcome:
-    """For a run that must change nothing: what was known."""
-    return Outcome(facts=(Restores(has_database=True),))
+    """For a run that must change nothing: whether people get into the application's database."""
+    primary, name = run.facts.require(Servers).primary, run.spec.database.name
+    if primary is None:
+        return Outcome()
+    instance = run.instance(primary, _MAINTENANCE_DATABASE)
+    async with run.services.sessions.use(instance, run.credentials) as connection:
+        live = (await databases.read_databases(connection)).get(name)
+    return _outcome(Restores(has_database=live is not None, closed=_closed(name, live), report=_known(run)))
+
+
+def _closed(name: str, live: LiveDatabase | None) -> str | None:
+    """Why nobody gets in, as a sentence; `None` where people do."""
+    if live is None:
+        return f"There is no database {name}; the operator makes it as soon as it may change something."
+    if not live.connects:
+        return f"Database {name} takes no connections; the operator lets people in as soon as it may change something."
+    if live.limit == 0:
+        return (
+            f"Database {name} lets nobody in: its owner set CONNECTION LIMIT 0. ALTER DATABASE {name}"
+            " CONNECTION LIMIT -1 lifts that."
+        )
+    return None
 
 
 def _outcome(state: Restores) -> Outcome:
@@ -163,13 +184,8 @@ class _Restore:
             return await self._create()
         if not live.connects:
             await databases.allow_connections(self._connection, self._name)
-        if live.limit == 0:
-            message = (
-                f"Database {self._name} lets nobody in: its owner set CONNECTION LIMIT 0. ALTER DATABASE {self._name}"
-                " CONNECTION LIMIT -1 lifts that."
-            )
-            return Restores(has_database=True, closed=message, report=self._known_end(live))
-        return Restores(has_database=True, report=self._known_end(live))
+            live = replace(live, connects=True)
+        return Restores(has_database=True, closed=_closed(self._name, live), report=self._known_end(live))
 
     async def _create(self) -> Restores:
         """An empty database. A request that is there from the beginning, as in a manifest that was used before, finds
@@ -436,7 +452,7 @@ def _request_of(attempt: Attempt) -> str | None:
 def _number_of(attempt: Attempt) -> int:
     """How many tries went before; zero where somebody changed the annotation."""
     text = attempt.annotations.get(naming.ANNOTATION_TRY, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else 0
 
 
 CONCERN = Concern("restore", Needs.PRIMARY, reconcile, observe, calm=True)

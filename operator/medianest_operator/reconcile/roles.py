@@ -23,7 +23,8 @@ async def reconcile(run: Run) -> Outcome:
     if passwords is None or primary is None:
         return Outcome()
     memory = run.services.memory
-    token = (primary.uid, digest(passwords.by_suffix))
+    server = run.facts.require(Servers).of_primary
+    token = (primary.uid, digest(passwords.by_suffix), server.roles if server else None)
     if memory.recall(run.key, "roles", token, _CHECK_EVERY) is not None:
         return Outcome()
     wanted = roles.wanted_roles(run.spec, passwords.by_suffix)
@@ -39,14 +40,16 @@ async def reconcile(run: Run) -> Outcome:
 async def reconcile_grants(run: Run) -> Outcome:
     """Let the login roles into the application's database, and to what they need there."""
     primary, memory, name = run.facts.require(Servers).primary, run.services.memory, run.spec.database.name
-    if primary is None or memory.recall(run.key, "grants", primary.uid, _CHECK_EVERY) is not None:
+    server = run.facts.require(Servers).of_primary
+    token = (primary.uid, server.databases if server else None) if primary else None
+    if primary is None or memory.recall(run.key, "grants", token, _CHECK_EVERY) is not None:
         return Outcome()
     sessions, credentials = run.services.sessions, run.credentials
     async with sessions.use(run.instance(primary, naming.MAINTENANCE_DATABASE), credentials) as connection:
         await roles.ensure_connect(connection, run.spec, name)
     async with application_database(run, primary, naming.SUPERUSER) as connection:
         await roles.ensure_grants(connection, run.spec)
-    memory.keep(run.key, "grants", primary.uid, True)
+    memory.keep(run.key, "grants", token, True)
     return Outcome()
 
 

@@ -26,8 +26,10 @@ from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
 _SLOW_TRIES: Final = 3
-_READ_EVERY: Final = 300.0
-"""Seconds after which the schema is read again although nothing of it has changed."""
+_READ_EVERY: Final = 60.0
+"""Seconds after which history and journal are read again although nothing seems to have changed: a session that goes on
+reports its changes late."""
+_INDEXES_EVERY: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Schema:
 
 
 async def observe(run: Run) -> Outcome:
-    """Read it again when a definition, the history or the journal changed, and now and then.
+    """Read it again when a definition, the history or the journal changed, and once a minute.
 
     Raises:
         Transient: it takes longer than the controller's sessions may take, time and again: a person is told then.
@@ -84,8 +86,6 @@ async def _observe(run: Run) -> Outcome:
             found = known
         else:
             found = await _read(run, connection, traces)
-            metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
-            metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.indexes.missing))
             memory.keep(run.key, "schema", (*token, traces), found)
     return Outcome(facts=(found,), summary=f"schema {found.history.version}" if found.history.version else None)
 
@@ -96,11 +96,22 @@ def _job_token(run: Run) -> str:
     return json.dumps([[job["metadata"]["uid"], attempts.ended(job) is not None] for job in changing])
 
 
+async def _indexes(run: Run, connection: Connection, traces: Traces) -> IndexHealth:
+    known: IndexHealth | None = run.services.memory.recall(run.key, "indexes", traces.definitions, _INDEXES_EVERY)
+    if known is not None:
+        return known
+    found = await read_index_health_async(connection, application_facts().critical_indexes)
+    metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
+    metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.missing))
+    run.services.memory.keep(run.key, "indexes", traces.definitions, found)
+    return found
+
+
 async def _read(run: Run, connection: Connection, traces: Traces) -> Schema:
     history = await read_history_async(connection)
     return Schema(
         history,
-        await read_index_health_async(connection, application_facts().critical_indexes),
+        await _indexes(run, connection, traces),
         await drift.observe(run, connection, history, traces.definitions),
         await read_last_run(connection),
     )

@@ -54,15 +54,19 @@ class Servers:
     primary: Pod | None = None
 
     @property
+    def of_primary(self) -> InstanceFacts | None:
+        """What the primary said."""
+        return self.instances.get(self.primary.name) if self.primary else None
+
+    @property
     def leads(self) -> bool:
         """Whether the primary answers and isn't in recovery."""
-        facts = self.instances.get(self.primary.name) if self.primary else None
-        return facts is not None and not facts.in_recovery
+        return self.of_primary is not None and not self.of_primary.in_recovery
 
     @property
     def commits_wait(self) -> bool:
         """Whether every commit waits for a synchronous replica that isn't there."""
-        facts = self.instances.get(self.primary.name) if self.primary else None
+        facts = self.of_primary
         wanted = facts is not None and bool(facts.synchronous_standbys)
         return wanted and not any(replica.is_synchronous for replica in self.replicas.values())
 
