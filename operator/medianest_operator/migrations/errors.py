@@ -19,7 +19,12 @@ ADVICE = "Fix the migration or the data, then change the source or set a new spe
 """What to do about a failure that trying again can't help."""
 
 UNVERIFIED_ADVICE = (
-    "Writers stay locked out where they were. Compare with the pre-migration backup; once the database is as it should"
-    " be, run `medianest-dbctl resolve`."
+    "No migration is applied until that is over: every later run goes back once more and compares again. Compare with"
+    " the pre-migration backup; once the database is as it should be, run `medianest-dbctl resolve`."
 )
 """What to do where a rollback could not be verified."""
+
+
+def access(locked_out: bool) -> str:
+    """Whether the application can reach its database: what whoever is woken by a message has to know first."""
+    return "The application is locked out of its database." if locked_out else "The application is not locked out."

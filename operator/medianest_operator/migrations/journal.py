@@ -283,6 +283,13 @@ class Journal:
             "UPDATE medianest_operator.migration_runs SET step = %s WHERE id = %s", (step, entry.id)
         )
 
+    def note(self, entry: Entry, **facts: Any) -> None:
+        """Add to what the plan says, in the transaction that is open or in one of its own."""
+        entry.plan = {**entry.plan, **facts}
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET plan = %s WHERE id = %s", (Jsonb(entry.plan), entry.id)
+        )
+
     def finish(self, entry: Entry, ending: Ending, result: Mapping[str, Any]) -> None:
         """Write the run's end, in the transaction that is open or in one of its own."""
         self._connection.execute(

@@ -83,7 +83,8 @@ def settle(work: Work, result: MigrationResult) -> MigrationResult:
 
     One that had begun to change something has its end there already, or its entry stays open for the next to finish.
     """
-    if not work.is_connected or work.rollback is not None or result.reason in _UNRECORDED:
+    # What an earlier run left stays the newest in the journal until it is ended.
+    if not work.is_connected or work.earlier is not None or work.rollback is not None or result.reason in _UNRECORDED:
         return result
     if work.entry is not None and work.entry.step in CHANGING and not work.halts:
         return result

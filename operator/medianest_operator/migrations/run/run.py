@@ -170,12 +170,13 @@ class MigrationRun:
         work = self._work
         if not work.journal.exists():
             return
-        entry = work.journal.open_entry()
-        if entry is None:
-            return
-        if entry.unverified and work.options.once and entry.source == work.digest:
-            self._stop_if_failed_before()
-        Recovery(work, entry).run()
+        # Each round ends one entry, or the run.
+        while (entry := work.journal.open_entry()) is not None:
+            work.earlier = entry
+            if entry.unverified and work.options.once and entry.source == work.digest:
+                self._stop_if_failed_before()
+            Recovery(work, entry).run()
+        work.earlier = None
 
     def _stop_if_failed_before(self) -> None:
         """What failed isn't tried again until its content, an option or the retry id changes."""

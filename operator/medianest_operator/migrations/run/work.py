@@ -40,6 +40,7 @@ class Work:
         revert: how the run would be rolled back.
         tables: how much each of the application's tables holds.
         lint_warnings: what lint found that stops nothing.
+        earlier: the row of an earlier run, as long as that isn't ended.
         entry: the run's row in the journal; `None` until it is written.
         before: what the run goes back to; `None` until it was looked at.
         undrifted: before the run the schema was as recorded.
@@ -61,6 +62,7 @@ class Work:
     revert: RevertPlan = field(default_factory=lambda: RevertPlan(Strategy.TRANSACTION))
     tables: Mapping[str, TableSize] = field(default_factory=dict)
     lint_warnings: tuple[str, ...] = ()
+    earlier: Entry | None = None
     entry: Entry | None = None
     before: Evidence | None = None
     undrifted: bool = False
@@ -109,6 +111,7 @@ class Work:
         self.journal.ensure()
         downs = {m.name: m.down for m in self.plan.pending if m.down is not None}
         plan: dict[str, Any] = {"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version}
+        plan["checksums"] = {m.name: m.checksum for m in self.plan.pending}
         plan["indexes"] = sorted(named_indexes(self.parts))
         if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
             # For whoever takes the last look, if this run is cut off before it does.
