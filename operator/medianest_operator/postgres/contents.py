@@ -49,6 +49,11 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n 
 """
 
 
+_OTHERS_LARGE_OBJECTS: LiteralString = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE NOT pg_catalog.pg_has_role(lomowner, 'USAGE'))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table with rows of its own.
@@ -133,6 +138,16 @@ def read_schema_version(connection: Connection[Any]) -> str | None:
             return None
         newest = cursor.execute(_VERSION).fetchone()
         return newest[0] if newest else None
+
+
+def has_large_objects_of_others(connection: Connection[Any]) -> bool:
+    """Whether a large object belongs to somebody whose rights this session's role doesn't have.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    row = connection.cursor(row_factory=tuple_row).execute(_OTHERS_LARGE_OBJECTS).fetchone()
+    return row is not None and bool(row[0])
 
 
 @contextmanager

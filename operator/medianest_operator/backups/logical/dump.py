@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -57,6 +57,8 @@ def dump(
     level: int = 1,
     format: Format = Format.CUSTOM,
     schema: str | None = None,
+    *,
+    large_objects: bool = True,
 ) -> Iterator[bytes]:
     """A database as pg_dump writes it, in pieces as they come.
 
@@ -66,6 +68,7 @@ def dump(
         level: zlib's, 0 to 9.
         format: its own, or SQL that is packed by gzip.
         schema: nothing but this one, and without owners and rights.
+        large_objects: with them; pg_dump fails at the first that it may not read.
 
     Raises:
         DumpError: pg_dump failed, also in the middle of the stream: what was read so far is no backup then.
@@ -76,6 +79,10 @@ def dump(
         f"--lock-wait-timeout={LOCK_WAIT}",
         f"--dbname={KEEPALIVE}",
     ]
+    # UTF8 whatever the database's owner set for its sessions.
+    arguments.append("--encoding=UTF8")
+    if not large_objects:
+        arguments.append("--no-blobs")
     if format is Format.SCHEMA:
         arguments.append("--schema-only")
     if schema is None:
@@ -86,6 +93,24 @@ def dump(
         arguments.append(f"--snapshot={snapshot}")
     with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:
         yield from program.output()
+
+
+def describe(environment: Mapping[str, str], without: str) -> str:
+    """All definitions of a database, its own settings and rights among them, as SQL. The journal isn't.
+
+    Args:
+        environment: as for `dump`.
+        without: a pattern for tables that are left out (PostgreSQL manual, psql, Patterns).
+
+    Raises:
+        DumpError: pg_dump failed.
+    """
+    arguments = [
+        *("--schema-only", "--create", "--encoding=UTF8", f"--lock-wait-timeout={LOCK_WAIT}"),
+        *(f"--exclude-schema={naming.JOURNAL_SCHEMA}", f"--exclude-table={without}", f"--dbname={KEEPALIVE}"),
+    ]
+    with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:
+        return b"".join(program.output()).decode("utf-8", "backslashreplace")
 
 
 def restore_archive(
@@ -194,18 +219,25 @@ def conninfo_value(text: str) -> str:
 
 
 def restore_in_place(
-    chunks: Iterable[bytes], environment: Mapping[str, str], before: Sequence[str], after: Sequence[str]
+    chunks: Iterable[bytes],
+    environment: Mapping[str, str],
+    before: Sequence[str],
+    after: Sequence[str],
+    wanted: Callable[[str], bool],
 ) -> None:
     """Put a dump into the database that `environment` names, in one transaction with the statements around it.
 
     Either all of it happens or nothing: the statements of `before` (which clear the place), the dump, and those of
     `after`.
 
+    Args:
+        wanted: whether a line of the dump's table of contents is to be restored.
+
     Raises:
         DumpError: an error, after which nothing has changed.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8") as entries:
-        spool, listing = _spool(chunks)
+        spool, listing = _spool(chunks, wanted)
         with spool:
             entries.write(listing)
             entries.flush()
@@ -223,19 +255,20 @@ def _script(*statements: str) -> bytes:
     return "".join(f"{statement};\n" for statement in statements).encode()
 
 
-def _spool(chunks: Iterable[bytes]) -> tuple[IO[bytes], str]:
-    """The dump in a file, and its table of contents less what only a superuser can restore."""
+def _spool(chunks: Iterable[bytes], wanted: Callable[[str], bool]) -> tuple[IO[bytes], str]:
+    """The dump in a file, and what is wanted of its table of contents."""
     spool = tempfile.NamedTemporaryFile("wb", suffix=".dump")  # noqa: SIM115
-    for chunk in chunks:
-        spool.write(chunk)
-    spool.flush()
     try:
+        for chunk in chunks:
+            spool.write(chunk)
+        spool.flush()
         listed = _list(spool.name)
-    except DumpError:
-        spool.close()
+    except BaseException:
+        # What could not be written out is tried again as the file is closed.
+        with contextlib.suppress(OSError):
+            spool.close()
         raise
-    # The comment of an extension belongs to its owner, and comes with the extension anyway.
-    kept = [line for line in listed.split("\n") if " COMMENT - EXTENSION " not in line]
+    kept = [line for line in listed.split("\n") if wanted(line)]
     return spool, "\n".join(kept) + "\n"
 
 

@@ -102,11 +102,11 @@ def way_back(
     work.journal.note(entry, committed=committed)
     revert = Revert(
         connection,
-        work.options,
         work.report,
         before=before,
         downs={name: downs[name] for name in committed if name in downs},
         locked_out=locked_out,
+        environment=workbench.environment,
         backup=backup,
         # The rows of the history commit with the run's only transaction.
         changed=entry.strategy != Strategy.TRANSACTION or bool(committed),

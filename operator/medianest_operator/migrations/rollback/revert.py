@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
 
-from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
+from medianest_operator.migrations.rollback.clearing import clear, own_entries
 from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
+from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.description import Description, read_description
 from medianest_operator.migrations.run.evidence import (
     Evidence,
     Verification,
@@ -25,11 +27,11 @@ from medianest_operator.migrations.run.evidence import (
 )
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
-from medianest_operator.naming import JOURNAL_SCHEMA
+from medianest_operator.postgres.contents import has_large_objects_of_others
 from medianest_operator.postgres.execute import run_script
 
-# How often a statement that gets no lock is tried, and the pause between, seconds.
-LOCK_ATTEMPTS = 10
+# How often a statement that gets no lock within `session.LOCK_LIMIT` is tried, and the pause between, seconds.
+LOCK_ATTEMPTS = 5
 LOCK_PAUSE = 1.0
 
 
@@ -67,6 +69,7 @@ class Revert:
         downs: the scripts that revert the committed migrations, by name, in the order in which those were applied.
         locked out: nobody else has written since before `before`: then rows and sequences must be equal as well.
         backup: what to restore where nothing else leads back; only with the lockout up.
+        environment: leads pg_dump to the same database, for the second comparison.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
             nothing but the verification is left to do.
     """
@@ -74,21 +77,21 @@ class Revert:
     def __init__(
         self,
         connection: Connection[Any],
-        options: RunOptions,
         report: Callable[[str], None],
         *,
         before: Evidence,
         downs: Mapping[str, str],
         locked_out: bool,
+        environment: Mapping[str, str],
         backup: Backup | None = None,
         changed: bool = True,
     ) -> None:
         self._connection = connection
-        self._options = options
         self._report = report
         self._before = before
         self._downs = downs
         self._locked_out = locked_out
+        self._environment = environment
         self._backup = backup if locked_out else None
         self._changed = changed
 
@@ -118,9 +121,12 @@ class Revert:
             yield Strategy.RESTORE, self._by_restore
 
     def _verify(self) -> Verification:
-        if self._locked_out:
-            self._set_sequences_back()
+        self._set_sequences_back()
         after = read_evidence(self._connection, contents=self._locked_out)
+        found = verify(self._before, after, writers_may_write=not self._locked_out)
+        if not found.is_equal or self._before.description is None or not self._changed:
+            return found
+        after = replace(after, description=self._describe())
         return verify(self._before, after, writers_may_write=not self._locked_out)
 
     def _by_down_scripts(self) -> bool:
@@ -145,26 +151,31 @@ class Revert:
                 session.roll_back(self._connection)
                 if not self._connection.broken:
                     session.reset(self._connection)
-                    session.prepare(self._connection, self._options)
+                    session.discard(self._connection)
         return True
 
     def _by_inverse(self) -> bool:
+        self._put_rights_back()
         try:
             statements = inverse(self._before.catalog, application_catalog(self._connection))
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
         for statement in statements:
-            self._report(f"reverting: {statement}")
-            try:
-                self._execute_patiently(statement)
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise RevertUnfinished(f"{statement} gets no lock: {' '.join(str(error).split())}") from error
-            except psycopg.Error as error:
-                if self._connection.broken:
-                    raise
-                self._report(f"that failed: {error}")
+            self._try(statement)
         return True
+
+    def _try(self, statement: str) -> None:
+        """Run a statement; whether it did what it should the verification says."""
+        self._report(f"reverting: {statement}")
+        try:
+            self._execute_patiently(statement)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise RevertUnfinished(f"{statement} gets no lock: {error.diag.message_primary}") from error
+        except psycopg.Error as error:
+            if self._connection.broken:
+                raise
+            self._report(f"that failed: {error.diag.message_primary or error}")
 
     def _execute_patiently(self, statement: str) -> None:
         for attempt in range(1, LOCK_ATTEMPTS + 1):
@@ -179,80 +190,55 @@ class Revert:
     def _by_restore(self) -> bool:
         assert self._backup is not None
         self._report(f"restoring {self._backup.path}")
+        # What is made by the restore gets the rights that default privileges say by then.
+        self._put_rights_back()
         try:
-            restore_in_place(self._backup.read(), self._backup.environment, before=(_CLEAR,), after=())
-        except (DumpError, RepositoryError) as error:
+            environment = {**self._backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
+            place = clear(not has_large_objects_of_others(self._connection))
+            wanted = own_entries(self._connection)
+            restore_in_place(self._backup.read(), environment, before=(place,), after=(), wanted=wanted)
+        except (DumpError, RepositoryError, OSError) as error:
             raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
         # It warns of every catalog that only a superuser may look at.
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
         self._connection.execute("RESET client_min_messages")
+        self._put_rights_back()
         return True
 
+    def _put_rights_back(self) -> None:
+        """Rights, settings and comments, which neither the catalog's difference nor a backup has in full."""
+        if self._before.description is None:
+            return
+        for statement in put_back(self._before.description, self._describe()):
+            self._try(statement)
+
+    def _describe(self) -> Description:
+        try:
+            return read_description(self._connection, self._environment)
+        except DumpError as error:
+            raise RevertUnfinished(f"the database can't be described: {error}") from error
+
     def _set_sequences_back(self) -> None:
+        """A sequence knows no transaction (PostgreSQL manual, Sequence Manipulation Functions).
+
+        With the writers at work it stands further on than before; where it stands behind, somebody has set it back, and
+        the numbers that were given out would be given out again.
+        """
         for name, (last, called) in self._before.sequences.items():
             query = sql.SQL("SELECT last_value, is_called FROM {}").format(sql.SQL(name))
             try:
                 row = self._connection.execute(query).fetchone()
             except psycopg.errors.UndefinedTable:
                 continue
-            if row is not None and tuple(row) != (last, called):
-                self._connection.execute(
-                    "SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called)
-                )
+            if row is None or tuple(row) == (last, called):
+                continue
+            if not self._locked_out and not self._is_behind(name, row[0], last):
+                continue
+            self._report(f"sequence {name} stood at {row[0]}, and is set back to {last}")
+            self._connection.execute("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called))
 
-
-def _stands_alone(catalog: LiteralString) -> LiteralString:
-    """Whether a row `o` of this catalog is neither an extension's nor a part of another object that goes with it: a
-    range type's constructors, an identity column's sequence, a table's row type (PostgreSQL manual, pg_depend)."""
-    return f"""NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = o.oid
-                              AND d.objsubid = 0 AND d.deptype IN ('e', 'i'))"""
-
-
-# Each query makes statements, which are run before the next query looks. Everything in the application's schemas goes,
-# extensions of others and the journal stay. What can't be dropped ends the restore, and with it the transaction.
-_CLEARING: Sequence[LiteralString] = (
-    """
-    SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata
-     WHERE pg_get_userbyid(lomowner) = current_user""",
-    """
-    SELECT format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_extension
-     WHERE pg_get_userbyid(extowner) = current_user""",
-    """
-    SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
-     WHERE pg_get_userbyid(pubowner) = current_user""",
-    f"""
-    SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace o
-     WHERE nspname NOT IN ('public', 'information_schema', '{JOURNAL_SCHEMA}') AND nspname !~ '^pg_'
-       AND {_stands_alone("pg_namespace")}""",
-    # A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
-    """
-    SELECT DISTINCT format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s',
-               ' IN SCHEMA ' || quote_ident(n.nspname),
-               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END,
-               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
-      FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
-     WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole""",
-    "SELECT 'CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner'",
-    f"""
-    SELECT format('DROP %s IF EXISTS public.%I CASCADE',
-               CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
-                            WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relname)
-      FROM pg_class o
-     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-       AND {_stands_alone("pg_class")}""",
-    f"""
-    SELECT format('DROP ROUTINE IF EXISTS public.%I(%s) CASCADE', proname, pg_get_function_identity_arguments(oid))
-      FROM pg_proc o
-     WHERE pronamespace = 'public'::regnamespace AND {_stands_alone("pg_proc")}""",
-    f"""
-    SELECT format('DROP TYPE IF EXISTS public.%I CASCADE', typname) FROM pg_type o
-     WHERE typnamespace = 'public'::regnamespace AND {_stands_alone("pg_type")}""",
-)
-
-_CLEAR: LiteralString = (
-    "DO $clear$ DECLARE statement text; BEGIN"
-    + "".join(f"\n  FOREACH statement IN ARRAY ARRAY({query}) LOOP EXECUTE statement; END LOOP;" for query in _CLEARING)
-    + "\nEND $clear$"
-)
+    def _is_behind(self, name: str, now: int, before: int) -> bool:
+        query = "SELECT seqincrement, seqcycle FROM pg_catalog.pg_sequence WHERE seqrelid = %s::pg_catalog.regclass"
+        row = self._connection.execute(query, (name,)).fetchone()
+        return row is not None and not row[1] and (now < before if row[0] > 0 else now > before)

@@ -154,7 +154,7 @@ class Application:
             session.roll_back(self._connection)
             if not self._connection.broken and not self._connection.closed:
                 session.reset(self._connection)
-                session.prepare(self._connection, self._options)
+                session.discard(self._connection)
         self.progress.applied += applied
         self.progress.rows += rows
         for done in applied:
@@ -163,6 +163,7 @@ class Application:
     def _run_in_transaction(self, item: Planned, is_last: bool) -> str:
         started_at = datetime.now(UTC)
         row_id = prisma.insert_started(self._connection, item.migration, started_at)
+        session.limit(self._connection, self._options)
         with self._watching():
             outcome = run_script(self._connection, item.migration.sql)
         if outcome.interrupted:
@@ -171,10 +172,10 @@ class Application:
             outcome = ScriptOutcome(outcome.completed, ServerError(None, "the file is not PostgreSQL's SQL"))
         if outcome.error is None:
             session.reset(self._connection)
-            session.prepare(self._connection, self._options)
             if not is_last:
                 try:
                     session.settle_constraints(self._connection)
+                    session.discard(self._connection)
                 except psycopg.Error as error:
                     if self._connection.broken:
                         raise
@@ -200,16 +201,15 @@ class Application:
         started, started_at = time.monotonic(), datetime.now(UTC)
         self._announce(item, 0)
         row_id = prisma.insert_started(self._connection, item.migration, started_at)
-        if item.script.waits_harmlessly:
-            # lock_timeout keeps a waiting statement from holding up everybody behind it; this one holds up nobody,
-            # and cutting it short would leave an invalid index.
-            self._connection.execute("SET lock_timeout = 0")
+        # lock_timeout keeps a waiting statement from holding up everybody behind it; some hold up nobody, and cutting
+        # them short would leave an invalid index.
+        session.limit(self._connection, self._options, waits=not item.script.waits_harmlessly)
         with self._watching():
             outcome = run_script(self._connection, item.migration.sql)
         left_open = self._connection.info.transaction_status is TransactionStatus.INTRANS
         session.roll_back(self._connection)
         session.reset(self._connection)
-        session.prepare(self._connection, self._options)
+        session.discard(self._connection)
         if outcome.interrupted:
             raise Interrupted
         if outcome.error is not None or left_open:

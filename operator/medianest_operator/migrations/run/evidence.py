@@ -16,6 +16,8 @@ from psycopg.rows import tuple_row
 from medianest_operator import naming
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
+from medianest_operator.migrations.run.description import Description
+from medianest_operator.migrations.run.description import differences as described_otherwise
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
 from medianest_operator.postgres.contents import read_sequences
 from medianest_operator.results.text import first_three
@@ -35,6 +37,23 @@ SELECT n.nspname, c.relname,
  ORDER BY 1, 2
 """
 
+LARGE_OBJECTS = "pg_largeobject"
+"""How the evidence calls the database's large objects, which it counts like rows."""
+
+# The content of those that this role may read; of the others, whose they are and who may do what.
+_LARGE_OBJECTS: LiteralString = """
+SELECT count(*),
+       coalesce(sum(hashtextextended(concat_ws(' ', o.oid, pg_get_userbyid(o.lomowner), o.lomacl::text,
+                                               CASE WHEN %(contents)s AND o.readable THEN md5(lo_get(o.oid)) END),
+                                     0)::numeric), 0)::text
+  FROM (SELECT m.oid, m.lomowner, m.lomacl,
+               pg_has_role(m.lomowner, 'USAGE')
+               OR EXISTS (SELECT FROM aclexplode(m.lomacl) a
+                           WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
+               AS readable
+          FROM pg_largeobject_metadata m) o
+"""
+
 _DATABASE_RIGHTS = ("grants", "", "database")
 
 
@@ -44,15 +63,17 @@ class Evidence:
 
     Attributes:
         catalog: every definition, without the history's table.
-        rows: each table's exact number of rows.
+        rows: each table's exact number of rows, and that of large objects.
         contents: a digest of each table's rows that doesn't depend on their order; empty where it wasn't taken.
         sequences: the last value of each sequence, and whether it was handed out.
+        description: what pg_dump says of it all; `None` where nothing that is committed early could need it.
     """
 
     catalog: Catalog
     rows: Mapping[str, int]
     contents: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+    description: Description | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -72,6 +93,7 @@ class Evidence:
             "rows": dict(self.rows),
             "contents": dict(self.contents),
             "sequences": {name: list(value) for name, value in self.sequences.items()},
+            "description": None if self.description is None else dict(self.description),
         }
 
     @classmethod
@@ -82,6 +104,7 @@ class Evidence:
             rows=dict(document["rows"]),
             contents=dict(document["contents"]),
             sequences={name: (int(last), bool(called)) for name, (last, called) in document["sequences"].items()},
+            description=document.get("description"),
         )
 
 
@@ -125,6 +148,11 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
             rows[name] = row[0]
             if contents:
                 digests[name] = row[1]
+        row = cursor.execute(_LARGE_OBJECTS, {"contents": contents}).fetchone()
+        assert row is not None
+        rows[LARGE_OBJECTS] = row[0]
+        if contents:
+            digests[LARGE_OBJECTS] = row[1]
     return Evidence(application_catalog(connection), rows, digests, read_sequences(connection))
 
 
@@ -173,6 +201,9 @@ def verify(before: Evidence, after: Evidence, writers_may_write: bool) -> Verifi
     if not writers_may_write:
         lines += moved
         lines += _sequence_changes(before, after)
+    if before.description is not None and after.description is not None:
+        # The same difference in the other witness's words would say nothing more.
+        lines = lines or described_otherwise(before.description, after.description)
     return Verification(
         differences=tuple(lines),
         tables=len(before.rows),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,11 +22,12 @@ from medianest_operator.migrations.journal import Step
 from medianest_operator.migrations.run import rehearsal
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_indexes, named_indexes
-from medianest_operator.migrations.run.evidence import Evidence, read_evidence
+from medianest_operator.migrations.run.description import Description, describing
+from medianest_operator.migrations.run.evidence import LARGE_OBJECTS, Evidence, read_evidence
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.postgres.contents import snapshot
+from medianest_operator.postgres.contents import has_large_objects_of_others, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
 
@@ -67,17 +70,34 @@ class Preparation:
         """
         if self._repositories:
             self._journal.step(self._entry, Step.BACKING_UP)
-        with snapshot(self._connection) as exported:
+        with ExitStack() as stack:
+            described = None
+            if self._work.commits_early:
+                # Beside the backup: both read, and pg_dump takes longest to log in.
+                described = stack.enter_context(describing(self._connection, self._workbench.environment))
+            exported = stack.enter_context(snapshot(self._connection))
             with self._clock.timed("observe"):
                 self._before = read_evidence(self._connection, contents)
             if self._repositories:
                 with self._clock.timed("backup"):
                     self._taken = self._back_up(exported)
+            if described is not None:
+                with self._clock.timed("observe"):
+                    self._before = replace(self._before, description=self._described(described))
         if self._taken is not None and self._repositories is self._workbench.repositories:
             self._work.stored_backup = StoredBackup(repositories=self._taken.repositories, bytes=self._taken.size)
             self._entry.backup = self._taken.path
             self._report(f"backed up to {self._taken.path}")
         return self._before
+
+    def _described(self, described: Future[Description]) -> Description:
+        try:
+            return described.result()
+        except DumpError as error:
+            raise RunError(
+                Reason.BACKUP_FAILED,
+                f"The database can't be described by pg_dump: {error}. Nothing was changed; trying again.",
+            ) from error
 
     def rehearse(self, parts: Sequence[Part], revert: RevertPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
         """Apply everything to a copy first: a failure there never touches the database.
@@ -143,9 +163,11 @@ class Preparation:
         origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
         before = self._before
-        observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
+        rows = {name: count for name, count in before.rows.items() if name != LARGE_OBJECTS}
+        observed = premigration.Observed(facts, before.catalog, rows, before.sequences, version)
         try:
-            chunks = dump(self._workbench.environment, exported)
+            own = not has_large_objects_of_others(self._connection)
+            chunks = dump(self._workbench.environment, exported, large_objects=own)
             recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
             taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
         except (RepositoryError, DumpError, ThrowawayError) as error:

@@ -20,6 +20,7 @@ from medianest_operator.migrations.rollback.revert import Revert, RevertUnfinish
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import check_destruction, read_holders
+from medianest_operator.migrations.run.description import read_description
 from medianest_operator.migrations.run.evidence import Evidence, application_catalog, read_evidence, verify
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.postgres.catalog import Catalog, difference
@@ -81,12 +82,17 @@ class Copy:
     was_superuser: bool
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def connect(self, options: RunOptions) -> Connection[Any]:
+    def connect(self) -> Connection[Any]:
         """As the role that the run itself logs in as."""
         assert self.room.login is not None
         connection = self.stack.enter_context(self.room.connect(self.room.login))
-        session.prepare(connection, options)
+        session.prepare(connection)
         return connection
+
+    def environment(self) -> dict[str, str]:
+        """libpq's variables for PostgreSQL's own programs, as that role."""
+        assert self.room.login is not None
+        return self.room.server.environment(self.room.database.name, self.room.login)
 
     def whole(self, catalog: Catalog) -> Catalog:
         """A catalog of the copy with what was left out of it."""
@@ -177,7 +183,7 @@ def rehearse(
         Failure: a file failed, as it would in the database itself.
         RunError: data would be lost.
     """
-    connection = copy.connect(options)
+    connection = copy.connect()
 
     def told(line: str) -> None:
         report(f"on the copy: {line}")
@@ -188,8 +194,9 @@ def rehearse(
     if committed and revert_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
+        before = replace(before, description=read_description(connection, copy.environment()))
         Application(connection, options, told).run(committed)
-        problem = _go_back(connection, committed, options, revert_plan, before, told)
+        problem = _go_back(copy, connection, committed, revert_plan, before, told)
         if problem is None:
             Application(connection, options, told).run(committed)
         else:
@@ -206,9 +213,9 @@ def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
 
 
 def _go_back(
+    copy: Copy,
     connection: Connection[Any],
     committed: Sequence[Part],
-    options: RunOptions,
     revert_plan: RevertPlan,
     before: Evidence,
     report: Callable[[str], None],
@@ -217,7 +224,12 @@ def _go_back(
     downs = {item.name: item.migration.down for item in planned if item.migration.down is not None}
     wanted = revert_plan.strategy
     revert = Revert(
-        connection, options, report, before=before, downs=downs if wanted is Strategy.DOWN else {}, locked_out=True
+        connection,
+        report,
+        before=before,
+        downs=downs if wanted is Strategy.DOWN else {},
+        locked_out=True,
+        environment=copy.environment(),
     )
     try:
         reverted = revert.run()

@@ -142,7 +142,7 @@ class MigrationRun:
     def _prepare_session(self) -> None:
         """Set what every file must find, and refuse a server that can't be written to."""
         work = self._work
-        session.prepare(work.connection, work.options)
+        session.prepare(work.connection)
         row = work.connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
         if row and row[0]:
             raise RunError(Reason.NOT_PRIMARY, "The server is a replica; migrations run on the primary. Trying again.")

@@ -84,6 +84,11 @@ class Work:
         return self.options.on_failure is OnFailure.HALT
 
     @property
+    def commits_early(self) -> bool:
+        """Whether something of the run may be committed before its end."""
+        return self.revert.strategy not in (Strategy.TRANSACTION, Strategy.NONE)
+
+    @property
     def is_connected(self) -> bool:
         return not (self.connection.broken or self.connection.closed)
 
