@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# Types that stand for a sequence (PostgreSQL manual, Serial Types).
+_SERIALS = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
 # How much of a statement is quoted to people.
 EXCERPT = 60
 
@@ -40,6 +42,8 @@ class Trace(enum.Enum):
     NOTHING = "nothing"
     # Definitions only, whose inverse follows from the catalogs before and after.
     DEFINITIONS = "definitions"
+    # Definitions likewise, but the catalogs may not say enough: only a rehearsal tells whether the inverse leads back.
+    UNSURE = "unsure"
     # Rows, or what the catalog doesn't tell in full: only a script that reverts it or a restore brings it back.
     DATA = "data"
 
@@ -58,6 +62,9 @@ class Statement:
         drops_indexes: names of the indexes that it drops.
         makes_index: the name of the index that it creates.
         moves_sequence: it calls setval, which no rollback reverts.
+        indexes_table: the table that the index which it creates is on.
+        only_rows: it changes rows at the most, and no definition.
+        runs_code: it is a query, a call or a block, which may do anything.
     """
 
     ordinal: int
@@ -69,6 +76,9 @@ class Statement:
     drops_indexes: tuple[str, ...] = ()
     makes_index: str | None = None
     moves_sequence: bool = False
+    indexes_table: str | None = None
+    only_rows: bool = False
+    runs_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,11 @@ def parse(sql: str) -> Script:
                 drops_indexes=_dropped_indexes(raw.stmt),
                 makes_index=raw.stmt.idxname if isinstance(raw.stmt, ast.IndexStmt) else None,
                 moves_sequence="setval" in text.lower(),
+                indexes_table=raw.stmt.relation.relname
+                if isinstance(raw.stmt, ast.IndexStmt) and raw.stmt.relation
+                else None,
+                runs_code=isinstance(raw.stmt, ast.SelectStmt | ast.DoStmt | ast.CallStmt),
+                only_rows=_writes_rows_alone(raw.stmt),
             )
         )
     return Script(tuple(statements))
@@ -257,12 +272,8 @@ def _trace(node: Any) -> Trace:
         case (
             ast.IndexStmt()
             | ast.ReindexStmt()
-            | ast.CreateStmt()
-            | ast.CreateTableAsStmt()
-            | ast.ViewStmt()
             | ast.CreateFunctionStmt()
             | ast.CreateSeqStmt()
-            | ast.CreateTrigStmt()
             | ast.CreateEnumStmt()
             | ast.CompositeTypeStmt()
             | ast.CreateDomainStmt()
@@ -273,6 +284,17 @@ def _trace(node: Any) -> Trace:
             | ast.CommentStmt()
         ):
             return Trace.DEFINITIONS
+        case ast.CreateStmt():
+            # What hangs on another table, as a partition does, is written to by whoever writes to that one.
+            return Trace.DATA if node.inhRelations else Trace.DEFINITIONS
+        case ast.CreateTableAsStmt():
+            # The query may call what writes, and a table's rows are nobody else's to look at.
+            keeps_rows = not (node.into and node.into.skipData) and (
+                node.objtype is not enums.ObjectType.OBJECT_MATVIEW or _calls(node.query)
+            )
+            return Trace.DATA if keeps_rows else Trace.DEFINITIONS
+        case ast.ViewStmt():
+            return Trace.UNSURE if node.replace else Trace.DEFINITIONS
         case ast.DropStmt(removeType=enums.ObjectType.OBJECT_INDEX):
             return Trace.DEFINITIONS
         case ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TABLE):
@@ -285,9 +307,59 @@ def _trace(node: Any) -> Trace:
                 kinds.AT_ColumnDefault,
                 kinds.AT_SetNotNull,
             }
-            return Trace.DEFINITIONS if all(c.subtype in invertible for c in node.cmds or ()) else Trace.DATA
+            commands = node.cmds or ()
+            if not all(c.subtype in invertible for c in commands) or any(map(_fills_column, commands)):
+                return Trace.DATA
+            uses_index = any(getattr(c.def_, "indexname", None) for c in commands)
+            return Trace.UNSURE if uses_index else Trace.DEFINITIONS
         case _:
             return Trace.DATA
+
+
+def _writes_rows_alone(node: Any) -> bool:
+    from pglast import ast
+
+    if isinstance(node, ast.SelectStmt):
+        return node.intoClause is None and not _calls(node)
+    return isinstance(node, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt | ast.TruncateStmt)
+
+
+def _calls(node: Any) -> bool:
+    """Whether a function is called anywhere below; what it does isn't known here."""
+    from pglast import ast
+    from pglast.visitors import Visitor
+
+    class Calls(Visitor):
+        found = False
+
+        def visit_FuncCall(self, ancestors: Any, call: ast.FuncCall) -> None:  # noqa: N802
+            self.found = True
+
+        def visit_SQLValueFunction(self, ancestors: Any, call: ast.SQLValueFunction) -> None:  # noqa: N802
+            self.found = True
+
+    calls = Calls()
+    calls(node)
+    return calls.found
+
+
+def _fills_column(command: Any) -> bool:
+    """Whether a command adds a column whose values come of more than a constant: a function that may write, a sequence,
+    the time. What others wrote into it later can't be told from that."""
+    from pglast import ast, enums
+
+    if command.subtype != enums.AlterTableType.AT_AddColumn:
+        return False
+    column: ast.ColumnDef = command.def_
+    names = column.typeName.names if column.typeName else None
+    if names and names[-1].sval in _SERIALS:
+        return True
+    defaults = (enums.ConstrType.CONSTR_DEFAULT, enums.ConstrType.CONSTR_GENERATED)
+    constraints = column.constraints or ()
+    return any(
+        c.contype == enums.ConstrType.CONSTR_IDENTITY or (c.contype in defaults and _calls(c.raw_expr))
+        for c in constraints
+    )
 
 
 def _dropped_indexes(node: Any) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ def dump(
     schema: str | None = None,
     *,
     large_objects: bool = True,
+    without: Sequence[tuple[str, str]] = (),
 ) -> Iterator[bytes]:
     """A database as pg_dump writes it, in pieces as they come.
 
@@ -69,6 +70,7 @@ def dump(
         format: its own, or SQL that is packed by gzip.
         schema: nothing but this one, and without owners and rights.
         large_objects: with them; pg_dump fails at the first that it may not read.
+        without: tables and sequences that are left out, by schema and name.
 
     Raises:
         DumpError: pg_dump failed, also in the middle of the stream: what was read so far is no backup then.
@@ -81,6 +83,7 @@ def dump(
     ]
     # UTF8 whatever the database's owner set for its sessions.
     arguments.append("--encoding=UTF8")
+    arguments += [f"--exclude-table={pattern(*name)}" for name in without]
     if not large_objects:
         arguments.append("--no-blobs")
     if format is Format.SCHEMA:
@@ -95,21 +98,28 @@ def dump(
         yield from program.output()
 
 
-def describe(environment: Mapping[str, str], without: str) -> str:
+def pattern(schema: str, name: str) -> str:
+    """What matches one table alone (PostgreSQL manual, psql, Patterns)."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
+def describe(environment: Mapping[str, str], without: Sequence[tuple[str, str]], *, inherit: bool = True) -> str:
     """All definitions of a database, its own settings and rights among them, as SQL. The journal isn't.
 
     Args:
         environment: as for `dump`.
-        without: a pattern for tables that are left out (PostgreSQL manual, psql, Patterns).
+        without: tables and sequences that are left out, by schema and name.
+        inherit: as in `restore_stream`.
 
     Raises:
         DumpError: pg_dump failed.
     """
     arguments = [
         *("--schema-only", "--create", "--encoding=UTF8", f"--lock-wait-timeout={LOCK_WAIT}"),
-        *(f"--exclude-schema={naming.JOURNAL_SCHEMA}", f"--exclude-table={without}", f"--dbname={KEEPALIVE}"),
+        *(f"--exclude-schema={naming.JOURNAL_SCHEMA}", f"--dbname={KEEPALIVE}"),
+        *(f"--exclude-table={pattern(*name)}" for name in without),
     ]
-    with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:
+    with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE, inherit=inherit) as program:
         return b"".join(program.output()).decode("utf-8", "backslashreplace")
 
 
@@ -223,7 +233,8 @@ def restore_in_place(
     environment: Mapping[str, str],
     before: Sequence[str],
     after: Sequence[str],
-    wanted: Callable[[str], bool],
+    chosen: Callable[[Sequence[str]], Iterable[str]],
+    inherit: bool = True,
 ) -> None:
     """Put a dump into the database that `environment` names, in one transaction with the statements around it.
 
@@ -231,22 +242,23 @@ def restore_in_place(
     `after`.
 
     Args:
-        wanted: whether a line of the dump's table of contents is to be restored.
+        chosen: takes the lines of the dump's table of contents that are to be restored, in their order.
+        inherit: as in `restore_stream`.
 
     Raises:
         DumpError: an error, after which nothing has changed.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8") as entries:
-        spool, listing = _spool(chunks, wanted)
+        spool, listing = _spool(chunks, chosen)
         with spool:
             entries.write(listing)
             entries.flush()
             reading = ["--file=-", f"--use-list={entries.name}", spool.name]
             writing = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--file=-"]
-            with _Program("psql", writing, environment, stdin=subprocess.PIPE) as psql:
+            with _Program("psql", writing, environment, stdin=subprocess.PIPE, inherit=inherit) as psql:
                 # Not psql's --single-transaction: at the end of a script that was cut off, it would commit.
                 psql.feed([_script("BEGIN", *before)])
-                with _Program("pg_restore", reading, environment, stdout=subprocess.PIPE) as script:
+                with _Program("pg_restore", reading, {}, stdout=subprocess.PIPE, inherit=inherit) as script:
                     psql.feed(script.output())
                 psql.feed([_script(*after, "COMMIT")])
 
@@ -255,7 +267,7 @@ def _script(*statements: str) -> bytes:
     return "".join(f"{statement};\n" for statement in statements).encode()
 
 
-def _spool(chunks: Iterable[bytes], wanted: Callable[[str], bool]) -> tuple[IO[bytes], str]:
+def _spool(chunks: Iterable[bytes], chosen: Callable[[Sequence[str]], Iterable[str]]) -> tuple[IO[bytes], str]:
     """The dump in a file, and what is wanted of its table of contents."""
     spool = tempfile.NamedTemporaryFile("wb", suffix=".dump")  # noqa: SIM115
     try:
@@ -268,8 +280,7 @@ def _spool(chunks: Iterable[bytes], wanted: Callable[[str], bool]) -> tuple[IO[b
         with contextlib.suppress(OSError):
             spool.close()
         raise
-    kept = [line for line in listed.split("\n") if wanted(line)]
-    return spool, "\n".join(kept) + "\n"
+    return spool, "\n".join(chosen(listed.split("\n"))) + "\n"
 
 
 def _list(archive: str, options: Sequence[str] = ()) -> str:

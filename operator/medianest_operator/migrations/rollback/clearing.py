@@ -6,7 +6,7 @@ is, and so does the schema around it; the dump's entries for it are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, LiteralString
 
 from psycopg import Connection
@@ -86,6 +86,8 @@ _CLEARING: Sequence[LiteralString] = (
 
 _LARGE_OBJECTS: LiteralString = """
     SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"""
+UNLINK: LiteralString = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"
+"""Removes the role's own large objects."""
 
 
 def clear(large_objects: bool) -> str:
@@ -105,6 +107,26 @@ def clear(large_objects: bool) -> str:
 
 
 _ROLES: LiteralString = "SELECT rolname::text, pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles"
+_DEPENDENTS: LiteralString = """
+SELECT 'publication ' || quote_ident(p.pubname) || ' of ' || pg_get_userbyid(p.pubowner) || ' over '
+       || r.prrelid::regclass
+  FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+ WHERE NOT pg_has_role(p.pubowner, 'USAGE') AND pg_has_role(c.relowner, 'USAGE')
+UNION
+SELECT CASE v.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' ELSE 'table ' END || v.oid::regclass
+       || ' of ' || pg_get_userbyid(v.relowner) || ' over ' || c.oid::regclass
+  FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
+  LEFT JOIN pg_rewrite w ON w.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+  LEFT JOIN pg_constraint k ON k.oid = d.objid AND d.classid = 'pg_constraint'::regclass
+  JOIN pg_class v ON v.oid = coalesce(w.ev_class, k.conrelid)
+ WHERE c.relkind IN ('r', 'p', 'v', 'm') AND pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(v.relowner, 'USAGE')
+UNION
+SELECT 'function ' || p.oid::regprocedure || ' of ' || pg_get_userbyid(p.proowner) || ' with ' || t.oid::regtype
+  FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+  JOIN pg_type t ON t.oid = d.refobjid AND d.refclassid = 'pg_type'::regclass
+ WHERE pg_has_role(t.typowner, 'USAGE') AND NOT pg_has_role(p.proowner, 'USAGE')
+ ORDER BY 1
+"""
 # Schemas that the clearing leaves: others' own, and those with something of others in them.
 _KEPT_SCHEMAS: LiteralString = f"""
 SELECT n.nspname::text FROM pg_namespace n
@@ -121,8 +143,21 @@ SELECT n.nspname::text FROM pg_namespace n
 """
 
 
-def own_entries(connection: Connection[Any]) -> Callable[[str], bool]:
-    """Says of each line of a dump's table of contents whether it is to be restored here.
+def dependents(connection: Connection[Any], *, on_rows: bool = False) -> list[str]:
+    """What others built on the role's own tables, in words: it would go with them, and no restore could make it again.
+
+    Args:
+        on_rows: only what stands in the way of bringing back rows: foreign keys.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    found = [row[0] for row in connection.cursor(row_factory=tuple_row).execute(_DEPENDENTS).fetchall()]
+    return [line for line in found if line.startswith("table ")] if on_rows else found
+
+
+def own_entries(connection: Connection[Any]) -> Callable[[Sequence[str]], Iterable[str]]:
+    """Takes the lines of a dump's table of contents that are to be restored here.
 
     The comment of an extension belongs to its owner, and comes with the extension anyway.
     """
@@ -140,4 +175,4 @@ def own_entries(connection: Connection[Any]) -> Callable[[str], bool]:
             return False
         return roles.get(entry.owner(roles), True)
 
-    return wanted
+    return lambda lines: [line for line in lines if wanted(line)]

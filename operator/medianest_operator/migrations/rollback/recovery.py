@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -149,7 +150,7 @@ def _with_transaction(connection: Connection[Any], verification: Verification, t
         return verification
     row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
     if row is not None and row[0] == "aborted":
-        return verification
+        return replace(verification, aborted=True)
     told = row[0] if row else "nothing"
     lines = (*verification.differences, f"the server says {told} of transaction {transaction}, expected aborted")
     return Verification(lines, verification.tables, verification.rows)

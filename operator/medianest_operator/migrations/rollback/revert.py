@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,22 +13,27 @@ from psycopg import Connection, sql
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
-from medianest_operator.migrations.rollback.clearing import clear, own_entries
-from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
+from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries
+from medianest_operator.migrations.rollback.holding import added_holders, written_by_others
+from medianest_operator.migrations.rollback.inverse import NoInverse, drop_of, inverse
+from medianest_operator.migrations.rollback.refill import plan_refill
 from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.description import Description, read_description
+from medianest_operator.migrations.run.description import Description, differences, read_description
 from medianest_operator.migrations.run.evidence import (
     Evidence,
     Verification,
     application_catalog,
     read_evidence,
+    tables_changed,
     verify,
 )
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
+from medianest_operator.postgres.catalog import CatalogObject, difference
 from medianest_operator.postgres.contents import has_large_objects_of_others
 from medianest_operator.postgres.execute import run_script
+from medianest_operator.results.text import first_three
 
 # How often a statement that gets no lock within `session.LOCK_LIMIT` is tried, and the pause between, seconds.
 LOCK_ATTEMPTS = 5
@@ -72,6 +77,7 @@ class Revert:
         environment: leads pg_dump to the same database, for the second comparison.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
             nothing but the verification is left to do.
+        is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Revert:
         environment: Mapping[str, str],
         backup: Backup | None = None,
         changed: bool = True,
+        is_copy: bool = False,
     ) -> None:
         self._connection = connection
         self._report = report
@@ -94,12 +101,14 @@ class Revert:
         self._environment = environment
         self._backup = backup if locked_out else None
         self._changed = changed
+        self._is_copy = is_copy
+        self._held: list[str] = []
 
     def run(self) -> Reverted:
         """Go back.
 
         Raises:
-            UndoUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
+            RevertUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
             psycopg.OperationalError: the connection is lost.
         """
         reverted = Reverted(Strategy.TRANSACTION, self._verify())
@@ -109,6 +118,9 @@ class Revert:
             self._report(f"reverting by {strategy.lower()}: {reverted.verification.describe()}")
             if way():
                 reverted = Reverted(strategy, self._verify())
+        if self._held and not reverted.verification.is_equal:
+            found = reverted.verification
+            reverted = replace(reverted, verification=replace(found, differences=(*self._held, *found.differences)))
         return reverted
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
@@ -130,6 +142,8 @@ class Revert:
         return verify(self._before, after, writers_may_write=not self._locked_out)
 
     def _by_down_scripts(self) -> bool:
+        if self._held_by_others():
+            return False
         for name, text in reversed(list(self._downs.items())):
             script = parse(text)
             if script.is_atomic:
@@ -156,20 +170,40 @@ class Revert:
 
     def _by_inverse(self) -> bool:
         self._put_rights_back()
+        now = application_catalog(self._connection)
         try:
-            statements = inverse(self._before.catalog, application_catalog(self._connection))
+            statements = inverse(self._before.catalog, now)
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
+        holders = {} if self._locked_out else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
         for statement in statements:
-            self._try(statement)
+            self._try(statement, holders.get(statement))
         return True
 
-    def _try(self, statement: str) -> None:
-        """Run a statement; whether it did what it should the verification says."""
+    def _held_by_others(self) -> bool:
+        """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
+        if self._locked_out:
+            return False
+        holders = added_holders(self._before.catalog, application_catalog(self._connection))
+        try:
+            with self._connection.transaction():
+                self._held = list(written_by_others(self._connection, holders))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise RevertUnfinished(
+                f"what the run has added can't be looked at: {error.diag.message_primary}"
+            ) from error
+        return bool(self._held)
+
+    def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
+        """Run a statement; whether it did what it should the verification says.
+
+        Args:
+            holder: what it drops, which is looked at before, under the same lock.
+        """
         self._report(f"reverting: {statement}")
         try:
-            self._execute_patiently(statement)
+            self._execute_patiently(statement, holder)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(f"{statement} gets no lock: {error.diag.message_primary}") from error
         except psycopg.Error as error:
@@ -177,10 +211,19 @@ class Revert:
                 raise
             self._report(f"that failed: {error.diag.message_primary or error}")
 
-    def _execute_patiently(self, statement: str) -> None:
+    def _execute_patiently(self, statement: str, holder: CatalogObject | None) -> None:
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
-                self._connection.execute(statement.encode())
+                if holder is None:
+                    self._connection.execute(statement.encode())
+                    return
+                with self._connection.transaction():
+                    held = list(written_by_others(self._connection, [holder]))
+                    if not held:
+                        self._connection.execute(statement.encode())
+                for line in held:
+                    self._report(line)
+                self._held += held
                 return
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if attempt == LOCK_ATTEMPTS:
@@ -189,22 +232,50 @@ class Revert:
 
     def _by_restore(self) -> bool:
         assert self._backup is not None
-        self._report(f"restoring {self._backup.path}")
         # What is made by the restore gets the rights that default privileges say by then.
         self._put_rights_back()
-        try:
-            environment = {**self._backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
+        if not self._refill():
+            built = dependents(self._connection)
+            if built:
+                self._report(f"not restored, since it would drop what others built on the tables: {first_three(built)}")
+                self._held.append(f"the backup can't be restored without dropping {first_three(built, ', ')}")
+                return False
             place = clear(not has_large_objects_of_others(self._connection))
-            wanted = own_entries(self._connection)
-            restore_in_place(self._backup.read(), environment, before=(place,), after=(), wanted=wanted)
-        except (DumpError, RepositoryError, OSError) as error:
-            raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+            self._restore((place,), (), own_entries(self._connection))
         # It warns of every catalog that only a superuser may look at.
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
         self._connection.execute("RESET client_min_messages")
         self._put_rights_back()
         return True
+
+    def _refill(self) -> bool:
+        """Where every definition is as before, rows alone are brought back; false where that isn't enough."""
+        after = read_evidence(self._connection, contents=True)
+        if difference(self._before.catalog, after.catalog):
+            return False
+        if self._before.description is not None and differences(self._before.description, self._describe()):
+            return False
+        planned = plan_refill(self._connection, tables_changed(self._before, after))
+        if planned is None:
+            return False
+        try:
+            self._restore(planned.before, planned.after, planned.chosen)
+        except RevertUnfinished as error:
+            self._report(f"{error}")
+            return False
+        return self._verify().is_equal
+
+    def _restore(
+        self, before: Sequence[str], after: Sequence[str], chosen: Callable[[Sequence[str]], Iterable[str]]
+    ) -> None:
+        assert self._backup is not None
+        self._report(f"restoring {self._backup.path}")
+        environment = {**self._backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
+        try:
+            restore_in_place(self._backup.read(), environment, before, after, chosen, inherit=not self._is_copy)
+        except (DumpError, RepositoryError, OSError) as error:
+            raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
 
     def _put_rights_back(self) -> None:
         """Rights, settings and comments, which neither the catalog's difference nor a backup has in full."""
@@ -215,7 +286,7 @@ class Revert:
 
     def _describe(self) -> Description:
         try:
-            return read_description(self._connection, self._environment)
+            return read_description(self._connection, self._environment, inherit=not self._is_copy)
         except DumpError as error:
             raise RevertUnfinished(f"the database can't be described: {error}") from error
 

@@ -28,6 +28,7 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.backups.logical.dump import describe
 from medianest_operator.migrations.history import TABLE
+from medianest_operator.postgres.contents import read_unreadable
 
 Description = Mapping[str, str]
 """What is said of each object, by its kind, schema and name."""
@@ -51,26 +52,34 @@ SELECT r.rolname::text,
 _LIKE_ROLE = "ROLE "
 
 
-def read_description(connection: Connection[Any], environment: Mapping[str, str]) -> Description:
+def read_description(
+    connection: Connection[Any], environment: Mapping[str, str], *, inherit: bool = True
+) -> Description:
     """Describe the database now.
 
     Args:
         connection: in the database, for what pg_dump doesn't say.
         environment: libpq's variables that lead pg_dump to the same database.
+        inherit: pg_dump gets this process's environment as well; nothing of it where the server is a copy.
 
     Raises:
         DumpError: pg_dump failed: no right, no connection, or a table stayed locked.
         psycopg.Error: as the server says.
     """
-    return {**entries(describe(environment, f"public.{TABLE}")), **_roles(connection)}
+    return {**entries(describe(environment, _left_out(connection), inherit=inherit)), **_roles(connection)}
 
 
 @contextmanager
 def describing(connection: Connection[Any], environment: Mapping[str, str]) -> Iterator[Future[Description]]:
     """As `read_description`, with pg_dump at work beside what the block does; the connection isn't used in it."""
-    roles = _roles(connection)
+    roles, without = _roles(connection), _left_out(connection)
     with ThreadPoolExecutor(1, thread_name_prefix="description") as pool:
-        yield pool.submit(lambda: {**entries(describe(environment, f"public.{TABLE}")), **roles})
+        yield pool.submit(lambda: {**entries(describe(environment, without)), **roles})
+
+
+def _left_out(connection: Connection[Any]) -> list[tuple[str, str]]:
+    """Prisma's history, and what others made that this role can't read, and so not change either."""
+    return [("public", TABLE), *read_unreadable(connection)]
 
 
 def _roles(connection: Connection[Any]) -> dict[str, str]:

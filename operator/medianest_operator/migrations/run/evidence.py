@@ -31,6 +31,7 @@ SELECT n.nspname, c.relname,
    AND (c.relkind = 'r' OR c.relispopulated)
    AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
    AND NOT (n.nspname = 'public' AND c.relname = %s)
+   AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
                       AND d.deptype = 'e')
@@ -165,8 +166,9 @@ class Verification:
         tables: how many tables were counted.
         rows: how many rows there were before.
         contents: whether the rows themselves were compared, not only their number.
-        writers: rows differ, but only others can have written them: the run's own changes were never committed, or
-            none of its statements writes rows.
+        writers: rows differ, and nobody was locked out.
+        aborted: the server says that the transaction which held the whole run ended without a commit: then others alone
+            have changed rows.
     """
 
     differences: tuple[str, ...]
@@ -174,6 +176,7 @@ class Verification:
     rows: int
     contents: bool = False
     writers: bool = False
+    aborted: bool = False
 
     @property
     def is_equal(self) -> bool:
@@ -185,7 +188,9 @@ class Verification:
             return f"not as before: {first_three(self.differences)}"
         counted = "catalog, row counts and contents equal" if self.contents else "catalog and row counts equal"
         if self.writers:
-            return "catalog equals that before, and rows were changed by the application alone (verified)"
+            if self.aborted:
+                return "catalog equals that before, and rows were changed by the application alone (verified)"
+            return "catalog equals that before (verified); rows changed meanwhile, and the run's statements write none"
         return f"{counted} those before (verified)"
 
 
@@ -222,6 +227,15 @@ def _row_changes(before: Evidence, after: Evidence) -> list[str]:
         elif table in before.contents and before.contents[table] != after.contents.get(table, before.contents[table]):
             lines.append(f"table {table}: {now} rows as before, but their content differs")
     return lines
+
+
+def tables_changed(before: Evidence, after: Evidence) -> set[str]:
+    """The tables, large objects among them, whose rows aren't those from before."""
+    return {
+        table
+        for table in before.rows.keys() & after.rows.keys()
+        if before.rows[table] != after.rows[table] or before.contents.get(table) != after.contents.get(table)
+    }
 
 
 def _sequence_changes(before: Evidence, after: Evidence) -> list[str]:

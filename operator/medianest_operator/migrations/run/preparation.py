@@ -19,6 +19,7 @@ from medianest_operator.backups.repository.facts import DatabaseFacts, read_fact
 from medianest_operator.backups.repository.layout import Origin
 from medianest_operator.migrations.errors import ADVICE, RunError
 from medianest_operator.migrations.journal import Step
+from medianest_operator.migrations.rollback.revert import Backup
 from medianest_operator.migrations.run import rehearsal
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_indexes, named_indexes
@@ -27,7 +28,7 @@ from medianest_operator.migrations.run.evidence import LARGE_OBJECTS, Evidence, 
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.postgres.contents import has_large_objects_of_others, snapshot
+from medianest_operator.postgres.contents import has_large_objects_of_others, read_unreadable, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
 
@@ -58,6 +59,7 @@ class Preparation:
         self._repositories = self._choose_repositories(not work.tables, stack)
         self._taken: premigration.Taken | None = None
         self._before: Evidence | None = None
+        self._unreadable: list[tuple[str, str]] = []
 
     def observe_and_back_up(self, contents: bool = False) -> Evidence:
         """One snapshot for the evidence and for the backup.
@@ -167,7 +169,11 @@ class Preparation:
         observed = premigration.Observed(facts, before.catalog, rows, before.sequences, version)
         try:
             own = not has_large_objects_of_others(self._connection)
-            chunks = dump(self._workbench.environment, exported, large_objects=own)
+            self._unreadable = read_unreadable(self._connection)
+            for schema, name in self._unreadable:
+                self._report(f"warning: {schema}.{name} is not backed up: this role may not read it")
+            without = self._unreadable
+            chunks = dump(self._workbench.environment, exported, large_objects=own, without=without)
             recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
             taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
         except (RepositoryError, DumpError, ThrowawayError) as error:
@@ -207,15 +213,18 @@ class Preparation:
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         origin = rehearsal.Origin.of(self._connection)
-        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack)
+        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack, self._unreadable)
 
     def _try_on(
         self, copy: rehearsal.Copy, parts: Sequence[Part], revert: RevertPlan, schema_only: bool
     ) -> rehearsal.Rehearsed:
         assert self._before is not None
         try:
-            done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report)
-            if done.revert_problem is None:
+            backup = None
+            if self._taken is not None:
+                backup = Backup(self._repositories, self._taken.path, {}, self._workbench.identities)
+            done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report, backup)
+            if done.restore_problem is None:
                 check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
             if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:

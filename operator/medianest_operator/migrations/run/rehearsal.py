@@ -16,7 +16,7 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical.copying import copy_stream
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.toc import LeftOut
-from medianest_operator.migrations.rollback.revert import Revert, RevertUnfinished
+from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import check_destruction, read_holders
@@ -24,7 +24,7 @@ from medianest_operator.migrations.run.description import read_description
 from medianest_operator.migrations.run.evidence import Evidence, application_catalog, read_evidence, verify
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.postgres.catalog import Catalog, difference
-from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
+from medianest_operator.postgres.copies import PUBLIC, DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
 from medianest_operator.postgres.sandbox import Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError
 
@@ -58,12 +58,14 @@ class Rehearsed:
     Attributes:
         catalog: what the run leads to.
         locks: the strong locks that were taken on tables that existed before.
-        undo_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
+        revert_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
+        restore_problem: why the backup doesn't lead back either, `None` if it does or wasn't needed.
     """
 
     catalog: Catalog
     locks: tuple[str, ...] = ()
     revert_problem: str | None = None
+    restore_problem: str | None = None
 
 
 @dataclass
@@ -133,8 +135,12 @@ def make_copy(
     before: Evidence,
     schema_only: bool,
     stack: ExitStack,
+    unreadable: Sequence[tuple[str, str]] = (),
 ) -> Copy:
     """Restore a backup into a throwaway server and check that it is what was backed up.
+
+    Args:
+        unreadable: what isn't in the backup, by schema and name.
 
     Raises:
         CopyError: no server, no restore, or the copy differs from `before`.
@@ -143,6 +149,7 @@ def make_copy(
         server = stack.enter_context(sandbox.server())
         copied = copy_stream(server, backup, origin.database, origin.roles, origin.login, schema_only)
         room, left = copied.room, copied.left
+        left.names |= {name if schema == PUBLIC else f"{schema}.{name}" for schema, name in unreadable}
         with closing(room.connect_reader()) as connection:
             found = read_evidence(connection)
         found = replace(found, catalog=found.catalog.without_extensions(room.brought))
@@ -176,8 +183,12 @@ def rehearse(
     revert_plan: RevertPlan,
     schema_only: bool,
     report: Callable[[str], None],
+    backup: Backup | None = None,
 ) -> Rehearsed:
     """Apply all parts to the copy; where parts commit before the end, go the planned rollback first.
+
+    Args:
+        backup: what the copy was made of, restored there again where nothing else leads back.
 
     Raises:
         Failure: a file failed, as it would in the database itself.
@@ -189,23 +200,40 @@ def rehearse(
         report(f"on the copy: {line}")
 
     holders = read_holders(connection)
-    problem = None
+    went = _Went()
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
-    if committed and revert_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
+    if schema_only:
+        backup = None
+    planned = (
+        (Strategy.DOWN, Strategy.INVERSE) if backup is None else (Strategy.DOWN, Strategy.INVERSE, Strategy.RESTORE)
+    )
+    if committed and revert_plan.strategy in planned:
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
-        before = replace(before, description=read_description(connection, copy.environment()))
+        before = replace(before, description=read_description(connection, copy.environment(), inherit=False))
         Application(connection, options, told).run(committed)
-        problem = _go_back(copy, connection, committed, revert_plan, before, told)
-        if problem is None:
-            Application(connection, options, told).run(committed)
-        else:
-            return Rehearsed(_catalog(copy, connection), (), problem)
+        went = _go_back(copy, connection, committed, revert_plan, before, told, backup)
+        if went.restore_problem is not None or (went.problem is not None and backup is None):
+            return Rehearsed(_catalog(copy, connection), (), went.problem, went.restore_problem)
+        Application(connection, options, told).run(committed)
         parts = parts[len(committed) :]
     locks = _Locks(connection)
     Application(connection, options, told, before_commit=locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
-    return Rehearsed(_catalog(copy, connection), locks.described(), problem)
+    return Rehearsed(_catalog(copy, connection), locks.described(), went.problem)
+
+
+@dataclass(frozen=True)
+class _Went:
+    """How a rollback went on the copy.
+
+    Attributes:
+        problem: why the planned one doesn't lead back.
+        restore_problem: why the backup doesn't either.
+    """
+
+    problem: str | None = None
+    restore_problem: str | None = None
 
 
 def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
@@ -219,7 +247,8 @@ def _go_back(
     revert_plan: RevertPlan,
     before: Evidence,
     report: Callable[[str], None],
-) -> str | None:
+    backup: Backup | None,
+) -> _Went:
     planned = [item for part in committed for item in part.planned]
     downs = {item.name: item.migration.down for item in planned if item.migration.down is not None}
     wanted = revert_plan.strategy
@@ -230,16 +259,22 @@ def _go_back(
         downs=downs if wanted is Strategy.DOWN else {},
         locked_out=True,
         environment=copy.environment(),
+        backup=None if backup is None else replace(backup, environment=copy.environment()),
+        is_copy=True,
     )
     try:
         reverted = revert.run()
     except RevertUnfinished as error:
-        return f"{wanted.lower()} did not come to its end: {error}"
+        problem = f"{wanted.lower()} did not come to its end: {error}"
+        return _Went(problem, problem if backup is not None else None)
     names = [item.name for item in planned]
     connection.execute("DELETE FROM public._prisma_migrations WHERE migration_name = ANY(%s)", (names,))
-    return (
-        None if reverted.verification.is_equal else f"after {wanted.lower()}, it is {reverted.verification.describe()}"
-    )
+    if not reverted.verification.is_equal:
+        problem = f"after {reverted.strategy.lower()}, it is {reverted.verification.describe()}"
+        return _Went(problem, problem if backup is not None else None)
+    if reverted.strategy is Strategy.RESTORE and wanted is not Strategy.RESTORE:
+        return _Went(f"{wanted.lower()} alone doesn't lead back, the backup does")
+    return _Went()
 
 
 class _Locks:

@@ -11,7 +11,8 @@ from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.execute import ServerError
 from medianest_operator.results.migration import FailedMigration, MigrationResult, Outcome, Reason, reason_for
 
-# Nothing was done that anybody would have to know of, or nothing can be written.
+# Nothing was done that anybody would have to know of, or nothing can be written. What has an entry ends it anyway:
+# writers may be locked out.
 _UNRECORDED = frozenset({Reason.NOT_PRIMARY, Reason.LOCK_NOT_GRANTED, Reason.PERMISSION_DENIED})
 
 
@@ -84,7 +85,9 @@ def settle(work: Work, result: MigrationResult) -> MigrationResult:
     One that had begun to change something has its end there already, or its entry stays open for the next to finish.
     """
     # What an earlier run left stays the newest in the journal until it is ended.
-    if not work.is_connected or work.earlier is not None or work.rollback is not None or result.reason in _UNRECORDED:
+    if not work.is_connected or work.earlier is not None or work.rollback is not None:
+        return result
+    if work.entry is None and result.reason in _UNRECORDED:
         return result
     if work.entry is not None and work.entry.step in CHANGING and not work.halts:
         return result

@@ -34,7 +34,7 @@ from medianest_operator.migrations.rollback.lockout import (
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
 from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.admission import refusal
+from medianest_operator.migrations.run.admission import check_restorable, refusal
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import (
     check_destruction,
@@ -268,6 +268,9 @@ class MigrationRun:
         rehearses = work.options.rehearse is not Rehearse.NEVER and not skip
         if skip:
             work.rehearsal = Rehearsal(data=False, note="the database was empty")
+        if not rehearses and work.tables:
+            self._set_revert(plan_revert(work.parts, application_catalog(work.connection), rehearsed=False))
+            check_restorable(work.connection, work.parts, work.revert)
         if work.revert.locked_out and not rehearses:
             # What the run goes back to is looked at once nobody writes any more.
             return
@@ -277,12 +280,24 @@ class MigrationRun:
             if not rehearses:
                 return
             work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.revert)
-        if work.rehearsed is not None and work.rehearsed.revert_problem is not None:
+        if work.rehearsed is None:
+            self._set_revert(plan_revert(work.parts, work.before.catalog, rehearsed=False))
+            check_restorable(work.connection, work.parts, work.revert)
+            return
+        if work.rehearsed.restore_problem is not None:
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"This run could not be rolled back: on a copy, {work.rehearsed.restore_problem}. Nothing was changed."
+                " Take the statement that needs it out, or make what it says possible, and set a new"
+                " spec.migrations.retry; or set spec.migrations.onFailure to Halt.",
+            )
+        if work.rehearsed.revert_problem is not None:
             problem = work.rehearsed.revert_problem
             work.report(f"the rollback by {work.revert.strategy.lower()} fails on the copy: {problem}")
             why = f"the rollback by {work.revert.strategy.lower()} doesn't lead back on a copy ({problem})"
             self._set_revert(RevertPlan(Strategy.RESTORE, True, why))
-            work.rehearsed = None
+        # What this role can't read is in no copy, and so in no rehearsal.
+        check_restorable(work.connection, (), work.revert)
 
     def _lockout(self) -> None:
         """Lock the writers out where the rollback needs that, and take the evidence that it goes back to."""
