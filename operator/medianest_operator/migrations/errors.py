@@ -15,6 +15,12 @@ class RunError(Exception):
         self.failed = failed
 
 
+def touches_records(names: str, what: str) -> RunError:
+    """What a run ends with whose SQL has reached what the run lives by."""
+    return RunError(Reason.STATEMENT_REFUSED, f"{names}: SQL that it puts together at run time {what}. Take that out.")
+
+
+HISTORY_DROPPED = "dropped _prisma_migrations, which says what is applied"
 ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 """What to do about a failure that trying again can't help."""
 

@@ -225,6 +225,21 @@ class Journal:
         row = self._connection.execute(_SELECT_EXISTS).fetchone()
         return bool(row and row[0])
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether a run's row is there."""
+        if not self.exists():
+            return False
+        query = "SELECT count(*) FROM medianest_operator.migration_runs WHERE id = %s"
+        row = self._connection.execute(query, (entry.id,)).fetchone()
+        return row is not None and row[0] == 1
+
+    def keep(self, entry: Entry) -> None:
+        """Write a run's row again where a migration has removed it: whose rights were taken stands nowhere else."""
+        self.ensure()
+        if not self.holds(entry):
+            self.begin(entry)
+            self.update(entry)
+
     def open_entry(self) -> Entry | None:
         """The run that never ended, or that ended unverified; `None` where nothing is open."""
         with self._connection.cursor(row_factory=dict_row) as cursor:
@@ -250,6 +265,8 @@ class Journal:
 
     def is_applied(self, entry: Entry) -> bool:
         """Whether a run's end as applied has been committed."""
+        if not self.exists():
+            return False
         row = self._connection.execute(
             "SELECT ending FROM medianest_operator.migration_runs WHERE id = %s", (entry.id,)
         ).fetchone()

@@ -9,12 +9,17 @@ from __future__ import annotations
 import enum
 import json
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 # Types that stand for a sequence (PostgreSQL manual, Serial Types).
 _SERIALS = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+# PostgreSQL's source, scan.l, dolqdelim.
+_TAG = re.compile(r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*")
+_LONGEST_TAG = 1000
 # How much of a statement is quoted to people.
 EXCERPT = 60
 
@@ -130,7 +135,7 @@ def parse(sql: str) -> Script:
     from pglast.parser import ParseError
 
     try:
-        tree = parse_sql(_in_ascii(sql))
+        tree = parse_sql(in_ascii(sql))
     except ParseError:
         return Script((), parsed=False)
     statements = []
@@ -173,18 +178,40 @@ def ordinal_at(sql: str, position: int) -> int | None:
 
     try:
         # The error's token may be the first of its statement; the lexer counts a statement once it holds a keyword.
-        return len(split(_in_ascii(sql[:position]) + " SELECT", with_parser=False))
+        return len(split(in_ascii(sql[:position]) + " SELECT", with_parser=False))
     except ParseError:
         return None
 
 
-def _in_ascii(sql: str) -> str:
+def in_ascii(sql: str) -> str:
     """The same text, character by character, for asking about its structure alone.
 
     To PostgreSQL's lexer every character beyond ASCII is a letter, as `_` is. pglast turns positions in bytes into
-    positions in characters, which takes minutes for a megabyte of other letters and nothing for ASCII.
+    positions in characters, which takes minutes for a megabyte of other letters and nothing for ASCII. Only the tags of
+    dollar quotes have to stay apart from each other: where one ends decides what is a statement.
     """
-    return sql if sql.isascii() else re.sub(r"[^\x00-\x7f]", "_", sql)
+    if sql.isascii():
+        return sql
+    # Whatever may be a tag stands between two dollar signs.
+    pieces = sql.split("$")
+    used = {piece for piece in pieces if piece.isascii()}
+    tags: dict[str, str] = {}
+    for piece in pieces:
+        if not piece.isascii() and piece not in tags and len(piece) <= _LONGEST_TAG and _TAG.fullmatch(piece):
+            tags[piece] = _stand_in(piece, used)
+            used.add(tags[piece])
+    return "$".join(tags.get(piece) or _BEYOND_ASCII.sub("_", piece) for piece in pieces)
+
+
+def _stand_in(tag: str, used: set[str]) -> str:
+    """A tag in ASCII that no other is."""
+    for letter in string.ascii_letters:
+        if (found := _BEYOND_ASCII.sub(letter, tag)) not in used:
+            return found
+    longer = _BEYOND_ASCII.sub("_", tag)
+    while longer in used:
+        longer += "_"
+    return longer
 
 
 def _excerpt(text: str) -> str:

@@ -81,6 +81,9 @@ def way_back(
     started = time.monotonic()
     connection, workbench = work.connection, work.workbench
     session.roll_back(connection)
+    work.journal.keep(entry)
+    # What the run found in the history: SQL that is put together at run time may have changed that as well.
+    prisma.put_rows_back(connection, entry.plan.get("history", ()))
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     locked_out = entry.lockout is not None

@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
+from medianest_operator.migrations.errors import HISTORY_DROPPED, touches_records
 from medianest_operator.migrations.explain import describe_failure, prisma_logs
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.parts import Part, Planned
@@ -182,8 +183,14 @@ class Application:
                     outcome = ScriptOutcome(outcome.completed, ServerError.from_exception(error))
         if outcome.error is not None:
             raise self._failure(item, outcome, started_at)
-        prisma.mark_finished(self._connection, row_id)
+        self._mark_finished(item, row_id)
         return row_id
+
+    def _mark_finished(self, item: Planned, row_id: str) -> None:
+        try:
+            prisma.mark_finished(self._connection, row_id)
+        except psycopg.errors.UndefinedTable as error:
+            raise touches_records(item.name, HISTORY_DROPPED) from error
 
     def _commit(self, last: Planned) -> None:
         """Commit; a deferred constraint may still refuse."""
@@ -220,7 +227,7 @@ class Application:
             failure.row_id = row_id
             raise failure
         with self._connection.transaction():
-            prisma.mark_finished(self._connection, row_id)
+            self._mark_finished(item, row_id)
             self._after_alone(part)
         milliseconds = round((time.monotonic() - started) * 1000)
         self.progress.applied.append(AppliedMigration(name=item.name, milliseconds=milliseconds))

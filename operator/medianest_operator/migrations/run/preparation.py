@@ -172,7 +172,10 @@ class Preparation:
             self._unreadable = read_unreadable(self._connection)
             for schema, name in self._unreadable:
                 self._report(f"warning: {schema}.{name} is not backed up: this role may not read it")
-            without = self._unreadable
+            without = tuple(self._unreadable)
+            if not own:
+                self._unreadable.append(("public", LARGE_OBJECTS))
+                self._report("warning: large objects are not backed up: some belong to others, and pg_dump takes all")
             chunks = dump(self._workbench.environment, exported, large_objects=own, without=without)
             recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
             taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)

@@ -19,12 +19,27 @@ from medianest_operator.backups.logical.toc import LeftOut
 from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
-from medianest_operator.migrations.run.checks import check_destruction, read_holders
+from medianest_operator.migrations.run.checks import check_destruction, check_emptied, read_holders
 from medianest_operator.migrations.run.description import read_description
-from medianest_operator.migrations.run.evidence import Evidence, application_catalog, read_evidence, verify
+from medianest_operator.migrations.run.evidence import (
+    LARGE_OBJECTS,
+    Evidence,
+    application_catalog,
+    read_evidence,
+    verify,
+)
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.postgres.catalog import Catalog, difference
-from medianest_operator.postgres.copies import PUBLIC, DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
+from medianest_operator.postgres.copies import (
+    PUBLIC,
+    WRITING,
+    DatabaseCopy,
+    RoleCopy,
+    Room,
+    read_database,
+    read_roles,
+    seal,
+)
 from medianest_operator.postgres.sandbox import Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError
 
@@ -154,7 +169,7 @@ def make_copy(
             found = read_evidence(connection)
         found = replace(found, catalog=found.catalog.without_extensions(room.brought))
         if not schema_only:
-            with closing(room.connect(room.restorer, {"client_min_messages": "error"})) as connection:
+            with closing(room.connect(room.restorer, WRITING)) as connection:
                 connection.execute("ANALYZE")
         seal(room)
     except ThrowawayError as error:
@@ -169,7 +184,11 @@ def make_copy(
     else:
         # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
         # who write meanwhile have moved it on before it was dumped.
-        rows = {name: count for name, count in wanted.rows.items() if name in found.rows or name not in left.names}
+        rows = {
+            name: count
+            for name, count in wanted.rows.items()
+            if name not in left.names or (name in found.rows and name != LARGE_OBJECTS)
+        }
         unlike = list(verify(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
@@ -199,7 +218,7 @@ def rehearse(
     def told(line: str) -> None:
         report(f"on the copy: {line}")
 
-    holders = read_holders(connection)
+    holders, rows = read_holders(connection), read_evidence(connection).rows
     went = _Went()
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
     if schema_only:
@@ -220,6 +239,7 @@ def rehearse(
     locks = _Locks(connection)
     Application(connection, options, told, before_commit=locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
+    check_emptied(connection, rows, options)
     return Rehearsed(_catalog(copy, connection), locks.described(), went.problem)
 
 

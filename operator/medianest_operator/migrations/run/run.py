@@ -38,6 +38,7 @@ from medianest_operator.migrations.run.admission import check_restorable, refusa
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import (
     check_destruction,
+    check_emptied,
     check_indexes,
     check_rehearsed,
     named_indexes,
@@ -47,6 +48,7 @@ from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, make_parts, parse_all, plan_revert
 from medianest_operator.migrations.run.preparation import Preparation
+from medianest_operator.migrations.run.records import Records
 from medianest_operator.migrations.run.results import (
     ended_applied,
     result_of,
@@ -328,12 +330,14 @@ class MigrationRun:
         assert work.entry is not None
         if work.halts:
             self._journal_step(Step.APPLYING)
+        work.records = Records(work.connection, work.journal, work.entry)
         watcher = Watcher(work.workbench.environment, work.report) if work.workbench.environment else None
         work.application = Application(
             work.connection,
             work.options,
             work.report,
             before_commit=self._before_commit,
+            after_alone=work.records.check,
             watcher=watcher,
         )
         work.application.run(work.parts)
@@ -341,6 +345,8 @@ class MigrationRun:
     def _before_commit(self, part: Part) -> None:
         """The last look before the last commit, which carries the run's end in the journal with it."""
         work = self._work
+        assert work.records is not None
+        work.records.check(part)
         if part is not work.parts[-1] or work.halts:
             return
         with work.clock.timed("verify"):
@@ -353,6 +359,7 @@ class MigrationRun:
         assert work.before is not None
         reached = application_catalog(work.connection)
         check_destruction(work.holders, read_holders(work.connection), work.options)
+        check_emptied(work.connection, work.before.rows, work.options)
         check_indexes(work.before.catalog, reached, named_indexes(work.parts))
         if work.rehearsed is not None and work.rehearsal is not None and work.rehearsal.data:
             check_rehearsed(work.rehearsed.catalog, reached)
