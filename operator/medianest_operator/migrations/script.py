@@ -69,7 +69,7 @@ class Statement:
         moves_sequence: it calls setval, which no rollback reverts.
         indexes_table: the table that the index which it creates is on.
         only_rows: it changes rows at the most, and no definition.
-        runs_code: it is a query, a call or a block, which may do anything.
+        writes_rows: it changes rows, or calls what may.
     """
 
     ordinal: int
@@ -83,7 +83,7 @@ class Statement:
     moves_sequence: bool = False
     indexes_table: str | None = None
     only_rows: bool = False
-    runs_code: bool = False
+    writes_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def parse(sql: str) -> Script:
                 indexes_table=raw.stmt.relation.relname
                 if isinstance(raw.stmt, ast.IndexStmt) and raw.stmt.relation
                 else None,
-                runs_code=isinstance(raw.stmt, ast.SelectStmt | ast.DoStmt | ast.CallStmt),
+                writes_rows=_writes_rows(raw.stmt),
                 only_rows=_writes_rows_alone(raw.stmt),
             )
         )
@@ -341,6 +341,16 @@ def _trace(node: Any) -> Trace:
             return Trace.UNSURE if uses_index else Trace.DEFINITIONS
         case _:
             return Trace.DATA
+
+
+def _writes_rows(node: Any) -> bool:
+    from pglast import ast
+
+    if isinstance(node, ast.SelectStmt):
+        return _calls(node)
+    return isinstance(
+        node, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt | ast.DoStmt | ast.CallStmt
+    )
 
 
 def _writes_rows_alone(node: Any) -> bool:

@@ -31,6 +31,7 @@ _PASSING = re.compile(
     r"|could not (receive|send) data|conflict with recovery|lock timeout|could not obtain lock"
     r"|the database system is|SSL connection has been closed|SSL error|SSL SYSCALL|no connection to the server"
     r"|lost synchronization|deadlock detected|ended by signal|Connection refused"
+    r"|[Nn]o space left on device|could not extend file|out of memory"
     r"|connection not open|too many (clients|connections)|remaining connection slots|snapshot"
 )
 

@@ -125,6 +125,8 @@ SELECT 'function ' || p.oid::regprocedure || ' of ' || pg_get_userbyid(p.proowne
   FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
   JOIN pg_type t ON t.oid = d.refobjid AND d.refclassid = 'pg_type'::regclass
  WHERE pg_has_role(t.typowner, 'USAGE') AND NOT pg_has_role(p.proowner, 'USAGE')
+   AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid
+                                             AND i.deptype IN ('e', 'i'))
  ORDER BY 1
 """
 # Schemas that the clearing leaves: others' own, and those with something of others in them.
@@ -139,7 +141,10 @@ SELECT n.nspname::text FROM pg_namespace n
               UNION ALL SELECT oprowner FROM pg_operator WHERE oid = d.objid AND d.classid = 'pg_operator'::regclass
               UNION ALL SELECT collowner FROM pg_collation WHERE oid = d.objid AND d.classid = 'pg_collation'::regclass
               ) o(owner)
-        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid AND NOT pg_has_role(o.owner, 'USAGE')))
+        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid AND NOT pg_has_role(o.owner, 'USAGE')
+          -- A range type's constructors belong to the bootstrap superuser, whoever made the type.
+          AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = d.classid AND i.objid = d.objid
+                                                    AND i.deptype = 'i')))
 """
 
 

@@ -120,7 +120,8 @@ def way_back(
     except (RevertUnfinished, psycopg.errors.LockNotAvailable) as error:
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{access(locked_out)} {why} Reverting it is not finished: {' '.join(str(error).split())}. Trying again.",
+            f"{access(locked_out)} {why} Reverting it is not finished: {_said(error)}. Trying again; the runbook"
+            " RollbackUnfinished says what may hold it up.",
             failure.failed if failure else None,
         ) from error
     verification = _with_transaction(connection, reverted.verification, transaction)
@@ -144,6 +145,12 @@ def way_back(
             kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNVERIFIED}
         work.journal.finish(entry, ending, kept)
     return rollback
+
+
+def _said(error: Exception) -> str:
+    """The server's sentence, without what psycopg adds to show the place in the text."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((primary or str(error)).split())
 
 
 def _with_transaction(connection: Connection[Any], verification: Verification, transaction: int | None) -> Verification:

@@ -40,6 +40,10 @@ LOCK_ATTEMPTS = 5
 LOCK_PAUSE = 1.0
 
 
+class RestoreFailed(Exception):
+    """The backup can't be restored here, and would not be at another try."""
+
+
 class RevertUnfinished(Exception):
     """The rollback could not be gone to its end (no room, no connection, no lock); going it again may succeed."""
 
@@ -241,7 +245,12 @@ class Revert:
                 self._held.append(f"the backup can't be restored without dropping {first_three(built, ', ')}")
                 return False
             place = clear(not has_large_objects_of_others(self._connection))
-            self._restore((place,), (), own_entries(self._connection))
+            try:
+                self._restore((place,), (), own_entries(self._connection))
+            except RestoreFailed as error:
+                self._report(str(error))
+                self._held.append(str(error))
+                return False
         # It warns of every catalog that only a superuser may look at.
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
@@ -261,8 +270,8 @@ class Revert:
             return False
         try:
             self._restore(planned.before, planned.after, planned.chosen)
-        except RevertUnfinished as error:
-            self._report(f"{error}")
+        except RestoreFailed as error:
+            self._report(str(error))
             return False
         return self._verify().is_equal
 
@@ -275,7 +284,10 @@ class Revert:
         try:
             restore_in_place(self._backup.read(), environment, before, after, chosen, inherit=not self._is_copy)
         except (DumpError, RepositoryError, OSError) as error:
-            raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+            text = f"the restore of {self._backup.path} failed: {error}"
+            if isinstance(error, DumpError) and not error.transient:
+                raise RestoreFailed(text) from error
+            raise RevertUnfinished(text) from error
 
     def _put_rights_back(self) -> None:
         """Rights, settings and comments, which neither the catalog's difference nor a backup has in full."""

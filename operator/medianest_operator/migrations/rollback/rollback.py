@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from medianest_operator.errors import Interrupted
-from medianest_operator.migrations.errors import ADVICE, UNVERIFIED_ADVICE, RunError, access
+from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access, advice
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.rollback.halt import halt
 from medianest_operator.migrations.rollback.recovery import way_back
@@ -18,7 +18,7 @@ from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.results import result_of, server_failure
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.results.migration import Outcome, Reason, Rollback
+from medianest_operator.results.migration import Reason, Rollback
 
 STOPPED = "The run was asked to stop before its end."
 
@@ -99,10 +99,9 @@ def _end(cause: Failure | RunError, text: str, rollback: Rollback, locked_out: b
             f" {UNVERIFIED_ADVICE}",
             cause.failed,
         )
-    final = cause.reason.outcome is Outcome.FAILED
     by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
     return RunError(
         cause.reason,
-        f"{text} It was rolled back{by}: {rollback.verification}. {ADVICE if final else 'Trying again.'}",
+        f"{text} It was rolled back{by}: {rollback.verification}. {advice(cause.reason)}",
         cause.failed,
     )

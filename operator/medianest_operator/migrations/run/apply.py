@@ -250,7 +250,14 @@ class Application:
         found = error or outcome.error
         assert found is not None
         reason = reason_for(found.sqlstate, found.message)
-        if reason is Reason.LOCK_TIMEOUT and self._watcher is not None and self._watcher.last:
+        if reason is Reason.NOT_PRIMARY:
+            # The run began on a server that can be written to, and a failover cuts the connection.
+            reason = Reason.MIGRATION_FAILED
+            text += " The file itself has made the transaction read only."
+        if reason is Reason.STATEMENT_TIMEOUT:
+            text += f" spec.migrations.statementTimeout is {self._options.statement_timeout} ms."
+        waited = (Reason.LOCK_TIMEOUT, Reason.STATEMENT_TIMEOUT)
+        if reason in waited and self._watcher is not None and self._watcher.last:
             text += f" It waited for {self._watcher.last}."
         return Failure(
             *(item, failed, text, reason, prisma_logs(item.migration, found), started_at),

@@ -141,5 +141,6 @@ def check_rehearsed(rehearsed: Catalog, reached: Catalog) -> None:
         raise RunError(
             Reason.REHEARSAL_DIFFERS,
             f"The database came to another schema than its copy in the rehearsal: {first_three(unlike)}."
-            " Something else changed it meanwhile, or the migration does something else each time.",
+            " Something else changed it meanwhile, or the migration does something else each time, as DEFAULT 'now' and"
+            " names made from now() do: write such a value as a constant, or set spec.migrations.rehearse to Never.",
         )

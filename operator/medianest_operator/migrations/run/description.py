@@ -26,7 +26,6 @@ from typing import Any, Final, LiteralString
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
-from medianest_operator.backups.logical.dump import describe
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.postgres.contents import read_unreadable
 
@@ -66,7 +65,7 @@ def read_description(
         DumpError: pg_dump failed: no right, no connection, or a table stayed locked.
         psycopg.Error: as the server says.
     """
-    return {**entries(describe(environment, _left_out(connection), inherit=inherit)), **_roles(connection)}
+    return {**entries(_dumped(environment, _left_out(connection), inherit)), **_roles(connection)}
 
 
 @contextmanager
@@ -74,7 +73,14 @@ def describing(connection: Connection[Any], environment: Mapping[str, str]) -> I
     """As `read_description`, with pg_dump at work beside what the block does; the connection isn't used in it."""
     roles, without = _roles(connection), _left_out(connection)
     with ThreadPoolExecutor(1, thread_name_prefix="description") as pool:
-        yield pool.submit(lambda: {**entries(describe(environment, without)), **roles})
+        yield pool.submit(lambda: {**entries(_dumped(environment, without, True)), **roles})
+
+
+def _dumped(environment: Mapping[str, str], without: list[tuple[str, str]], inherit: bool) -> str:
+    # The controller reads evidence as well, and never a repository's libraries.
+    from medianest_operator.backups.logical.dump import describe
+
+    return describe(environment, without, inherit=inherit)
 
 
 def _left_out(connection: Connection[Any]) -> list[tuple[str, str]]:

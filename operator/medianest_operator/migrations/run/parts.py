@@ -163,7 +163,7 @@ def parse_down(item: Planned) -> tuple[Statement, ...]:
 
 def _brings_rows(statement: Statement) -> bool:
     """Whether a statement of a down script writes rows, or may: dropping what the migration made doesn't."""
-    return statement.only_rows or statement.kind is Kind.MAY_COMMIT or statement.runs_code
+    return statement.writes_rows or statement.kind is Kind.MAY_COMMIT
 
 
 def _is_unsure(statement: Statement, partitioned: set[str]) -> bool:

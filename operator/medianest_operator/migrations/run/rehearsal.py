@@ -54,6 +54,10 @@ SELECT l.relation::regclass::text, l.mode
 """
 
 
+# strerror(ENOSPC): room comes back.
+_FULL = "No space left on device"
+
+
 class CopyError(Exception):
     """No copy could be made; the text says why.
 
@@ -173,11 +177,13 @@ def make_copy(
                 connection.execute("ANALYZE")
         seal(room)
     except ThrowawayError as error:
-        raise CopyError(" ".join(str(error).split()), transient=error.transient) from error
+        text = " ".join(str(error).split())
+        raise CopyError(text, transient=error.transient or _FULL in text) from error
     except psycopg.OperationalError as error:
         raise CopyError(f"the sandbox gave up: {' '.join(str(error).split())}", transient=True) from error
-    except (DumpError, psycopg.Error) as error:
-        raise CopyError(" ".join(str(error).split())) from error
+    except (DumpError, psycopg.Error, OSError) as error:
+        text = " ".join(str(error).split())
+        raise CopyError(text, transient=_FULL in text) from error
     wanted = replace(before, catalog=left.without(before.catalog, found.catalog))
     if schema_only:
         unlike: list[str] = difference(wanted.catalog, found.catalog)

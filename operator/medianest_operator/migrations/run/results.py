@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
+from medianest_operator.migrations.errors import access
 from medianest_operator.migrations.journal import CHANGING, Ending, result_as_json
 from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout
 from medianest_operator.migrations.run import session
@@ -59,8 +60,8 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
         return result_of(
             work,
             Reason.CONNECTION_LOST,
-            f"The connection was lost: {' '.join(found.message.split())}. The next try finds out what was"
-            " committed, and reverts it where it isn't whole.",
+            f"{_access(work)}The connection was lost: {' '.join(found.message.split())}. The next try finds out what"
+            " was committed, and reverts it where it isn't whole.",
         )
     reason = reason_for(found.sqlstate, found.message)
     if found.sqlstate == "42501":
@@ -69,7 +70,18 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
         reason = Reason.INTERNAL_ERROR
     role = work.connection.info.user
     owner = " Everything in the database has to belong to its owner." if reason is Reason.PERMISSION_DENIED else ""
-    return result_of(work, reason, f"The run could not go on as role {role}: {found.message}.{owner}")
+    # Otherwise its entry stays open, and the next run ends it.
+    unchanged = work.entry is None or work.entry.step not in CHANGING
+    nothing = " Nothing was changed." if unchanged else ""
+    text = f"{_access(work)}The run could not go on as role {role}: {found.message}.{owner}{nothing}"
+    return result_of(work, reason, text)
+
+
+def _access(work: Work) -> str:
+    """Said first where a run ends with writers locked out, or with that in doubt."""
+    if work.entry is None or work.entry.lockout is None or (work.is_connected and work.entry.step not in CHANGING):
+        return ""
+    return f"{access(True)} "
 
 
 def ended_applied(work: Work) -> MigrationResult:

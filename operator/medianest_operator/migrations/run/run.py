@@ -19,7 +19,7 @@ from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.errors import RunError
+from medianest_operator.migrations.errors import RunError, access
 from medianest_operator.migrations.journal import Ending, Step
 from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
 from medianest_operator.migrations.plan import make_plan
@@ -317,7 +317,9 @@ class MigrationRun:
                     lock_out(work.connection, lockout, work.report)
                 except LockoutError as error:
                     raise RunError(
-                        Reason.LOCKOUT_FAILED, f"Writers could not be locked out: {error}. Trying again."
+                        Reason.LOCKOUT_FAILED,
+                        f"{access(False)} Writers could not be locked out: {error}. Their rights are given back, and"
+                        " nothing was changed; trying again.",
                     ) from error
             with ExitStack() as stack:
                 work.before = Preparation(work, stack).observe_and_back_up(contents=True)
