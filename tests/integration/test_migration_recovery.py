@@ -13,7 +13,9 @@ from integration.commands import dbctl
 from integration.crashes import (
     AT_THE_GATE,
     GATE,
+    NO_INVERSE,
     PATIENT,
+    RESTORING,
     SHAPES,
     Start,
     Truth,
@@ -83,12 +85,18 @@ def test_stop_that_comes_too_late_for_the_commit(database: Database, before: Tru
 
 @pytest.mark.parametrize(
     ("shape", "table", "statement"),
-    [("concurrently in the middle", "users", "DROP INDEX CONCURRENTLY"), ("commit inside", "sessions", "DO $clear$")],
+    [
+        ("concurrently in the middle", "users", "DROP INDEX CONCURRENTLY"),
+        ("commit inside", "sessions", "TRUNCATE ONLY"),
+        ("commit inside", "sessions", RESTORING),
+    ],
 )
 def test_stopped_on_the_way_back_it_goes_on(
     database: Database, before: Truth, start: Start, shape: str, table: str, statement: str
 ) -> None:
     files = {**SHAPES[shape], "20260103000000_c": FAILING}
+    if statement == RESTORING:
+        files["20260101000000_a"] += NO_INVERSE
     with gate(database) as keeper, database.connect() as reader:
         job = start(files, *PATIENT)
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)
