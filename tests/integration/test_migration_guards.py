@@ -148,6 +148,17 @@ def test_ordinary_settings_stand_in_no_runs_way(medianest: Database, tmp_path: P
         assert result.rehearsal.data
 
 
+def test_rows_that_policies_hide_from_the_backup_are_named(medianest: Database, tmp_path: Path) -> None:
+    medianest.execute(f"{PEOPLE}; ALTER TABLE users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    files = {f"{NAME}.sql": "CREATE TABLE a (id text);\n"}
+    result = migrate(medianest, files, NEVER, folder=tmp_path)
+    assert (result.outcome, result.reason) == ("Failed", "RollbackImpossible"), result
+    assert "Policies may hide rows of users" in result.message
+
+    medianest.execute("ALTER TABLE users NO FORCE ROW LEVEL SECURITY")
+    assert migrate(medianest, files, NEVER, folder=tmp_path).outcome == "Applied"
+
+
 LOSSES = {
     "constant condition": "DELETE FROM media_requests WHERE 1 = 1;\n",
     "USING without a condition": "DELETE FROM media_requests USING users;\n",

@@ -26,7 +26,7 @@ def added_holders(before: Catalog, after: Catalog) -> list[CatalogObject]:
 def written_by_others(connection: Connection[Any], items: Collection[CatalogObject]) -> Iterator[str]:
     """Lock each in turn and look, within the transaction that is open; tells what holds something, in words.
 
-    A run whose writers aren't locked out writes no rows (`script.Trace`): rows of a new table, and values of a new
+    A run whose writers aren't locked out writes no rows (`traces.Trace`): rows of a new table, and values of a new
     column that aren't its default, are somebody else's.
 
     Raises:

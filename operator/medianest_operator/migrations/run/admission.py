@@ -12,7 +12,8 @@ from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.lint.lint import Finding, Severity
 from medianest_operator.migrations.rollback.clearing import dependents
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
-from medianest_operator.migrations.script import Kind, Trace
+from medianest_operator.migrations.script import Kind
+from medianest_operator.migrations.traces import Trace
 from medianest_operator.results.migration import FailedMigration, Reason
 from medianest_operator.results.text import first_three
 

@@ -11,8 +11,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medianest_operator.migrations.script import Kind, Script, Statement, Trace, parse
+from medianest_operator.migrations.script import Kind, Script, Statement, parse
 from medianest_operator.migrations.source import Migration
+from medianest_operator.migrations.traces import Trace
 from medianest_operator.postgres.catalog import Catalog
 
 

@@ -28,9 +28,10 @@ from medianest_operator.migrations.run.evidence import LARGE_OBJECTS, Evidence, 
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.postgres.contents import has_large_objects_of_others, read_unreadable, snapshot
+from medianest_operator.postgres.contents import has_large_objects_of_others, read_tables, read_unreadable, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
+from medianest_operator.results.text import first_three
 
 _NO_RIGHT = "42501"
 """SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
@@ -161,6 +162,14 @@ class Preparation:
 
     def _back_up(self, exported: str) -> premigration.Taken:
         assert self._before is not None
+        hidden = [table.name for table in read_tables(self._connection) if table.has_policies]
+        if hidden:
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"Policies may hide rows of {first_three(hidden, ', ')} from the role that backs up (FORCE ROW LEVEL"
+                " SECURITY), so no backup would be whole. Nothing was changed. Take FORCE away, or let a superuser give"
+                " the owner BYPASSRLS, and set a new spec.migrations.retry.",
+            )
         facts = read_facts(self._connection)
         origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
