@@ -22,7 +22,7 @@ from medianest_operator.migrations.rollback.lockout import Lockout, LockoutError
 from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Failure
-from medianest_operator.migrations.run.checks import check_destruction, check_indexes, read_holders
+from medianest_operator.migrations.run.checks import check_destruction, check_emptied, check_indexes, read_holders
 from medianest_operator.migrations.run.evidence import Evidence, Verification, application_catalog
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.preparation import origin_of
@@ -82,8 +82,9 @@ def way_back(
     connection, workbench = work.connection, work.workbench
     session.roll_back(connection)
     work.journal.keep(entry)
-    # What the run found in the history: SQL that is put together at run time may have changed that as well.
-    prisma.put_rows_back(connection, entry.plan.get("history", ()))
+    # What the run found in the history: SQL that is put together at run time may have changed that as well. After an
+    # unverified rollback a person may have.
+    prisma.put_rows_back(connection, () if entry.unverified else entry.plan.get("history", ()))
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     locked_out = entry.lockout is not None
@@ -282,6 +283,8 @@ class Recovery:
         holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
             check_destruction(holders, read_holders(self._work.connection), RunOptions())
+            if holders:
+                check_emptied(self._work.connection, before.rows, RunOptions())
             check_indexes(before.catalog, application_catalog(self._work.connection), plan.get("indexes", ()))
         except RunError:
             return False

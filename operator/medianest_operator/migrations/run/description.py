@@ -11,7 +11,8 @@ Both texts are compared as they are but for this:
 * comments of pg_dump's own, and what it repeats for the session: its `\\restrict` word (random), and the defaults of
   `SET default_tablespace` and `SET default_table_access_method`, which stand wherever the order of entries puts them.
 
-The journal and Prisma's history are the run's own book-keeping and aren't described.
+The journal and Prisma's history are the run's own book-keeping and aren't described; what `spec.hardening` has made is
+left out, as in the fingerprint.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Final, LiteralString
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
+from medianest_operator.hardening.naming import CURRENT_USER_ID, MARK, is_own
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.postgres.contents import read_unreadable
 
@@ -113,7 +115,39 @@ def entries(text: str) -> Description:
         elif not _SESSION.match(line):
             lines.append(line)
     close()
-    return {label: "\n".join(sorted(bodies)) for label, bodies in found.items()}
+    return _without_hardening({label: "\n".join(sorted(bodies)) for label, bodies in found.items()})
+
+
+def _without_hardening(described: Description) -> Description:
+    """Leave out what `spec.hardening` has made, as the fingerprint does: it comes and goes automatically, and is made
+    again where a migration takes it away."""
+    function = f"FUNCTION {CURRENT_USER_ID}()"
+    ours = MARK in described.get(f"COMMENT {function}", "")
+    secured = {_table(label) for label in described if label.startswith("POLICY ") and is_own(_last(label))}
+    secured -= {_table(label) for label in described if label.startswith("POLICY ") and not is_own(_last(label))}
+    kept = {}
+    for label, text in described.items():
+        if is_own(_last(label)) or (label.startswith("COMMENT ") and MARK in text):
+            continue
+        if (ours and label.endswith(function)) or (label.startswith("ROW SECURITY ") and _last(label) in secured):
+            continue
+        kept[label] = _without_own_lines(text) if label.startswith("TABLE ") else text
+    return kept
+
+
+def _without_own_lines(text: str) -> str:
+    """A table's columns and constraints but for our own; whether a comma follows is the next line's doing."""
+    lines = [line.removesuffix(",") for line in text.split("\n")]
+    return "\n".join(line for line in lines if not is_own(line.strip().removeprefix("CONSTRAINT ").partition(" ")[0]))
+
+
+def _last(label: str) -> str:
+    return label.rpartition(" ")[2].partition("(")[0].rpartition(".")[2]
+
+
+def _table(label: str) -> str:
+    """Of a policy, `POLICY users name`."""
+    return label.split(" ")[1]
 
 
 def differences(before: Description, after: Description) -> list[str]:
