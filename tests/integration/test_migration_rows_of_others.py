@@ -112,6 +112,29 @@ def test_table_with_rows_of_others_is_not_dropped(database: Database, start: Sta
     assert len(open_runs(database)) == 1
 
 
+@pytest.mark.parametrize("locks_out", [False, True])
+def test_what_a_superuser_made_meanwhile_is_not_dropped(database: Database, start: Start, locks_out: bool) -> None:
+    """Nobody can lock him out, and the owner of the schema could drop what is his."""
+    files = {
+        "20260101000000_a": "CREATE TABLE a (id int);\n",
+        "20260102000000_b": "CREATE INDEX CONCURRENTLY a_id ON a (id);\n",
+        "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n",
+    }
+    if locks_out:
+        files["20260101000000_a"] += "UPDATE users SET name = 'x';\nCOMMIT;\n"
+    with gate(database) as keeper:
+        job = start(files, *PATIENT)
+        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+        database.execute("CREATE TABLE kept_by_hand (one) AS SELECT 1; CREATE VIEW activity AS SELECT 1 AS one")
+    code, result, output = job.end()
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
+    first = "The application is locked out of its database. " if locks_out else "The application is not locked out. "
+    assert result["message"].startswith(first), result
+    assert database.execute("SELECT to_regclass('a')") == [(None,)]
+    assert "table kept_by_hand belongs to postgres, so it was not dropped" in result["message"]
+    assert database.execute("SELECT k.one, a.one FROM kept_by_hand k, activity a") == [(1, 1)]
+
+
 WRITING = {
     "rows moved by CREATE TABLE AS": "CREATE TABLE archived AS WITH gone AS (DELETE FROM media_requests WHERE id < 'm5'"
     " RETURNING *) SELECT * FROM gone;\n",

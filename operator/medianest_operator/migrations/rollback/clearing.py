@@ -161,6 +161,16 @@ def dependents(connection: Connection[Any], *, on_rows: bool = False) -> list[st
     return [line for line in found if line.startswith("table ")] if on_rows else found
 
 
+def own_roles(connection: Connection[Any]) -> list[str]:
+    """The roles whose objects are the run's own: those with whose rights it acts, and the one that it logs in as.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    query = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE pg_has_role(oid, 'USAGE') OR rolname = session_user"
+    return [row[0] for row in connection.cursor(row_factory=tuple_row).execute(query).fetchall()]
+
+
 def own_entries(connection: Connection[Any]) -> Callable[[Sequence[str]], Iterable[str]]:
     """Takes the lines of a dump's table of contents that are to be restored here.
 

@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
-from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries
+from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries, own_roles
 from medianest_operator.migrations.rollback.holding import added_holders, written_by_others
 from medianest_operator.migrations.rollback.inverse import NoInverse, drop_of, inverse
 from medianest_operator.migrations.rollback.refill import plan_refill
@@ -30,7 +30,7 @@ from medianest_operator.migrations.run.evidence import (
 )
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
-from medianest_operator.postgres.catalog import CatalogObject, difference
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
 from medianest_operator.postgres.contents import has_large_objects_of_others
 from medianest_operator.postgres.execute import run_script
 from medianest_operator.results.text import first_three
@@ -174,7 +174,7 @@ class Revert:
 
     def _by_inverse(self) -> bool:
         self._put_rights_back()
-        now = application_catalog(self._connection)
+        now = self._own(application_catalog(self._connection))
         try:
             statements = inverse(self._before.catalog, now)
         except NoInverse as missing:
@@ -184,6 +184,23 @@ class Revert:
         for statement in statements:
             self._try(statement, holders.get(statement))
         return True
+
+    def _own(self, now: Catalog) -> Catalog:
+        """A catalog without what others have added meanwhile: the owner of a schema could drop that as well
+        (PostgreSQL manual, DROP TABLE), and it is not the run's."""
+        roles = own_roles(self._connection)
+        added = now.objects.keys() - self._before.catalog.objects.keys()
+        others = {key for key in added if now.objects[key].attributes.get("owner", roles[0]) not in roles}
+        tables = {now.objects[key].name for key in others}
+        for key in sorted(others):
+            item = now.objects[key]
+            self._held.append(f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped")
+
+        def is_theirs(item: CatalogObject) -> bool:
+            return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in tables)
+
+        left = others | {key for key in added if is_theirs(now.objects[key])}
+        return Catalog({key: item for key, item in now.objects.items() if key not in left})
 
     def _held_by_others(self) -> bool:
         """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
