@@ -50,13 +50,17 @@ class Bad:
 BAD = {
     "syntax error late in the file": Bad(
         "ALTER TABLE users ADD COLUMN nickname text;\n\nCREATE TABLE notes (id text);\nCREAT INDEX x ON notes (id);\n",
-        *(3, 4, "42601"),
+        *(3, 4, None),
         f'Statement 3 (line 4) of {NAME}: syntax error at or near "CREAT".',
+        reason="StatementRefused",
+        by="",
     ),
     "unterminated string": Bad(
         "SELECT 1;\nSELECT 'open;\n",
-        *(2, 2, "42601"),
+        *(2, 2, None),
         f'Statement 2 (line 2) of {NAME}: unterminated quoted string at or near "\'open;\n".',
+        reason="StatementRefused",
+        by="",
     ),
     "psql command": Bad(
         "CREATE TABLE notes (id text);\n\\connect other\n",
@@ -176,8 +180,10 @@ BAD = {
     ),
     "syntax error in a file that commits": Bad(
         "CREATE TABLE notes (id text);\nCOMMIT;\nCREAT TABLE more ();\n",
-        *(3, 3, "42601"),
+        *(3, 3, None),
         f'Statement 3 (line 3) of {NAME}: syntax error at or near "CREAT".',
+        reason="StatementRefused",
+        by="",
     ),
     "concurrently on a table that isn't there": Bad(
         "CREATE INDEX CONCURRENTLY notes_idx ON notes (id);\n",

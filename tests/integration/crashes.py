@@ -32,6 +32,11 @@ TRAP, GATE = 4711, 4712
 AT_THE_GATE = f"SELECT pg_advisory_xact_lock({GATE});\n"
 PATIENT = ("--lock-timeout", "60s")
 
+RESTORING = "DO $clear$"
+"""What a restore of everything begins with, in pg_stat_activity."""
+NO_INVERSE = "ALTER TABLE users ALTER COLUMN email DROP NOT NULL;\n"
+"""Nothing but that restore takes it back: rows may be there that the constraint would refuse."""
+
 # The same rows in every database, times included.
 PEOPLE = """
 INSERT INTO users (id, email, created_at) SELECT 'u' || n, n || '@example.org', '2026-01-01'

@@ -9,8 +9,10 @@ import pytest
 from integration.crashes import (
     AT_THE_GATE,
     GATE,
+    NO_INVERSE,
     PATIENT,
     PEOPLE,
+    RESTORING,
     SHAPES,
     Job,
     Start,
@@ -138,15 +140,18 @@ def test_killed_inside_a_part(
     ("shape", "table", "statement"),
     [
         ("concurrently in the middle", "users", "DROP INDEX CONCURRENTLY"),
-        ("concurrently in the middle", "a", "DROP TABLE IF EXISTS a"),
-        ("down scripts", "a", "DROP TABLE a"),
-        ("commit inside", "sessions", "DO $clear$"),
+        ("concurrently in the middle", "a", "LOCK TABLE a"),
+        ("down scripts", "a", "LOCK TABLE a"),
+        ("commit inside", "sessions", "TRUNCATE ONLY"),
+        ("commit inside", "sessions", RESTORING),
     ],
 )
 def test_killed_in_the_middle_of_the_way_back(
     database: Database, before: Truth, start: Start, shape: str, table: str, statement: str, then: str
 ) -> None:
     files = {**SHAPES[shape], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
+    if statement == RESTORING:
+        files["20260101000000_a"] += NO_INVERSE
     with gate(database) as keeper, database.connect() as reader:
         first = start(files, *PATIENT)
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)

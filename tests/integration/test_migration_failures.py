@@ -20,6 +20,10 @@ from medianest_operator.postgres.catalog import read_catalog
 from medianest_operator.results.migration import Reason
 
 ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
+TIMEOUT_ADVICE = (
+    "Give it more time (spec.migrations.statementTimeout), or end what it waited for and set a new"
+    " spec.migrations.retry."
+)
 PEOPLE = """
 INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org'), ('u2', 'bob@example.org');
 INSERT INTO media_requests (id, user_id, title, media_type)
@@ -38,7 +42,8 @@ def test_bad_file_leaves_nothing_and_says_why(medianest: Database, bad: Bad, tmp
         assert state(medianest) == before
     assert (result.outcome, result.reason) == (reason_outcome(bad.reason), bad.reason), result
     assert result.message.startswith(bad.message), result.message
-    assert result.message.endswith(ADVICE if result.outcome == "Failed" and bad.by else result.message[-1:])
+    advice = TIMEOUT_ADVICE if bad.reason == "StatementTimeout" else ADVICE
+    assert result.message.endswith(advice if result.outcome == "Failed" and bad.by else result.message[-1:])
     assert (result.version, result.pending) == ("20250905150611_add_password_hash_to_users", (NAME,))
     assert len(result.to_json().encode()) <= 4096
     if result.failed is not None:

@@ -169,7 +169,7 @@ def test_role_without_rights_is_told(empty: Database) -> None:
     assert (result.outcome, result.reason) == ("Failed", "PermissionDenied")
     assert result.message == (
         "The run could not go on as role stranger: permission denied for schema public. Everything in the database has"
-        " to belong to its owner."
+        " to belong to its owner. Nothing was changed."
     )
 
 

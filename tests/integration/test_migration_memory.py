@@ -229,7 +229,7 @@ def test_restore_that_fails_keeps_writers_off_until_the_next_run_has_finished_it
 
     result = migrate(people, plus(COMMITS), ONCE, folder=tmp_path, report=hide_backup)
     assert (result.outcome, result.reason) == ("Transient", "RollbackUnfinished"), result
-    assert result.message.endswith("Writers stay locked out. Trying again.")
+    assert result.message.startswith("The application is locked out of its database. ")
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         people.execute("SELECT 1", user="medianest_app")
 

@@ -226,7 +226,7 @@ def test_psql_runs_no_command_of_a_forged_dump(bench: Bench, loot: Path) -> None
     target = bench.source.server.create_database()
     try:
         with pytest.raises(DumpError):
-            restore_in_place([forged], target.environment("medianest_migrator"), (), ())
+            restore_in_place([forged], target.environment("medianest_migrator"), (), (), lambda lines: lines)
     finally:
         target.server.drop_database(target)
     assert [path.name for path in loot.iterdir()] == ["secret"]

@@ -21,6 +21,8 @@ def in_do(statement: str) -> str:
 
 
 REFUSED = {
+    "SELECT 1;\nSELEC 2;": "syntax",
+    "CREATE TABLE audit (system_user text)": "syntax",
     "ALTER SYSTEM SET work_mem = '1GB'": "alter-system",
     "CREATE DATABASE other": "other-database",
     "DROP DATABASE other": "other-database",
@@ -285,7 +287,6 @@ WARNINGS = {
     "DO LANGUAGE plperl $$ 1 $$; SELECT 1": ("unreadable-body", "it is written in plperl"),
     "SELECT setval('s', 5)": ("setval", "also when the migration is rolled back later"),
     "ALTER TABLE users SET UNLOGGED": ("unlogged", "emptied by a crash"),
-    "SELECT 1;\nSELEC 2;": ("syntax", 'syntax error at or near "SELEC". The server refuses'),
 }
 
 

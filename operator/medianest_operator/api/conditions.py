@@ -96,6 +96,7 @@ class Reason(StrEnum):
     MIGRATING = "Migrating"
     MIGRATION_FAILED = "MigrationFailed"
     MIGRATION_ROLLED_BACK = "MigrationRolledBack"
+    ROLLBACK_UNFINISHED = "RollbackUnfinished"
     ROLLBACK_UNVERIFIED = "RollbackUnverified"
     DRIFTED = "Drifted"
     SOURCE_INVALID = "MigrationSourceInvalid"
@@ -219,6 +220,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.MIGRATING: _PROGRESS,
         Reason.MIGRATION_FAILED: _STUCK,
         Reason.MIGRATION_ROLLED_BACK: _STUCK,
+        Reason.ROLLBACK_UNFINISHED: _STUCK,
         Reason.ROLLBACK_UNVERIFIED: _STUCK,
         Reason.DRIFTED: _DEGRADED,
         Reason.SOURCE_INVALID: _STUCK,

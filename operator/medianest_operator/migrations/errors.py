@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medianest_operator.results.migration import FailedMigration, Reason
+from medianest_operator.results.migration import FailedMigration, Outcome, Reason
 
 
 class RunError(Exception):
@@ -15,11 +15,34 @@ class RunError(Exception):
         self.failed = failed
 
 
+def touches_records(names: str, what: str) -> RunError:
+    """What a run ends with whose SQL has reached what the run lives by."""
+    return RunError(Reason.STATEMENT_REFUSED, f"{names}: SQL that it puts together at run time {what}. Take that out.")
+
+
+HISTORY_DROPPED = "dropped _prisma_migrations, which says what is applied"
 ADVICE = "Fix the migration or the data, then change the source or set a new spec.migrations.retry."
 """What to do about a failure that trying again can't help."""
+TIMEOUT_ADVICE = (
+    "Give it more time (spec.migrations.statementTimeout), or end what it waited for and set a new"
+    " spec.migrations.retry."
+)
+"""What to do where a statement took too long."""
 
 UNVERIFIED_ADVICE = (
-    "Writers stay locked out where they were. Compare with the pre-migration backup; once the database is as it should"
-    " be, run `medianest-dbctl resolve`."
+    "No migration is applied until that is over: every later run goes back once more and compares again. Compare with"
+    " the pre-migration backup; once the database is as it should be, run `medianest-dbctl resolve`."
 )
 """What to do where a rollback could not be verified."""
+
+
+def advice(reason: Reason) -> str:
+    """What to do about a failure."""
+    if reason.outcome is not Outcome.FAILED:
+        return "Trying again."
+    return TIMEOUT_ADVICE if reason is Reason.STATEMENT_TIMEOUT else ADVICE
+
+
+def access(locked_out: bool) -> str:
+    """Whether the application can reach its database: what whoever is woken by a message has to know first."""
+    return "The application is locked out of its database." if locked_out else "The application is not locked out."

@@ -9,13 +9,14 @@ line and this operator can take turns on one database.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
 
 from medianest_operator.migrations.source import Migration
 from medianest_operator.postgres.roles import let_reader_in
@@ -101,6 +102,15 @@ UPDATE public._prisma_migrations
 """
 
 MARK_FAILED: LiteralString = "UPDATE public._prisma_migrations SET logs = %s WHERE id = %s"
+
+_PUT_BACK: LiteralString = """
+INSERT INTO public._prisma_migrations
+SELECT r.* FROM pg_catalog.jsonb_populate_recordset(NULL::public._prisma_migrations, %s) r
+ON CONFLICT (id) DO UPDATE
+   SET checksum = excluded.checksum, finished_at = excluded.finished_at, migration_name = excluded.migration_name,
+       logs = excluded.logs, rolled_back_at = excluded.rolled_back_at, started_at = excluded.started_at,
+       applied_steps_count = excluded.applied_steps_count
+"""
 
 MARK_ROLLED_BACK: LiteralString = "UPDATE public._prisma_migrations SET rolled_back_at = %s WHERE id = %s"
 
@@ -197,6 +207,20 @@ def ensure_table(connection: Connection[Any]) -> None:
     """Create `_prisma_migrations` as Prisma does, if it isn't there."""
     connection.execute(CREATE_TABLE)
     let_reader_in(connection, (RELATION.schema, RELATION.name))
+
+
+def rows_as_json(connection: Connection[Any]) -> list[Mapping[str, Any]]:
+    """All rows as they are, for `put_rows_back`; none where there is no history."""
+    if not read_history(connection).exists:
+        return []
+    query = "SELECT pg_catalog.to_jsonb(h) FROM public._prisma_migrations h"
+    return [row[0] for row in connection.cursor(row_factory=tuple_row).execute(query).fetchall()]
+
+
+def put_rows_back(connection: Connection[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make these rows what they were, or make them again; others stay."""
+    ensure_table(connection)
+    connection.execute(_PUT_BACK, (Jsonb(list(rows)),))
 
 
 def insert_started(connection: Connection[Any], migration: Migration, started_at: datetime) -> str:

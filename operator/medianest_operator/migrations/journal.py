@@ -225,6 +225,21 @@ class Journal:
         row = self._connection.execute(_SELECT_EXISTS).fetchone()
         return bool(row and row[0])
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether a run's row is there."""
+        if not self.exists():
+            return False
+        query = "SELECT count(*) FROM medianest_operator.migration_runs WHERE id = %s"
+        row = self._connection.execute(query, (entry.id,)).fetchone()
+        return row is not None and row[0] == 1
+
+    def keep(self, entry: Entry) -> None:
+        """Write a run's row again where a migration has removed it: whose rights were taken stands nowhere else."""
+        self.ensure()
+        if not self.holds(entry):
+            self.begin(entry)
+            self.update(entry)
+
     def open_entry(self) -> Entry | None:
         """The run that never ended, or that ended unverified; `None` where nothing is open."""
         with self._connection.cursor(row_factory=dict_row) as cursor:
@@ -250,6 +265,8 @@ class Journal:
 
     def is_applied(self, entry: Entry) -> bool:
         """Whether a run's end as applied has been committed."""
+        if not self.exists():
+            return False
         row = self._connection.execute(
             "SELECT ending FROM medianest_operator.migration_runs WHERE id = %s", (entry.id,)
         ).fetchone()
@@ -281,6 +298,13 @@ class Journal:
         entry.step = step
         self._connection.execute(
             "UPDATE medianest_operator.migration_runs SET step = %s WHERE id = %s", (step, entry.id)
+        )
+
+    def note(self, entry: Entry, **facts: Any) -> None:
+        """Add to what the plan says, in the transaction that is open or in one of its own."""
+        entry.plan = {**entry.plan, **facts}
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET plan = %s WHERE id = %s", (Jsonb(entry.plan), entry.id)
         )
 
     def finish(self, entry: Entry, ending: Ending, result: Mapping[str, Any]) -> None:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import enum
 import json
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from medianest_operator.migrations.traces import Trace, trace_of, writes_rows, writes_rows_alone
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+# PostgreSQL's source, scan.l, dolqdelim.
+_TAG = re.compile(r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*")
+_LONGEST_TAG = 1000
 # How much of a statement is quoted to people.
 EXCERPT = 60
 
@@ -33,17 +40,6 @@ class Kind(enum.Enum):
     MAY_COMMIT = "may commit"
 
 
-class Trace(enum.Enum):
-    """What a committed statement leaves, for reverting it."""
-
-    # Nothing that a later statement would see.
-    NOTHING = "nothing"
-    # Definitions only, whose inverse follows from the catalogs before and after.
-    DEFINITIONS = "definitions"
-    # Rows, or what the catalog doesn't tell in full: only a script that reverts it or a restore brings it back.
-    DATA = "data"
-
-
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement of a file.
@@ -58,6 +54,9 @@ class Statement:
         drops_indexes: names of the indexes that it drops.
         makes_index: the name of the index that it creates.
         moves_sequence: it calls setval, which no rollback reverts.
+        indexes_table: the table that the index which it creates is on.
+        only_rows: it changes rows at the most, and no definition.
+        writes_rows: it changes rows, or calls what may.
     """
 
     ordinal: int
@@ -69,6 +68,9 @@ class Statement:
     drops_indexes: tuple[str, ...] = ()
     makes_index: str | None = None
     moves_sequence: bool = False
+    indexes_table: str | None = None
+    only_rows: bool = False
+    writes_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def parse(sql: str) -> Script:
     from pglast.parser import ParseError
 
     try:
-        tree = parse_sql(_in_ascii(sql))
+        tree = parse_sql(in_ascii(sql))
     except ParseError:
         return Script((), parsed=False)
     statements = []
@@ -136,11 +138,16 @@ def parse(sql: str) -> Script:
                 line=line,
                 kind=_kind(raw.stmt, text),
                 excerpt=_excerpt(text),
-                trace=_trace(raw.stmt),
+                trace=trace_of(raw.stmt),
                 adds_enum_value=isinstance(raw.stmt, ast.AlterEnumStmt) and raw.stmt.oldVal is None,
                 drops_indexes=_dropped_indexes(raw.stmt),
                 makes_index=raw.stmt.idxname if isinstance(raw.stmt, ast.IndexStmt) else None,
                 moves_sequence="setval" in text.lower(),
+                indexes_table=raw.stmt.relation.relname
+                if isinstance(raw.stmt, ast.IndexStmt) and raw.stmt.relation
+                else None,
+                writes_rows=writes_rows(raw.stmt),
+                only_rows=writes_rows_alone(raw.stmt),
             )
         )
     return Script(tuple(statements))
@@ -158,18 +165,40 @@ def ordinal_at(sql: str, position: int) -> int | None:
 
     try:
         # The error's token may be the first of its statement; the lexer counts a statement once it holds a keyword.
-        return len(split(_in_ascii(sql[:position]) + " SELECT", with_parser=False))
+        return len(split(in_ascii(sql[:position]) + " SELECT", with_parser=False))
     except ParseError:
         return None
 
 
-def _in_ascii(sql: str) -> str:
+def in_ascii(sql: str) -> str:
     """The same text, character by character, for asking about its structure alone.
 
     To PostgreSQL's lexer every character beyond ASCII is a letter, as `_` is. pglast turns positions in bytes into
-    positions in characters, which takes minutes for a megabyte of other letters and nothing for ASCII.
+    positions in characters, which takes minutes for a megabyte of other letters and nothing for ASCII. Only the tags of
+    dollar quotes have to stay apart from each other: where one ends decides what is a statement.
     """
-    return sql if sql.isascii() else re.sub(r"[^\x00-\x7f]", "_", sql)
+    if sql.isascii():
+        return sql
+    # Whatever may be a tag stands between two dollar signs.
+    pieces = sql.split("$")
+    used = {piece for piece in pieces if piece.isascii()}
+    tags: dict[str, str] = {}
+    for piece in pieces:
+        if not piece.isascii() and piece not in tags and len(piece) <= _LONGEST_TAG and _TAG.fullmatch(piece):
+            tags[piece] = _stand_in(piece, used)
+            used.add(tags[piece])
+    return "$".join(tags.get(piece) or _BEYOND_ASCII.sub("_", piece) for piece in pieces)
+
+
+def _stand_in(tag: str, used: set[str]) -> str:
+    """A tag in ASCII that no other is."""
+    for letter in string.ascii_letters:
+        if (found := _BEYOND_ASCII.sub(letter, tag)) not in used:
+            return found
+    longer = _BEYOND_ASCII.sub("_", tag)
+    while longer in used:
+        longer += "_"
+    return longer
 
 
 def _excerpt(text: str) -> str:
@@ -238,56 +267,6 @@ def _kind_of_reindex(node: Any) -> Kind:
         enums.ReindexObjectType.REINDEX_OBJECT_DATABASE,
     )
     return Kind.STANDALONE if node.kind in whole else Kind.ORDINARY
-
-
-def _trace(node: Any) -> Trace:
-    from pglast import ast, enums
-
-    match node:
-        case (
-            ast.TransactionStmt()
-            | ast.VariableSetStmt()
-            | ast.VariableShowStmt()
-            | ast.VacuumStmt()
-            | ast.LockStmt()
-            | ast.ConstraintsSetStmt()
-            | ast.CheckPointStmt()
-        ):
-            return Trace.NOTHING
-        case (
-            ast.IndexStmt()
-            | ast.ReindexStmt()
-            | ast.CreateStmt()
-            | ast.CreateTableAsStmt()
-            | ast.ViewStmt()
-            | ast.CreateFunctionStmt()
-            | ast.CreateSeqStmt()
-            | ast.CreateTrigStmt()
-            | ast.CreateEnumStmt()
-            | ast.CompositeTypeStmt()
-            | ast.CreateDomainStmt()
-            | ast.CreateStatsStmt()
-            | ast.CreatePolicyStmt()
-            | ast.CreateSchemaStmt()
-            | ast.CreateExtensionStmt()
-            | ast.CommentStmt()
-        ):
-            return Trace.DEFINITIONS
-        case ast.DropStmt(removeType=enums.ObjectType.OBJECT_INDEX):
-            return Trace.DEFINITIONS
-        case ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TABLE):
-            kinds = enums.AlterTableType
-            # What tightens or adds. What loosens, as DROP NOT NULL does, lets rows in that its inverse refuses.
-            invertible = {
-                kinds.AT_AddColumn,
-                kinds.AT_AddConstraint,
-                kinds.AT_ValidateConstraint,
-                kinds.AT_ColumnDefault,
-                kinds.AT_SetNotNull,
-            }
-            return Trace.DEFINITIONS if all(c.subtype in invertible for c in node.cmds or ()) else Trace.DATA
-        case _:
-            return Trace.DATA
 
 
 def _dropped_indexes(node: Any) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def _replayed(
     copy: Connection[Any], source: Sequence[Migration], brought: Sequence[str]
 ) -> Iterator[tuple[str, Catalog]]:
     options = RunOptions()
-    session.prepare(copy, options)
+    session.prepare(copy)
     prisma.ensure_table(copy)
     application = Application(copy, options, lambda line: None)
     for part in make_parts(parse_all(source), together=False):

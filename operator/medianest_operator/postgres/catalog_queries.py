@@ -136,8 +136,9 @@ SELECT 'rule' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote
 POLICIES: LiteralString = f"""
 SELECT 'policy' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(p.polname) AS name,
        p.polcmd AS command, p.polpermissive AS permissive,
-       (SELECT array_agg(CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r)::text END ORDER BY 1)
-          FROM unnest(p.polroles) r) AS roles,
+       (SELECT array_agg(r.name ORDER BY r.name)
+          FROM (SELECT CASE o WHEN 0 THEN 'public' ELSE pg_get_userbyid(o)::text END
+                  FROM unnest(p.polroles) o) r(name)) AS roles,
        pg_get_expr(p.polqual, p.polrelid) AS "using", pg_get_expr(p.polwithcheck, p.polrelid) AS "check"
   FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE {_USER_SCHEMA}
@@ -195,7 +196,7 @@ PUBLICATIONS: LiteralString = """
 SELECT 'publication' AS kind, NULL AS owner_table, quote_ident(p.pubname) AS name,
        p.puballtables AS all_tables, p.pubinsert AS "insert", p.pubupdate AS "update", p.pubdelete AS "delete",
        p.pubtruncate AS "truncate",
-       (SELECT array_agg(r.prrelid::regclass::text ORDER BY 1)
+       (SELECT array_agg(r.prrelid::regclass::text ORDER BY r.prrelid::regclass::text)
           FROM pg_publication_rel r WHERE r.prpubid = p.oid) AS tables
   FROM pg_publication p
 """

@@ -32,6 +32,8 @@ _SEQUENCES: LiteralString = """
 SELECT n.nspname, c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'S' AND c.relpersistence <> 't'
+   AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') END
+   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
    AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
  ORDER BY 1, 2
 """
@@ -46,6 +48,23 @@ SELECT pg_catalog.left(migration_name, 255) FROM ONLY public._prisma_migrations
 _HISTORY: LiteralString = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'public' AND c.relname = '_prisma_migrations' AND c.relkind = 'r')
+"""
+
+
+# What this session's role may not read, and so a dump of its own can't hold.
+_UNREADABLE: LiteralString = """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'm', 'S') AND c.relpersistence <> 't'
+   AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
+   AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+            AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                               ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END)
+ ORDER BY 1, 2
+"""
+
+_OTHERS_LARGE_OBJECTS: LiteralString = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE NOT pg_catalog.pg_has_role(lomowner, 'USAGE'))
 """
 
 
@@ -133,6 +152,26 @@ def read_schema_version(connection: Connection[Any]) -> str | None:
             return None
         newest = cursor.execute(_VERSION).fetchone()
         return newest[0] if newest else None
+
+
+def read_unreadable(connection: Connection[Any]) -> list[tuple[str, str]]:
+    """The tables and sequences of others that this session's role may not read, by schema and name.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    rows = connection.cursor(row_factory=tuple_row).execute(_UNREADABLE, (naming.JOURNAL_SCHEMA,)).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+def has_large_objects_of_others(connection: Connection[Any]) -> bool:
+    """Whether a large object belongs to somebody whose rights this session's role doesn't have.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    row = connection.cursor(row_factory=tuple_row).execute(_OTHERS_LARGE_OBJECTS).fetchone()
+    return row is not None and bool(row[0])
 
 
 @contextmanager

@@ -42,6 +42,8 @@ READING: Final = {
     "default_transaction_read_only": "on",
 }
 """What the login that reads the evidence begins with."""
+WRITING: Final = {"client_min_messages": "error", "default_transaction_read_only": "off"}
+"""What the login that restores begins with, whatever the database's owner set for all sessions."""
 # Parameters whose value is a list of names, each quoted by itself (PostgreSQL's source, GUC_LIST_QUOTE).
 _LISTS: Final = frozenset({
     "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",

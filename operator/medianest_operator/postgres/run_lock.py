@@ -18,6 +18,11 @@ SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),
    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
  LIMIT 1
 """
+_HELD: LiteralString = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
+                WHERE l.locktype = 'advisory' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
+                  AND l.classid = 0 AND l.objid = 72707369 AND l.objsubid = 1)
+"""
 
 
 def try_lock(connection: Connection[Any]) -> bool:
@@ -29,6 +34,12 @@ def try_lock(connection: Connection[Any]) -> bool:
     row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
     assert row is not None
     return bool(row[0])
+
+
+def is_held(connection: Connection[Any]) -> bool:
+    """Whether this session holds the lock."""
+    row = connection.execute(_HELD).fetchone()
+    return row is not None and bool(row[0])
 
 
 def lock_holder(connection: Connection[Any]) -> str | None:

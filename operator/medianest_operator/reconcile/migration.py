@@ -229,8 +229,8 @@ def _judge(state: MigrationState, plan: Plan | None, schema: Schema, attempt: At
 
 
 def _failure_reason(last: api.MigrationRun) -> Reason:
-    if last.reason == Reason.ROLLBACK_UNVERIFIED:
-        return Reason.ROLLBACK_UNVERIFIED
+    if last.reason in (Reason.ROLLBACK_UNVERIFIED, Reason.ROLLBACK_UNFINISHED):
+        return Reason(last.reason)
     return Reason.MIGRATION_ROLLED_BACK if last.rollback and last.rollback.verified else Reason.MIGRATION_FAILED
 
 

@@ -29,7 +29,7 @@ from medianest_operator.backups.logical.toc import (
     schemas_of,
     write_list,
 )
-from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, Room, prepare, settle
+from medianest_operator.postgres.copies import WRITING, DatabaseCopy, RoleCopy, Room, prepare, settle
 from medianest_operator.postgres.throwaway import ThrowawayServer
 
 _BEFORE = frozenset({"SCHEMA", "EXTENSION"})
@@ -133,7 +133,7 @@ def _finish(room: Room, text: str) -> None:
     """Rights, as their grantors give them: a member may act for each."""
     text = _SESSION.sub(lambda found: f"{found[1] or ''}SET ROLE", _PSQL.sub("", text))
     try:
-        with closing(room.connect(room.restorer)) as connection:
+        with closing(room.connect(room.restorer, WRITING)) as connection:
             connection.execute(text.encode())
     except psycopg.OperationalError:
         raise

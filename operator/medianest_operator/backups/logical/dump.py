@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,7 @@ _PASSING = re.compile(
     r"|could not (receive|send) data|conflict with recovery|lock timeout|could not obtain lock"
     r"|the database system is|SSL connection has been closed|SSL error|SSL SYSCALL|no connection to the server"
     r"|lost synchronization|deadlock detected|ended by signal|Connection refused"
+    r"|[Nn]o space left on device|could not extend file|out of memory"
     r"|connection not open|too many (clients|connections)|remaining connection slots|snapshot"
 )
 
@@ -57,6 +58,9 @@ def dump(
     level: int = 1,
     format: Format = Format.CUSTOM,
     schema: str | None = None,
+    *,
+    large_objects: bool = True,
+    without: Sequence[tuple[str, str]] = (),
 ) -> Iterator[bytes]:
     """A database as pg_dump writes it, in pieces as they come.
 
@@ -66,6 +70,8 @@ def dump(
         level: zlib's, 0 to 9.
         format: its own, or SQL that is packed by gzip.
         schema: nothing but this one, and without owners and rights.
+        large_objects: with them; pg_dump fails at the first that it may not read.
+        without: tables and sequences that are left out, by schema and name.
 
     Raises:
         DumpError: pg_dump failed, also in the middle of the stream: what was read so far is no backup then.
@@ -76,6 +82,11 @@ def dump(
         f"--lock-wait-timeout={LOCK_WAIT}",
         f"--dbname={KEEPALIVE}",
     ]
+    # UTF8 whatever the database's owner set for its sessions.
+    arguments.append("--encoding=UTF8")
+    arguments += [f"--exclude-table={pattern(*name)}" for name in without]
+    if not large_objects:
+        arguments.append("--no-blobs")
     if format is Format.SCHEMA:
         arguments.append("--schema-only")
     if schema is None:
@@ -86,6 +97,31 @@ def dump(
         arguments.append(f"--snapshot={snapshot}")
     with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:
         yield from program.output()
+
+
+def pattern(schema: str, name: str) -> str:
+    """What matches one table alone (PostgreSQL manual, psql, Patterns)."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
+def describe(environment: Mapping[str, str], without: Sequence[tuple[str, str]], *, inherit: bool = True) -> str:
+    """All definitions of a database, its own settings and rights among them, as SQL. The journal isn't.
+
+    Args:
+        environment: as for `dump`.
+        without: tables and sequences that are left out, by schema and name.
+        inherit: as in `restore_stream`.
+
+    Raises:
+        DumpError: pg_dump failed.
+    """
+    arguments = [
+        *("--schema-only", "--create", "--encoding=UTF8", f"--lock-wait-timeout={LOCK_WAIT}"),
+        *(f"--exclude-schema={naming.JOURNAL_SCHEMA}", f"--dbname={KEEPALIVE}"),
+        *(f"--exclude-table={pattern(*name)}" for name in without),
+    ]
+    with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE, inherit=inherit) as program:
+        return b"".join(program.output()).decode("utf-8", "backslashreplace")
 
 
 def restore_archive(
@@ -194,27 +230,36 @@ def conninfo_value(text: str) -> str:
 
 
 def restore_in_place(
-    chunks: Iterable[bytes], environment: Mapping[str, str], before: Sequence[str], after: Sequence[str]
+    chunks: Iterable[bytes],
+    environment: Mapping[str, str],
+    before: Sequence[str],
+    after: Sequence[str],
+    chosen: Callable[[Sequence[str]], Iterable[str]],
+    inherit: bool = True,
 ) -> None:
     """Put a dump into the database that `environment` names, in one transaction with the statements around it.
 
     Either all of it happens or nothing: the statements of `before` (which clear the place), the dump, and those of
     `after`.
 
+    Args:
+        chosen: takes the lines of the dump's table of contents that are to be restored, in their order.
+        inherit: as in `restore_stream`.
+
     Raises:
         DumpError: an error, after which nothing has changed.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8") as entries:
-        spool, listing = _spool(chunks)
+        spool, listing = _spool(chunks, chosen)
         with spool:
             entries.write(listing)
             entries.flush()
             reading = ["--file=-", f"--use-list={entries.name}", spool.name]
             writing = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--file=-"]
-            with _Program("psql", writing, environment, stdin=subprocess.PIPE) as psql:
+            with _Program("psql", writing, environment, stdin=subprocess.PIPE, inherit=inherit) as psql:
                 # Not psql's --single-transaction: at the end of a script that was cut off, it would commit.
                 psql.feed([_script("BEGIN", *before)])
-                with _Program("pg_restore", reading, environment, stdout=subprocess.PIPE) as script:
+                with _Program("pg_restore", reading, {}, stdout=subprocess.PIPE, inherit=inherit) as script:
                     psql.feed(script.output())
                 psql.feed([_script(*after, "COMMIT")])
 
@@ -223,20 +268,20 @@ def _script(*statements: str) -> bytes:
     return "".join(f"{statement};\n" for statement in statements).encode()
 
 
-def _spool(chunks: Iterable[bytes]) -> tuple[IO[bytes], str]:
-    """The dump in a file, and its table of contents less what only a superuser can restore."""
+def _spool(chunks: Iterable[bytes], chosen: Callable[[Sequence[str]], Iterable[str]]) -> tuple[IO[bytes], str]:
+    """The dump in a file, and what is wanted of its table of contents."""
     spool = tempfile.NamedTemporaryFile("wb", suffix=".dump")  # noqa: SIM115
-    for chunk in chunks:
-        spool.write(chunk)
-    spool.flush()
     try:
+        for chunk in chunks:
+            spool.write(chunk)
+        spool.flush()
         listed = _list(spool.name)
-    except DumpError:
-        spool.close()
+    except BaseException:
+        # What could not be written out is tried again as the file is closed.
+        with contextlib.suppress(OSError):
+            spool.close()
         raise
-    # The comment of an extension belongs to its owner, and comes with the extension anyway.
-    kept = [line for line in listed.split("\n") if " COMMENT - EXTENSION " not in line]
-    return spool, "\n".join(kept) + "\n"
+    return spool, "\n".join(chosen(listed.split("\n"))) + "\n"
 
 
 def _list(archive: str, options: Sequence[str] = ()) -> str:

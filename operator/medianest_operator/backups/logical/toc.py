@@ -116,6 +116,17 @@ class LeftOut:
         return False
 
 
+def parse_entry(line: str) -> Entry | None:
+    """An entry as pg_restore lists it; `None` for a line that is none."""
+    found = _LINE.match(line)
+    if found is None:
+        return None
+    text = found[2]
+    kind = next((kind for kind in _KINDS if text.startswith(f"{kind} ")), "")
+    # One without an owner ends in a space.
+    return Entry(int(found[1]), line, kind, text.removeprefix(f"{kind} "))
+
+
 def read_toc(archive: Path) -> list[Entry]:
     """The table of contents of a dump, or of the beginning of one.
 
@@ -124,11 +135,8 @@ def read_toc(archive: Path) -> list[Entry]:
     """
     entries: list[Entry] = []
     for line in contents(archive, ["--verbose"]):
-        if (found := _LINE.match(line)) is not None:
-            text = found[2]
-            kind = next((kind for kind in _KINDS if text.startswith(f"{kind} ")), "")
-            # One without an owner ends in a space.
-            entries.append(Entry(int(found[1]), line, kind, text.removeprefix(f"{kind} ")))
+        if (entry := parse_entry(line)) is not None:
+            entries.append(entry)
         elif (found := _DEPENDS.match(line)) is not None and entries:
             last = entries[-1]
             needs = frozenset(int(number) for number in found[1].split())

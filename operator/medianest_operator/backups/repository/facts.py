@@ -22,7 +22,9 @@ from medianest_operator.postgres.throwaway import ThrowawayError, postgres_progr
 _DATABASE: LiteralString = """
 SELECT d.datname::text, pg_catalog.pg_get_userbyid(d.datdba)::text, pg_catalog.pg_encoding_to_char(d.encoding)::text,
        d.datcollate, d.datctype, pg_catalog.current_setting('server_version'),
-       pg_catalog.pg_database_size(d.oid),
+       CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT') THEN pg_catalog.pg_database_size(d.oid)
+            ELSE (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(c.oid))::bigint FROM pg_catalog.pg_class c
+                   WHERE c.relkind IN ('r', 'm', 'S')) END,
        (SELECT system_identifier::text FROM pg_catalog.pg_control_system())
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
@@ -82,6 +84,9 @@ class DatabaseFacts:
 
 def read_facts(connection: Connection[Any]) -> DatabaseFacts:
     """What there is to say of the database that the connection is in; any role may read it.
+
+    Its size is the server's own figure, which asks for the right to connect (PostgreSQL manual, Database Object
+    Management Functions); to a role without it, as a lockout leaves it, the sum of what the relations take.
 
     Raises:
         psycopg.Error: the connection is lost.

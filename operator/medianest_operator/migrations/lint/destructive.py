@@ -6,6 +6,7 @@ a rename before the loss doesn't hide it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -41,6 +42,10 @@ class DataLoss:
                 yield from self._truncate(node)
             case "DeleteStmt":
                 yield from self._delete(node)
+            case "MergeStmt":
+                yield from self._merge(node)
+            case "UpdateStmt":
+                yield from self._update(node)
             case "AlterTableStmt":
                 yield from self._alter(node)
             case _:
@@ -106,14 +111,45 @@ class DataLoss:
 
     def _delete(self, node: Node) -> Iterator[Loss]:
         condition = node.get("whereClause")
-        if condition is not None and not _is_true(condition):
+        if condition is not None and not _is_constant(condition):
             return
         table = self._find(node["relation"])
-        if table is not None and "usingClause" not in node:
+        if table is not None:
             yield Loss(
                 "delete-all",
                 f"deletes from {table.name} without a condition: {table.size} are lost. Say with WHERE which rows are"
                 " meant.",
+                table.name,
+            )
+
+    def _merge(self, node: Node) -> Iterator[Loss]:
+        table = self._find(node["relation"])
+        clauses = [item["MergeWhenClause"] for item in node.get("mergeWhenClauses", [])]
+        deletes = any(clause.get("commandType") == "CMD_DELETE" and "condition" not in clause for clause in clauses)
+        if table is not None and deletes:
+            yield Loss(
+                "delete-matched",
+                f"deletes from {table.name} every row that is matched: up to {table.size} are lost. Say with AND which"
+                " rows are meant.",
+                table.name,
+            )
+
+    def _update(self, node: Node) -> Iterator[Loss]:
+        condition = node.get("whereClause")
+        table = self._find(node["relation"])
+        if table is None or "fromClause" in node or (condition is not None and not _is_constant(condition)):
+            return
+        cleared = [
+            target["name"]
+            for target in (item["ResTarget"] for item in node.get("targetList", []))
+            if target.get("val", {}).get("A_Const", {}).get("isnull")
+            and (not table.columns or target["name"] in table.columns)
+        ]
+        if cleared:
+            yield Loss(
+                "clear-column",
+                f"sets {', '.join(cleared)} of {table.name} to NULL in every row: {table.size} lose what stood there."
+                " Say with WHERE which rows are meant.",
                 table.name,
             )
 
@@ -133,13 +169,21 @@ class DataLoss:
             return
         for command in commands:
             column = str(command.get("name", ""))
-            if table.columns and column not in table.columns:
+            if table.columns and "name" in command and column not in table.columns:
                 continue
             match command.get("subtype"):
                 case "AT_DropColumn":
                     yield Loss(
                         "drop-column",
                         f"drops column {column} of {table.name}: {table.size} lose it.",
+                        table.name,
+                    )
+                case "AT_DetachPartition":
+                    part = ".".join(_spelled(command["def"]["PartitionCmd"]["name"]))
+                    yield Loss(
+                        "detach-partition",
+                        f"takes partition {part} out of {table.name}: its rows stay in {part}, and whoever reads"
+                        f" {table.name} no longer finds them.",
                         table.name,
                     )
                 case "AT_AlterColumnType":
@@ -230,9 +274,10 @@ class _Type(NamedTuple):
         return len(self.limits) == len(old.limits) == 1 and self.limits[0] >= old.limits[0]
 
 
-def _is_true(condition: Any) -> bool:
-    value = condition.get("A_Const", {}).get("boolval")
-    return value is not None and bool(value.get("boolval", False))
+def _is_constant(condition: Any) -> bool:
+    """Whether a condition speaks of no row, as `true` or `1 = 1` do: it holds for all of them or for none."""
+    words = json.dumps(condition)
+    return not any(f'"{tag}"' in words for tag in ("ColumnRef", "FuncCall", "SubLink", "CurrentOfExpr", "ParamRef"))
 
 
 def _table_name(relation: Node) -> tuple[str | None, str]:

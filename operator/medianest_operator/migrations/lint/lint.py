@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, LiteralString
 
@@ -22,18 +24,20 @@ from medianest_operator.migrations.lint.syntax import (
     ParsedStatement,
     SyntaxProblem,
     body_of,
-    in_ascii,
     names_of,
     nodes,
     parse_statements,
 )
 from medianest_operator.migrations.lint.warnings import not_transactional, warnings
-from medianest_operator.migrations.script import Kind, line_of, ordinal_at
+from medianest_operator.migrations.script import Kind, in_ascii, line_of, ordinal_at
 from medianest_operator.migrations.source import Migration
 from medianest_operator.naming import JOURNAL_SCHEMA
 
 __all__ = ["Finding", "Severity", "TableSize", "lint", "read_table_sizes"]
 
+_SPACES = frozenset("\u00a0\u1680\u2007\u200b\u202f\u2060\u3000\ufeff")
+# For the advice alone, in a file that has no tree.
+_COPY = re.compile(r"^\s*COPY\b[^;]*\bFROM\s+STDIN\b", re.IGNORECASE | re.MULTILINE)
 _OWN_TRANSACTION = {Kind.BEGINS, Kind.COMMITS}
 # Rows are counted, not estimated, in tables up to this size: a few milliseconds.
 COUNTED_UP_TO = 8 * 1024 * 1024
@@ -251,11 +255,26 @@ def _unparsed(migration: Migration, problem: SyntaxProblem) -> Finding:
             f"{command} is a command of psql, which reads it itself; it is not SQL and the server doesn't know it. Take"
             " it out; what it stands for must be written as SQL.",
         )
-    return Finding(
-        Severity.WARNING,
-        "syntax",
-        *(migration.name, ordinal, line),
-        f"{problem}. The server refuses a file that doesn't parse as a whole, so nothing else was looked at.",
+    return Finding(Severity.REFUSED, "syntax", *(migration.name, ordinal, line), f"{problem}. {_advice(sql, problem)}")
+
+
+def _advice(sql: str, problem: SyntaxProblem) -> str:
+    """What to do about a file that doesn't parse."""
+    line = sql[sql.rfind("\n", 0, problem.position) + 1 :].split("\n", 1)[0]
+    strange = next((letter for letter in line if letter in _SPACES), None)
+    if strange is not None:
+        return (
+            f"The line holds U+{ord(strange):04X} ({unicodedata.name(strange)}), which is a letter to PostgreSQL and no"
+            " white space: write a space instead."
+        )
+    if _COPY.search(sql, 0, problem.position):
+        return (
+            "COPY FROM STDIN waits for data that a migration file can't carry (psql reads the lines that follow,"
+            " PostgreSQL does not); write the rows as INSERT statements."
+        )
+    return (
+        "What can't be parsed here isn't sent, since what it does and how it is rolled back can't be known. A name that"
+        " newer versions of PostgreSQL reserve, as system_user or json_value, is read once it stands in double quotes."
     )
 
 

@@ -18,7 +18,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medianest_operator.migrations.lint.syntax import Node, ParsedStatement, in_ascii
+from medianest_operator.migrations.lint.syntax import Node, ParsedStatement
+from medianest_operator.migrations.script import in_ascii
 
 PROGRAM = "squawk"
 SERVER_VERSION = "15.0"

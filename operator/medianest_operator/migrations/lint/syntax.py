@@ -8,12 +8,11 @@ an `A_Const`, so that the text of a literal is never taken for a name.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from medianest_operator.migrations.script import Kind, parse
+from medianest_operator.migrations.script import Kind, in_ascii, parse
 
 Node = dict[str, Any]
 
@@ -233,11 +232,6 @@ def _tree(sql: str) -> list[Node]:
     except RecursionError:
         raise SyntaxProblem("nested too deeply", 0) from None
     return statements
-
-
-def in_ascii(sql: str) -> str:
-    """The text with each character beyond ASCII as `_`, a letter like them: byte and character positions then agree."""
-    return sql if sql.isascii() else re.sub(r"[^\x00-\x7f]", "_", sql)
 
 
 def type_of(spelled: str) -> Node:

@@ -7,6 +7,7 @@ none, and another way of reverting has to be taken.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key
@@ -72,7 +73,7 @@ def inverse(before: Catalog, after: Catalog) -> list[str]:
     for kind in _DROPS:
         for item in sorted((item for item in added.values() if item.kind == kind), key=lambda item: item.key):
             if not _goes_with_another(item, dropped_tables, added):
-                statements.append(_drop(item))
+                statements.append(drop_of(item))
     for item in added.values():
         if item.kind == "comment":
             statements.append(_comment(item.name, None))
@@ -97,10 +98,15 @@ def _is_of_added(item: CatalogObject, added: Mapping[Key, CatalogObject]) -> boo
     return any(name == other.name or name.startswith(f"{other.name}.") for other in added.values())
 
 
-def _drop(item: CatalogObject) -> str:
-    # An index is in its table's schema.
-    schema = item.table.rpartition(".")[0] if "." in item.table else ""
-    return _DROPS[item.kind].format(name=item.name, table=item.table, schema=f"{schema}." if schema else "")
+def drop_of(item: CatalogObject) -> str:
+    """The statement that drops an object which a run has added."""
+    return _DROPS[item.kind].format(name=item.name, table=item.table, schema=_schema_of(item.table))
+
+
+def _schema_of(table: str) -> str:
+    """An index is in its table's schema: that of `beside.there` is `beside.`, that of `"c.d"` is `public`."""
+    found = re.fullmatch(r'((?:"(?:[^"]|"")+"|[^".]+)\.)(?:"(?:[^"]|"")+"|[^".]+)', table)
+    return found[1] if found else ""
 
 
 def _bring_back(item: CatalogObject) -> list[str]:
@@ -148,8 +154,7 @@ def _nullable(was: CatalogObject) -> list[str]:
 def _valid(was: CatalogObject) -> list[str]:
     if not was.attributes["valid"]:
         return []
-    schema = was.table.rpartition(".")[0]
-    return [f"REINDEX INDEX CONCURRENTLY {schema + '.' if schema else ''}{was.name}"]
+    return [f"REINDEX INDEX CONCURRENTLY {_schema_of(was.table)}{was.name}"]
 
 
 def _validated(was: CatalogObject) -> list[str]:

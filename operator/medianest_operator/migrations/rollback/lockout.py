@@ -1,9 +1,10 @@
 """Lock the writers out: nobody but the run may connect to the database until it is lifted again.
 
-The right to connect is taken from everybody else, and their sessions are ended. That is the database owner's own right
-to give and take, so it needs no superuser; ending sessions needs pg_signal_backend. It is written to the journal first,
-so that whoever finds the run interrupted can lift it. Superusers can't be locked out, and the controller's reader
-isn't: it writes nothing, and reads in the journal how the run goes on.
+The right to connect is taken from everybody else, the owner and its members included, and their sessions are ended.
+That is the database owner's own right to give and take, so it needs no superuser; ending sessions needs
+pg_signal_backend. It is written to the journal first, so that whoever finds the run interrupted can lift it. Superusers
+can't be locked out, and the controller's reader isn't: it writes nothing, and reads in the journal how the run goes on.
+What can't be taken, or not be given back as it was, is named by `obstacle` before anything is changed.
 """
 
 from __future__ import annotations
@@ -24,16 +25,33 @@ _PAUSE = 0.1
 _READER: Mapping[str, str] = {"reader": f"_{CONTROLLER_SUFFIX}"}
 """What follows the owner's name in the reader's (`logins.controller_name`)."""
 
-# Who may connect by a grant of its own. The owner's right comes with the ownership; 0 stands for everybody.
+# Who may connect by a grant of its own, the owner among them: its members have the right through it. 0 stands for
+# everybody.
 _GRANTEES: LiteralString = """
-SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
+SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, a.is_grantable
   FROM pg_catalog.pg_database d,
        pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
  WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
-   AND a.grantee <> d.datdba
    AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) <> pg_catalog.pg_get_userbyid(d.datdba) || %(reader)s)
-   AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) NOT IN (session_user, current_user))
+   AND (a.grantee = 0 OR pg_catalog.pg_get_userbyid(a.grantee) <> session_user)
  ORDER BY 1 NULLS LAST
+"""
+
+# What only its grantor takes and gives (PostgreSQL manual, GRANT and REVOKE).
+_BY_OTHERS: LiteralString = """
+SELECT pg_catalog.pg_get_userbyid(a.grantor)::text,
+       CASE a.grantee WHEN 0 THEN 'everybody' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
+  FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+ WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT' AND a.grantor <> d.datdba
+ ORDER BY 1, 2
+"""
+
+# Who logs in with the right of the role that the run itself logs in as, which keeps it.
+_MEMBERS: LiteralString = """
+SELECT r.rolname::text FROM pg_catalog.pg_roles r
+ WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname <> session_user
+   AND pg_catalog.pg_has_role(r.oid, session_user::pg_catalog.regrole, 'USAGE')
+ ORDER BY 1
 """
 
 _POSSIBLE: LiteralString = """
@@ -71,7 +89,8 @@ class LockoutError(Exception):
 
 _OWN: LiteralString = """
 SELECT session_user::text,
-       EXISTS (SELECT FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+       EXISTS (SELECT FROM pg_catalog.pg_database d,
+                      pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
                 WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
                   AND pg_catalog.pg_get_userbyid(a.grantee) = session_user)
 """
@@ -83,18 +102,20 @@ class Lockout:
 
     Attributes:
         grantees: whose right to connect was taken; `None` among them stands for everybody (PUBLIC).
+        grantable: those among them who could pass it on.
         own: the run's role, where it had no such right of its own and was given one meanwhile.
     """
 
     grantees: tuple[str | None, ...]
     own: str | None = None
+    grantable: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"grantees": list(self.grantees), "own": self.own}
+        return {"grantees": list(self.grantees), "own": self.own, "grantable": list(self.grantable)}
 
     @classmethod
     def from_json(cls, document: Any) -> Lockout:
-        return cls(tuple(document["grantees"]), document["own"])
+        return cls(tuple(document["grantees"]), document["own"], tuple(document.get("grantable", ())))
 
 
 def obstacle(connection: Connection[Any]) -> str | None:
@@ -106,23 +127,38 @@ def obstacle(connection: Connection[Any]) -> str | None:
         return f"the database belongs to {owner}, and role {connection.info.user} is no member of it"
     if not superuser and not signals:
         return f"role {connection.info.user} may not end sessions: grant it pg_signal_backend"
+    cursor = connection.cursor(row_factory=tuple_row)
+    by_others = cursor.execute(_BY_OTHERS).fetchall()
+    if by_others:
+        listed = ", ".join(f"{grantor} to {grantee}" for grantor, grantee in by_others)
+        return (
+            f"the right to connect was passed on ({listed}), which only its grantor can take back and give again:"
+            f" REVOKE it, and GRANT it as {owner}"
+        )
+    members = [row[0] for row in cursor.execute(_MEMBERS).fetchall()]
+    if members and not superuser:
+        return (
+            f"{', '.join(members)} can log in as members of {connection.info.user}, whose right to connect the run"
+            " itself needs: let the run log in as a role of its own that is a member of the owner"
+        )
     return None
 
 
 def observe(connection: Connection[Any]) -> Lockout:
     """Whose right would be taken."""
     cursor = connection.cursor(row_factory=tuple_row)
-    grantees = tuple(row[0] for row in cursor.execute(_GRANTEES, _READER).fetchall())
+    found = cursor.execute(_GRANTEES, _READER).fetchall()
+    grantable = tuple(name for name, is_grantable in found if is_grantable and name is not None)
     row = cursor.execute(_OWN).fetchone()
     assert row is not None
-    return Lockout(grantees, None if row[1] else row[0])
+    return Lockout(tuple(name for name, _ in found), None if row[1] else row[0], grantable)
 
 
 def lock_out(connection: Connection[Any], lockout: Lockout, report: Callable[[str], None]) -> None:
     """Take the rights and end the sessions; returns once nobody else is connected.
 
     Raises:
-        FenceError: a session doesn't end, or may not be ended.
+        LockoutError: a session doesn't end, or may not be ended.
     """
     if lockout.own is not None:
         _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (lockout.own,))
@@ -156,8 +192,10 @@ def _give_up_after(deadline: float, pids: Set[int]) -> None:
 
 
 def lift_lockout(connection: Connection[Any], lockout: Lockout) -> None:
-    """Give the rights back; safe to repeat."""
-    _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", lockout.grantees)
+    """Give the rights back as they were; safe to repeat."""
+    plain = [name for name in lockout.grantees if name not in lockout.grantable]
+    _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", plain)
+    _change(connection, "GRANT CONNECT ON DATABASE {} TO {} WITH GRANT OPTION", lockout.grantable)
     if lockout.own is not None:
         _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", (lockout.own,))
 

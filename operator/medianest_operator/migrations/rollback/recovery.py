@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -14,13 +16,13 @@ from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.facts import read_facts
 from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError
+from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
 from medianest_operator.migrations.rollback.lockout import Lockout, LockoutError, lift_lockout, lock_out
 from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Failure
-from medianest_operator.migrations.run.checks import check_destruction, check_indexes, read_holders
+from medianest_operator.migrations.run.checks import check_destruction, check_emptied, check_indexes, read_holders
 from medianest_operator.migrations.run.evidence import Evidence, Verification, application_catalog
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.preparation import origin_of
@@ -38,6 +40,11 @@ SELECT migration_name, bool_or(finished_at IS NOT NULL)
 _MARK_ROLLED_BACK = """
 UPDATE public._prisma_migrations SET rolled_back_at = now(), logs = coalesce(logs, %s)
  WHERE migration_name = ANY(%s) AND rolled_back_at IS NULL
+"""
+
+_INSERT_FAILED = """
+INSERT INTO public._prisma_migrations (id, checksum, started_at, migration_name, logs)
+VALUES (%s, %s, now(), %s, %s)
 """
 
 
@@ -74,6 +81,10 @@ def way_back(
     started = time.monotonic()
     connection, workbench = work.connection, work.workbench
     session.roll_back(connection)
+    work.journal.keep(entry)
+    # What the run found in the history: SQL that is put together at run time may have changed that as well. After an
+    # unverified rollback a person may have.
+    prisma.put_rows_back(connection, () if entry.unverified else entry.plan.get("history", ()))
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
     locked_out = entry.lockout is not None
@@ -83,32 +94,35 @@ def way_back(
         if not layout.is_of(entry.backup, origin_of(workbench, read_facts(connection)), Tier.PRE_MIGRATION):
             raise RunError(
                 Reason.ROLLBACK_IMPOSSIBLE,
-                f"{why} The journal names {entry.backup!r} as the backup of the run, which is not one of this database."
+                f"{access(locked_out)} {why} The journal names {entry.backup!r} as the backup of the run, which is not"
+                " one of this database."
                 " Nothing was restored; somebody has changed medianest_operator.migration_runs.",
                 failure.failed if failure else None,
             )
         backup = Backup(workbench.repositories, entry.backup, workbench.environment, workbench.identities)
     downs = entry.plan.get("downs", {})
-    rows = _rows_of_run(connection, names)
-    committed = [name for name, finished in rows.items() if finished]
+    # What an earlier attempt found: after an unverified one the history calls none of it applied any more.
+    found = {name for name, finished in _rows_of_run(connection, names).items() if finished}
+    committed = sorted(found.union(entry.plan.get("committed", ())))
+    work.journal.note(entry, committed=committed)
     revert = Revert(
         connection,
-        work.options,
         work.report,
         before=before,
-        downs={name: downs[name] for name in sorted(committed) if name in downs},
+        downs={name: downs[name] for name in committed if name in downs},
         locked_out=locked_out,
+        environment=workbench.environment,
         backup=backup,
         # The rows of the history commit with the run's only transaction.
-        changed=entry.strategy != Strategy.TRANSACTION or bool(rows),
+        changed=entry.strategy != Strategy.TRANSACTION or bool(committed),
     )
     try:
         reverted = revert.run()
     except (RevertUnfinished, psycopg.errors.LockNotAvailable) as error:
-        held = "Writers stay locked out. " if locked_out else ""
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
-            f"{why} Reverting it is not finished: {' '.join(str(error).split())}. {held}Trying again.",
+            f"{access(locked_out)} {why} Reverting it is not finished: {_said(error)}. Trying again; the runbook"
+            " RollbackUnfinished says what may hold it up.",
             failure.failed if failure else None,
         ) from error
     verification = _with_transaction(connection, reverted.verification, transaction)
@@ -122,14 +136,22 @@ def way_back(
     with connection.transaction():
         if verification.is_equal:
             _resolve_history(connection, names, why, failure)
-            if entry.lockout is not None:
-                lift_lockout(connection, Lockout.from_json(entry.lockout))
+        else:
+            _leave_unresolved(connection, entry, why, failure)
+        if verification.is_equal and entry.lockout is not None:
+            lift_lockout(connection, Lockout.from_json(entry.lockout))
         ending = Ending.ROLLED_BACK if verification.is_equal else Ending.UNVERIFIED
         kept = dict(finish(rollback))
         if not verification.is_equal:
             kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNVERIFIED}
         work.journal.finish(entry, ending, kept)
     return rollback
+
+
+def _said(error: Exception) -> str:
+    """The server's sentence, without what psycopg adds to show the place in the text."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((primary or str(error)).split())
 
 
 def _with_transaction(connection: Connection[Any], verification: Verification, transaction: int | None) -> Verification:
@@ -139,7 +161,7 @@ def _with_transaction(connection: Connection[Any], verification: Verification, t
         return verification
     row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
     if row is not None and row[0] == "aborted":
-        return verification
+        return replace(verification, aborted=True)
     told = row[0] if row else "nothing"
     lines = (*verification.differences, f"the server says {told} of transaction {transaction}, expected aborted")
     return Verification(lines, verification.tables, verification.rows)
@@ -162,6 +184,17 @@ def _resolve_history(connection: Connection[Any], names: list[str], why: str, fa
     connection.execute(_MARK_ROLLED_BACK, (why, names))
 
 
+def _leave_unresolved(connection: Connection[Any], entry: Entry, why: str, failure: Failure | None) -> None:
+    """Nothing of the run counts as applied, and one row stays a failure that nobody resolved: Prisma's own deploy
+    refuses to go on as well (P3009)."""
+    names = list(entry.plan["names"])
+    connection.execute(_MARK_ROLLED_BACK, (why, names))
+    name = failure.planned.name if failure is not None else names[-1]
+    checksum = entry.plan.get("checksums", {}).get(name, "")
+    logs = failure.logs if failure is not None else why
+    connection.execute(_INSERT_FAILED, (str(uuid.uuid4()), checksum, name, logs))
+
+
 class Recovery:
     """Brings an open journal entry to its end.
 
@@ -182,16 +215,28 @@ class Recovery:
         """
         entry = self._entry
         names = list(entry.plan["names"])
-        self._work.report(f"an earlier run ({', '.join(names)}) was cut off at {entry.step}; finishing it first")
+        if entry.unverified:
+            self._work.report(f"the rollback of an earlier run ({', '.join(names)}) is unverified; going back again")
+        else:
+            self._work.report(f"an earlier run ({', '.join(names)}) was cut off at {entry.step}; finishing it first")
+        if entry.unverified and entry.before is None:
+            raise RunEnd(
+                MigrationResult.of(
+                    Reason.ROLLBACK_UNVERIFIED,
+                    f"{access(entry.lockout is not None)} The rollback of {', '.join(names)} is unverified, and the"
+                    f" journal no longer holds what was before it. {UNVERIFIED_ADVICE}",
+                )
+            )
         if entry.strategy == Strategy.NONE:
             self._finish(Ending.REFUSED, Reason.INTERRUPTED, "cut off; what it had applied stays (onFailure: Halt)")
             return
-        if entry.step not in CHANGING or entry.before is None:
+        if not entry.unverified and (entry.step not in CHANGING or entry.before is None):
             self._finish(Ending.ROLLED_BACK, Reason.INTERRUPTED, "cut off before it changed anything")
             return
         if entry.lockout is not None:
             # The rights were taken before; whoever came in by another way must go as well.
             self._lock_out_again()
+        assert entry.before is not None
         before = Evidence.from_json(entry.before)
         rows = _rows_of_run(self._work.connection, names)
         going_back = entry.unverified or entry.step is Step.ROLLING_BACK
@@ -202,7 +247,7 @@ class Recovery:
             self._work,
             entry,
             before=before,
-            why="The run was cut off.",
+            why="An earlier try could not verify the rollback." if entry.unverified else "The run was cut off.",
             finish=lambda rollback: {
                 "outcome": Outcome.TRANSIENT,
                 "reason": Reason.INTERRUPTED,
@@ -215,9 +260,8 @@ class Recovery:
             raise RunEnd(
                 MigrationResult.of(
                     Reason.ROLLBACK_UNVERIFIED,
-                    f"A run of {', '.join(names)} was cut off, and its rollback could not be verified:"
-                    f" {rollback.verification}."
-                    f" {UNVERIFIED_ADVICE}",
+                    f"{access(entry.lockout is not None)} An earlier run of {', '.join(names)} was cut off or failed,"
+                    f" and its rollback could not be verified: {rollback.verification}. {UNVERIFIED_ADVICE}",
                     rollback=rollback,
                     backup=entry.backup,
                 )
@@ -227,7 +271,11 @@ class Recovery:
         try:
             lock_out(self._work.connection, Lockout.from_json(self._entry.lockout), self._work.report)
         except LockoutError as error:
-            raise RunError(Reason.LOCKOUT_FAILED, f"Writers could not be locked out: {error}. Trying again.") from error
+            raise RunError(
+                Reason.LOCKOUT_FAILED,
+                f"{access(True)} An earlier run of {', '.join(self._entry.plan['names'])} is being rolled back, and"
+                f" somebody is still connected: {error}. Trying again.",
+            ) from error
 
     def _is_whole(self, before: Evidence) -> bool:
         """Every file is recorded as finished; that counts if the run's own last look would have let it pass."""
@@ -235,6 +283,8 @@ class Recovery:
         holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
             check_destruction(holders, read_holders(self._work.connection), RunOptions())
+            if holders:
+                check_emptied(self._work.connection, before.rows, RunOptions())
             check_indexes(before.catalog, application_catalog(self._work.connection), plan.get("indexes", ()))
         except RunError:
             return False

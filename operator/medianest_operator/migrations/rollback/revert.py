@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
 
-from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
-from medianest_operator.migrations.rollback.inverse import NoInverse, inverse
+from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries, own_roles
+from medianest_operator.migrations.rollback.holding import added_holders, written_by_others
+from medianest_operator.migrations.rollback.inverse import NoInverse, drop_of, inverse
+from medianest_operator.migrations.rollback.refill import plan_refill
+from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.description import Description, differences, read_description
 from medianest_operator.migrations.run.evidence import (
     Evidence,
     Verification,
     application_catalog,
     read_evidence,
+    tables_changed,
     verify,
 )
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
-from medianest_operator.naming import JOURNAL_SCHEMA
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
+from medianest_operator.postgres.contents import has_large_objects_of_others
 from medianest_operator.postgres.execute import run_script
+from medianest_operator.results.text import first_three
 
-# How often a statement that gets no lock is tried, and the pause between, seconds.
-LOCK_ATTEMPTS = 10
+# How often a statement that gets no lock within `session.LOCK_LIMIT` is tried, and the pause between, seconds.
+LOCK_ATTEMPTS = 5
 LOCK_PAUSE = 1.0
+
+
+class RestoreFailed(Exception):
+    """The backup can't be restored here, and would not be at another try."""
 
 
 class RevertUnfinished(Exception):
@@ -67,36 +78,41 @@ class Revert:
         downs: the scripts that revert the committed migrations, by name, in the order in which those were applied.
         locked out: nobody else has written since before `before`: then rows and sequences must be equal as well.
         backup: what to restore where nothing else leads back; only with the lockout up.
+        environment: leads pg_dump to the same database, for the second comparison.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
             nothing but the verification is left to do.
+        is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
     """
 
     def __init__(
         self,
         connection: Connection[Any],
-        options: RunOptions,
         report: Callable[[str], None],
         *,
         before: Evidence,
         downs: Mapping[str, str],
         locked_out: bool,
+        environment: Mapping[str, str],
         backup: Backup | None = None,
         changed: bool = True,
+        is_copy: bool = False,
     ) -> None:
         self._connection = connection
-        self._options = options
         self._report = report
         self._before = before
         self._downs = downs
         self._locked_out = locked_out
+        self._environment = environment
         self._backup = backup if locked_out else None
         self._changed = changed
+        self._is_copy = is_copy
+        self._held: list[str] = []
 
     def run(self) -> Reverted:
         """Go back.
 
         Raises:
-            UndoUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
+            RevertUnfinished: a restore was cut short, and nothing of it has been committed; or a lock wasn't granted.
             psycopg.OperationalError: the connection is lost.
         """
         reverted = Reverted(Strategy.TRANSACTION, self._verify())
@@ -106,6 +122,9 @@ class Revert:
             self._report(f"reverting by {strategy.lower()}: {reverted.verification.describe()}")
             if way():
                 reverted = Reverted(strategy, self._verify())
+        if self._held and not reverted.verification.is_equal:
+            found = reverted.verification
+            reverted = replace(reverted, verification=replace(found, differences=(*self._held, *found.differences)))
         return reverted
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
@@ -118,12 +137,17 @@ class Revert:
             yield Strategy.RESTORE, self._by_restore
 
     def _verify(self) -> Verification:
-        if self._locked_out:
-            self._set_sequences_back()
+        self._set_sequences_back()
         after = read_evidence(self._connection, contents=self._locked_out)
+        found = verify(self._before, after, writers_may_write=not self._locked_out)
+        if not found.is_equal or self._before.description is None or not self._changed:
+            return found
+        after = replace(after, description=self._describe())
         return verify(self._before, after, writers_may_write=not self._locked_out)
 
     def _by_down_scripts(self) -> bool:
+        if self._held_by_others():
+            return False
         for name, text in reversed(list(self._downs.items())):
             script = parse(text)
             if script.is_atomic:
@@ -145,31 +169,82 @@ class Revert:
                 session.roll_back(self._connection)
                 if not self._connection.broken:
                     session.reset(self._connection)
-                    session.prepare(self._connection, self._options)
+                    session.discard(self._connection)
         return True
 
     def _by_inverse(self) -> bool:
+        self._put_rights_back()
+        now = self._own(application_catalog(self._connection))
         try:
-            statements = inverse(self._before.catalog, application_catalog(self._connection))
+            statements = inverse(self._before.catalog, now)
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
+        holders = {} if self._locked_out else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
         for statement in statements:
-            self._report(f"reverting: {statement}")
-            try:
-                self._execute_patiently(statement)
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                raise RevertUnfinished(f"{statement} gets no lock: {' '.join(str(error).split())}") from error
-            except psycopg.Error as error:
-                if self._connection.broken:
-                    raise
-                self._report(f"that failed: {error}")
+            self._try(statement, holders.get(statement))
         return True
 
-    def _execute_patiently(self, statement: str) -> None:
+    def _own(self, now: Catalog) -> Catalog:
+        """A catalog without what others have added meanwhile: the owner of a schema could drop that as well
+        (PostgreSQL manual, DROP TABLE), and it is not the run's."""
+        roles = own_roles(self._connection)
+        added = now.objects.keys() - self._before.catalog.objects.keys()
+        others = {key for key in added if now.objects[key].attributes.get("owner", roles[0]) not in roles}
+        tables = {now.objects[key].name for key in others}
+        for key in sorted(others):
+            item = now.objects[key]
+            self._held.append(f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped")
+
+        def is_theirs(item: CatalogObject) -> bool:
+            return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in tables)
+
+        left = others | {key for key in added if is_theirs(now.objects[key])}
+        return Catalog({key: item for key, item in now.objects.items() if key not in left})
+
+    def _held_by_others(self) -> bool:
+        """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
+        if self._locked_out:
+            return False
+        holders = added_holders(self._before.catalog, application_catalog(self._connection))
+        try:
+            with self._connection.transaction():
+                self._held = list(written_by_others(self._connection, holders))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise RevertUnfinished(
+                f"what the run has added can't be looked at: {error.diag.message_primary}"
+            ) from error
+        return bool(self._held)
+
+    def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
+        """Run a statement; whether it did what it should the verification says.
+
+        Args:
+            holder: what it drops, which is looked at before, under the same lock.
+        """
+        self._report(f"reverting: {statement}")
+        try:
+            self._execute_patiently(statement, holder)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise RevertUnfinished(f"{statement} gets no lock: {error.diag.message_primary}") from error
+        except psycopg.Error as error:
+            if self._connection.broken:
+                raise
+            self._report(f"that failed: {error.diag.message_primary or error}")
+
+    def _execute_patiently(self, statement: str, holder: CatalogObject | None) -> None:
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
-                self._connection.execute(statement.encode())
+                if holder is None:
+                    self._connection.execute(statement.encode())
+                    return
+                with self._connection.transaction():
+                    held = list(written_by_others(self._connection, [holder]))
+                    if not held:
+                        self._connection.execute(statement.encode())
+                for line in held:
+                    self._report(line)
+                self._held += held
                 return
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if attempt == LOCK_ATTEMPTS:
@@ -178,81 +253,92 @@ class Revert:
 
     def _by_restore(self) -> bool:
         assert self._backup is not None
-        self._report(f"restoring {self._backup.path}")
-        try:
-            restore_in_place(self._backup.read(), self._backup.environment, before=(_CLEAR,), after=())
-        except (DumpError, RepositoryError) as error:
-            raise RevertUnfinished(f"the restore of {self._backup.path} failed: {error}") from error
+        # What is made by the restore gets the rights that default privileges say by then.
+        self._put_rights_back()
+        if not self._refill():
+            built = dependents(self._connection)
+            if built:
+                self._report(f"not restored, since it would drop what others built on the tables: {first_three(built)}")
+                self._held.append(f"the backup can't be restored without dropping {first_three(built, ', ')}")
+                return False
+            place = clear(not has_large_objects_of_others(self._connection))
+            try:
+                self._restore((place,), (), own_entries(self._connection))
+            except RestoreFailed as error:
+                self._report(str(error))
+                self._held.append(str(error))
+                return False
         # It warns of every catalog that only a superuser may look at.
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("ANALYZE")
         self._connection.execute("RESET client_min_messages")
+        self._put_rights_back()
         return True
 
+    def _refill(self) -> bool:
+        """Where every definition is as before, rows alone are brought back; false where that isn't enough."""
+        after = read_evidence(self._connection, contents=True)
+        if difference(self._before.catalog, after.catalog):
+            return False
+        if self._before.description is not None and differences(self._before.description, self._describe()):
+            return False
+        planned = plan_refill(self._connection, tables_changed(self._before, after))
+        if planned is None:
+            return False
+        try:
+            self._restore(planned.before, planned.after, planned.chosen)
+        except RestoreFailed as error:
+            self._report(str(error))
+            return False
+        return self._verify().is_equal
+
+    def _restore(
+        self, before: Sequence[str], after: Sequence[str], chosen: Callable[[Sequence[str]], Iterable[str]]
+    ) -> None:
+        assert self._backup is not None
+        self._report(f"restoring {self._backup.path}")
+        environment = {**self._backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
+        try:
+            restore_in_place(self._backup.read(), environment, before, after, chosen, inherit=not self._is_copy)
+        except (DumpError, RepositoryError, OSError) as error:
+            text = f"the restore of {self._backup.path} failed: {error}"
+            if isinstance(error, DumpError) and not error.transient:
+                raise RestoreFailed(text) from error
+            raise RevertUnfinished(text) from error
+
+    def _put_rights_back(self) -> None:
+        """Rights, settings and comments, which neither the catalog's difference nor a backup has in full."""
+        if self._before.description is None:
+            return
+        for statement in put_back(self._before.description, self._describe()):
+            self._try(statement)
+
+    def _describe(self) -> Description:
+        try:
+            return read_description(self._connection, self._environment, inherit=not self._is_copy)
+        except DumpError as error:
+            raise RevertUnfinished(f"the database can't be described: {error}") from error
+
     def _set_sequences_back(self) -> None:
+        """A sequence knows no transaction (PostgreSQL manual, Sequence Manipulation Functions).
+
+        With the writers at work it stands further on than before; where it stands behind, somebody has set it back, and
+        the numbers that were given out would be given out again.
+        """
         for name, (last, called) in self._before.sequences.items():
             query = sql.SQL("SELECT last_value, is_called FROM {}").format(sql.SQL(name))
             try:
                 row = self._connection.execute(query).fetchone()
             except psycopg.errors.UndefinedTable:
                 continue
-            if row is not None and tuple(row) != (last, called):
-                self._connection.execute(
-                    "SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called)
-                )
+            if row is None or tuple(row) == (last, called):
+                continue
+            if not self._locked_out and not self._is_behind(name, row[0], last):
+                continue
+            self._report(f"sequence {name} stood at {row[0]}, and is set back to {last}")
+            self._connection.execute("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called))
 
-
-def _stands_alone(catalog: LiteralString) -> LiteralString:
-    """Whether a row `o` of this catalog is neither an extension's nor a part of another object that goes with it: a
-    range type's constructors, an identity column's sequence, a table's row type (PostgreSQL manual, pg_depend)."""
-    return f"""NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = o.oid
-                              AND d.objsubid = 0 AND d.deptype IN ('e', 'i'))"""
-
-
-# Each query makes statements, which are run before the next query looks. Everything in the application's schemas goes,
-# extensions of others and the journal stay. What can't be dropped ends the restore, and with it the transaction.
-_CLEARING: Sequence[LiteralString] = (
-    """
-    SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata
-     WHERE pg_get_userbyid(lomowner) = current_user""",
-    """
-    SELECT format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_extension
-     WHERE pg_get_userbyid(extowner) = current_user""",
-    """
-    SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
-     WHERE pg_get_userbyid(pubowner) = current_user""",
-    f"""
-    SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace o
-     WHERE nspname NOT IN ('public', 'information_schema', '{JOURNAL_SCHEMA}') AND nspname !~ '^pg_'
-       AND {_stands_alone("pg_namespace")}""",
-    # A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
-    """
-    SELECT DISTINCT format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s',
-               ' IN SCHEMA ' || quote_ident(n.nspname),
-               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END,
-               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
-      FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
-     WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole""",
-    "SELECT 'CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner'",
-    f"""
-    SELECT format('DROP %s IF EXISTS public.%I CASCADE',
-               CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
-                            WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relname)
-      FROM pg_class o
-     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-       AND {_stands_alone("pg_class")}""",
-    f"""
-    SELECT format('DROP ROUTINE IF EXISTS public.%I(%s) CASCADE', proname, pg_get_function_identity_arguments(oid))
-      FROM pg_proc o
-     WHERE pronamespace = 'public'::regnamespace AND {_stands_alone("pg_proc")}""",
-    f"""
-    SELECT format('DROP TYPE IF EXISTS public.%I CASCADE', typname) FROM pg_type o
-     WHERE typnamespace = 'public'::regnamespace AND {_stands_alone("pg_type")}""",
-)
-
-_CLEAR: LiteralString = (
-    "DO $clear$ DECLARE statement text; BEGIN"
-    + "".join(f"\n  FOREACH statement IN ARRAY ARRAY({query}) LOOP EXECUTE statement; END LOOP;" for query in _CLEARING)
-    + "\nEND $clear$"
-)
+    def _is_behind(self, name: str, now: int, before: int) -> bool:
+        query = "SELECT seqincrement, seqcycle FROM pg_catalog.pg_sequence WHERE seqrelid = %s::pg_catalog.regclass"
+        row = self._connection.execute(query, (name,)).fetchone()
+        return row is not None and not row[1] and (now < before if row[0] > 0 else now > before)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from medianest_operator.errors import Interrupted
-from medianest_operator.migrations.errors import ADVICE, UNVERIFIED_ADVICE, RunError
+from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access, advice
 from medianest_operator.migrations.journal import result_as_json
 from medianest_operator.migrations.rollback.halt import halt
 from medianest_operator.migrations.rollback.recovery import way_back
@@ -18,7 +18,7 @@ from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.results import result_of, server_failure
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.results.migration import Outcome, Reason, Rollback
+from medianest_operator.results.migration import Reason, Rollback
 
 STOPPED = "The run was asked to stop before its end."
 
@@ -64,11 +64,12 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
     assert work.before is not None
     text = cause.text if isinstance(cause, Failure) else cause.message
     work.report(text)
+    locked_out = work.entry.lockout is not None
 
     def remembered(rollback: Rollback) -> Mapping[str, Any]:
         """What the journal keeps is what this run ends with: who doesn't try again tells the same."""
         work.rollback = rollback
-        end = _end(cause, text, rollback)
+        end = _end(cause, text, rollback, locked_out)
         return result_as_json(result_of(work, end.reason, end.message, end.failed).to_json())
 
     transaction = work.application.transaction if work.application else None
@@ -87,20 +88,20 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
     except Interrupted:
         # It is on its rollback already; a further signal is ignored.
         rollback = go()
-    return _end(cause, text, rollback)
+    return _end(cause, text, rollback, locked_out)
 
 
-def _end(cause: Failure | RunError, text: str, rollback: Rollback) -> RunError:
+def _end(cause: Failure | RunError, text: str, rollback: Rollback, locked_out: bool) -> RunError:
     if not rollback.verified:
         return RunError(
             Reason.ROLLBACK_UNVERIFIED,
-            f"{text} Its rollback could not be verified: {rollback.verification}. {UNVERIFIED_ADVICE}",
+            f"{access(locked_out)} {text} Its rollback could not be verified: {rollback.verification}."
+            f" {UNVERIFIED_ADVICE}",
             cause.failed,
         )
-    final = cause.reason.outcome is Outcome.FAILED
     by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
     return RunError(
         cause.reason,
-        f"{text} It was rolled back{by}: {rollback.verification}. {ADVICE if final else 'Trying again.'}",
+        f"{text} It was rolled back{by}: {rollback.verification}. {advice(cause.reason)}",
         cause.failed,
     )

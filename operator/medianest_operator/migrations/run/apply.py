@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
+from medianest_operator.migrations.errors import HISTORY_DROPPED, touches_records
 from medianest_operator.migrations.explain import describe_failure, prisma_logs
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.parts import Part, Planned
@@ -154,7 +155,7 @@ class Application:
             session.roll_back(self._connection)
             if not self._connection.broken and not self._connection.closed:
                 session.reset(self._connection)
-                session.prepare(self._connection, self._options)
+                session.discard(self._connection)
         self.progress.applied += applied
         self.progress.rows += rows
         for done in applied:
@@ -163,6 +164,7 @@ class Application:
     def _run_in_transaction(self, item: Planned, is_last: bool) -> str:
         started_at = datetime.now(UTC)
         row_id = prisma.insert_started(self._connection, item.migration, started_at)
+        session.limit(self._connection, self._options)
         with self._watching():
             outcome = run_script(self._connection, item.migration.sql)
         if outcome.interrupted:
@@ -171,18 +173,24 @@ class Application:
             outcome = ScriptOutcome(outcome.completed, ServerError(None, "the file is not PostgreSQL's SQL"))
         if outcome.error is None:
             session.reset(self._connection)
-            session.prepare(self._connection, self._options)
             if not is_last:
                 try:
                     session.settle_constraints(self._connection)
+                    session.discard(self._connection)
                 except psycopg.Error as error:
                     if self._connection.broken:
                         raise
                     outcome = ScriptOutcome(outcome.completed, ServerError.from_exception(error))
         if outcome.error is not None:
             raise self._failure(item, outcome, started_at)
-        prisma.mark_finished(self._connection, row_id)
+        self._mark_finished(item, row_id)
         return row_id
+
+    def _mark_finished(self, item: Planned, row_id: str) -> None:
+        try:
+            prisma.mark_finished(self._connection, row_id)
+        except psycopg.errors.UndefinedTable as error:
+            raise touches_records(item.name, HISTORY_DROPPED) from error
 
     def _commit(self, last: Planned) -> None:
         """Commit; a deferred constraint may still refuse."""
@@ -200,16 +208,15 @@ class Application:
         started, started_at = time.monotonic(), datetime.now(UTC)
         self._announce(item, 0)
         row_id = prisma.insert_started(self._connection, item.migration, started_at)
-        if item.script.waits_harmlessly:
-            # lock_timeout keeps a waiting statement from holding up everybody behind it; this one holds up nobody,
-            # and cutting it short would leave an invalid index.
-            self._connection.execute("SET lock_timeout = 0")
+        # lock_timeout keeps a waiting statement from holding up everybody behind it; some hold up nobody, and cutting
+        # them short would leave an invalid index.
+        session.limit(self._connection, self._options, waits=not item.script.waits_harmlessly)
         with self._watching():
             outcome = run_script(self._connection, item.migration.sql)
         left_open = self._connection.info.transaction_status is TransactionStatus.INTRANS
         session.roll_back(self._connection)
         session.reset(self._connection)
-        session.prepare(self._connection, self._options)
+        session.discard(self._connection)
         if outcome.interrupted:
             raise Interrupted
         if outcome.error is not None or left_open:
@@ -220,7 +227,7 @@ class Application:
             failure.row_id = row_id
             raise failure
         with self._connection.transaction():
-            prisma.mark_finished(self._connection, row_id)
+            self._mark_finished(item, row_id)
             self._after_alone(part)
         milliseconds = round((time.monotonic() - started) * 1000)
         self.progress.applied.append(AppliedMigration(name=item.name, milliseconds=milliseconds))
@@ -243,7 +250,14 @@ class Application:
         found = error or outcome.error
         assert found is not None
         reason = reason_for(found.sqlstate, found.message)
-        if reason is Reason.LOCK_TIMEOUT and self._watcher is not None and self._watcher.last:
+        if reason is Reason.NOT_PRIMARY:
+            # The run began on a server that can be written to, and a failover cuts the connection.
+            reason = Reason.MIGRATION_FAILED
+            text += " The file itself has made the transaction read only."
+        if reason is Reason.STATEMENT_TIMEOUT:
+            text += f" spec.migrations.statementTimeout is {self._options.statement_timeout} ms."
+        waited = (Reason.LOCK_TIMEOUT, Reason.STATEMENT_TIMEOUT)
+        if reason in waited and self._watcher is not None and self._watcher.last:
             text += f" It waited for {self._watcher.last}."
         return Failure(
             *(item, failed, text, reason, prisma_logs(item.migration, found), started_at),

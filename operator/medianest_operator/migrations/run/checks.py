@@ -33,6 +33,13 @@ SELECT c.oid::int8, a.attnum,
    AND NOT (n.nspname = 'public' AND c.relname = %s)
 """
 
+# As the evidence names them.
+_TABLES: LiteralString = """
+SELECT CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(c.relname)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+"""
+
 Holders = Mapping[tuple[int, int], str]
 """What holds data, by identity, and how people call it."""
 
@@ -61,6 +68,38 @@ def check_destruction(before: Holders, after: Holders, options: RunOptions) -> N
             f"The run drops {first_three(gone, ', ')} with the data in it. Set spec.migrations.allowDestructive to"
             " true if that is meant.",
         )
+
+
+def check_emptied(connection: Connection[Any], rows: Mapping[str, int], options: RunOptions) -> None:
+    """A table that held rows must not be without any, whatever took them: a function, or SQL put together at run time.
+
+    Args:
+        rows: how many rows each table held before.
+
+    Raises:
+        RunError: one is empty.
+    """
+    if options.allow_destructive:
+        return
+    there = {name for (name,) in connection.cursor(row_factory=tuple_row).execute(_TABLES).fetchall()}
+    emptied = [
+        f"{name} ({count:,} rows)"
+        for name, count in sorted(rows.items())
+        if count and name in there and not _has_rows(connection, name)
+    ]
+    if emptied:
+        raise RunError(
+            Reason.DESTRUCTIVE,
+            f"The run empties {first_three(emptied, ', ')}. Set spec.migrations.allowDestructive to true if that is"
+            " meant.",
+        )
+
+
+def _has_rows(connection: Connection[Any], name: str) -> bool:
+    row = (
+        connection.cursor(row_factory=tuple_row).execute(f"SELECT EXISTS (SELECT FROM ONLY {name})".encode()).fetchone()
+    )
+    return row is not None and bool(row[0])
 
 
 def named_indexes(parts: Sequence[Part]) -> set[str]:
@@ -102,5 +141,6 @@ def check_rehearsed(rehearsed: Catalog, reached: Catalog) -> None:
         raise RunError(
             Reason.REHEARSAL_DIFFERS,
             f"The database came to another schema than its copy in the rehearsal: {first_three(unlike)}."
-            " Something else changed it meanwhile, or the migration does something else each time.",
+            " Something else changed it meanwhile, or the migration does something else each time, as DEFAULT 'now' and"
+            " names made from now() do: write such a value as a constant, or set spec.migrations.rehearse to Never.",
         )

@@ -16,6 +16,8 @@ from psycopg.rows import tuple_row
 from medianest_operator import naming
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
+from medianest_operator.migrations.run.description import Description
+from medianest_operator.migrations.run.description import differences as described_otherwise
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
 from medianest_operator.postgres.contents import read_sequences
 from medianest_operator.results.text import first_three
@@ -29,10 +31,28 @@ SELECT n.nspname, c.relname,
    AND (c.relkind = 'r' OR c.relispopulated)
    AND n.nspname NOT IN ('information_schema', %s) AND n.nspname !~ '^pg_'
    AND NOT (n.nspname = 'public' AND c.relname = %s)
+   AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
                       AND d.deptype = 'e')
  ORDER BY 1, 2
+"""
+
+LARGE_OBJECTS = "pg_largeobject"
+"""How the evidence calls the database's large objects, which it counts like rows."""
+
+# The content of those that this role may read; of the others, whose they are and who may do what.
+_LARGE_OBJECTS: LiteralString = """
+SELECT count(*),
+       coalesce(sum(hashtextextended(concat_ws(' ', o.oid, pg_get_userbyid(o.lomowner), o.lomacl::text,
+                                               CASE WHEN %(contents)s AND o.readable THEN md5(lo_get(o.oid)) END),
+                                     0)::numeric), 0)::text
+  FROM (SELECT m.oid, m.lomowner, m.lomacl,
+               pg_has_role(m.lomowner, 'USAGE')
+               OR EXISTS (SELECT FROM aclexplode(m.lomacl) a
+                           WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
+               AS readable
+          FROM pg_largeobject_metadata m) o
 """
 
 _DATABASE_RIGHTS = ("grants", "", "database")
@@ -44,15 +64,17 @@ class Evidence:
 
     Attributes:
         catalog: every definition, without the history's table.
-        rows: each table's exact number of rows.
+        rows: each table's exact number of rows, and that of large objects.
         contents: a digest of each table's rows that doesn't depend on their order; empty where it wasn't taken.
         sequences: the last value of each sequence, and whether it was handed out.
+        description: what pg_dump says of it all; `None` where nothing that is committed early could need it.
     """
 
     catalog: Catalog
     rows: Mapping[str, int]
     contents: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+    description: Description | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -72,6 +94,7 @@ class Evidence:
             "rows": dict(self.rows),
             "contents": dict(self.contents),
             "sequences": {name: list(value) for name, value in self.sequences.items()},
+            "description": None if self.description is None else dict(self.description),
         }
 
     @classmethod
@@ -82,6 +105,7 @@ class Evidence:
             rows=dict(document["rows"]),
             contents=dict(document["contents"]),
             sequences={name: (int(last), bool(called)) for name, (last, called) in document["sequences"].items()},
+            description=document.get("description"),
         )
 
 
@@ -125,6 +149,11 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
             rows[name] = row[0]
             if contents:
                 digests[name] = row[1]
+        row = cursor.execute(_LARGE_OBJECTS, {"contents": contents}).fetchone()
+        assert row is not None
+        rows[LARGE_OBJECTS] = row[0]
+        if contents:
+            digests[LARGE_OBJECTS] = row[1]
     return Evidence(application_catalog(connection), rows, digests, read_sequences(connection))
 
 
@@ -137,8 +166,9 @@ class Verification:
         tables: how many tables were counted.
         rows: how many rows there were before.
         contents: whether the rows themselves were compared, not only their number.
-        writers: rows differ, but only others can have written them: the run's own changes were never committed, or
-            none of its statements writes rows.
+        writers: rows differ, and nobody was locked out.
+        aborted: the server says that the transaction which held the whole run ended without a commit: then others alone
+            have changed rows.
     """
 
     differences: tuple[str, ...]
@@ -146,6 +176,7 @@ class Verification:
     rows: int
     contents: bool = False
     writers: bool = False
+    aborted: bool = False
 
     @property
     def is_equal(self) -> bool:
@@ -157,7 +188,9 @@ class Verification:
             return f"not as before: {first_three(self.differences)}"
         counted = "catalog, row counts and contents equal" if self.contents else "catalog and row counts equal"
         if self.writers:
-            return "catalog equals that before, and rows were changed by the application alone (verified)"
+            if self.aborted:
+                return "catalog equals that before, and rows were changed by the application alone (verified)"
+            return "catalog equals that before (verified); rows changed meanwhile, and the run's statements write none"
         return f"{counted} those before (verified)"
 
 
@@ -173,6 +206,9 @@ def verify(before: Evidence, after: Evidence, writers_may_write: bool) -> Verifi
     if not writers_may_write:
         lines += moved
         lines += _sequence_changes(before, after)
+    if before.description is not None and after.description is not None:
+        # The same difference in the other witness's words would say nothing more.
+        lines = lines or described_otherwise(before.description, after.description)
     return Verification(
         differences=tuple(lines),
         tables=len(before.rows),
@@ -191,6 +227,15 @@ def _row_changes(before: Evidence, after: Evidence) -> list[str]:
         elif table in before.contents and before.contents[table] != after.contents.get(table, before.contents[table]):
             lines.append(f"table {table}: {now} rows as before, but their content differs")
     return lines
+
+
+def tables_changed(before: Evidence, after: Evidence) -> set[str]:
+    """The tables, large objects among them, whose rows aren't those from before."""
+    return {
+        table
+        for table in before.rows.keys() & after.rows.keys()
+        if before.rows[table] != after.rows[table] or before.contents.get(table) != after.contents.get(table)
+    }
 
 
 def _sequence_changes(before: Evidence, after: Evidence) -> list[str]:

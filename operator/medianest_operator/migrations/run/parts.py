@@ -11,8 +11,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medianest_operator.migrations.script import Script, Statement, Trace, parse
+from medianest_operator.migrations.script import Kind, Script, Statement, parse
 from medianest_operator.migrations.source import Migration
+from medianest_operator.migrations.traces import Trace
 from medianest_operator.postgres.catalog import Catalog
 
 
@@ -107,10 +108,11 @@ class RevertPlan:
     why: str = ""
 
 
-def plan_revert(parts: Sequence[Part], catalog: Catalog) -> RevertPlan:
+def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True) -> RevertPlan:
     """Choose how the run would be rolled back.
 
     Args:
+        rehearsed: the rollback is gone through on a copy first, so that what may not lead back is found out.
         catalog: the database's own before the run: whether a dropped index can be built again without a conflict
             depends on whether it is unique.
     """
@@ -124,12 +126,24 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog) -> RevertPlan:
     # The last part, if it is a transaction, is either committed and with it the run, or it is gone.
     committed = parts[:-1] if parts[-1].is_transaction else parts
     unique = {item.name for item in catalog.of_kind("index") if item.attributes.get("unique")}
+    partitioned = {item.name.strip('"') for item in catalog.of_kind("table") if item.attributes.get("partitioned")}
     lasting = next(
-        ((item, s) for part in committed for item in part.planned for s in item.script.statements if _lasts(s, unique)),
+        (
+            (item, s)
+            for part in committed
+            for item in part.planned
+            for s in item.script.statements
+            if _lasts(s, unique) or (not rehearsed and _is_unsure(s, partitioned))
+        ),
         None,
     )
     unread = next((item for part in committed for item in part.planned if not item.script.parsed), None)
     have_down = all(item.migration.down is not None for part in committed for item in part.planned)
+    if lasting is None and have_down:
+        lasting = next(
+            ((item, s) for part in committed for item in part.planned for s in parse_down(item) if _brings_rows(s)),
+            None,
+        )
     if lasting is None and unread is None and moving is None:
         return RevertPlan(Strategy.DOWN if have_down else Strategy.INVERSE)
     if lasting:
@@ -140,6 +154,21 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog) -> RevertPlan:
     else:
         why = f"`{moving.excerpt}` moves a sequence" if moving else "a file can't be parsed"
     return RevertPlan(Strategy.DOWN if have_down else Strategy.RESTORE, True, why)
+
+
+def parse_down(item: Planned) -> tuple[Statement, ...]:
+    """The statements of the script that reverts a migration; none where there is no script."""
+    down = item.migration.down
+    return parse(down).statements if down is not None else ()
+
+
+def _brings_rows(statement: Statement) -> bool:
+    """Whether a statement of a down script writes rows, or may: dropping what the migration made doesn't."""
+    return statement.writes_rows or statement.kind is Kind.MAY_COMMIT
+
+
+def _is_unsure(statement: Statement, partitioned: set[str]) -> bool:
+    return statement.trace is Trace.UNSURE or statement.indexes_table in partitioned
 
 
 def _lasts(statement: Statement, unique_indexes: set[str]) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,16 +19,19 @@ from medianest_operator.backups.repository.facts import DatabaseFacts, read_fact
 from medianest_operator.backups.repository.layout import Origin
 from medianest_operator.migrations.errors import ADVICE, RunError
 from medianest_operator.migrations.journal import Step
+from medianest_operator.migrations.rollback.revert import Backup
 from medianest_operator.migrations.run import rehearsal
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_indexes, named_indexes
-from medianest_operator.migrations.run.evidence import Evidence, read_evidence
+from medianest_operator.migrations.run.description import Description, describing
+from medianest_operator.migrations.run.evidence import LARGE_OBJECTS, Evidence, read_evidence
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.work import Work
-from medianest_operator.postgres.contents import snapshot
+from medianest_operator.postgres.contents import has_large_objects_of_others, read_tables, read_unreadable, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.migration import Outcome, Reason, Rehearsal, StoredBackup
+from medianest_operator.results.text import first_three
 
 _NO_RIGHT = "42501"
 """SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
@@ -55,6 +60,7 @@ class Preparation:
         self._repositories = self._choose_repositories(not work.tables, stack)
         self._taken: premigration.Taken | None = None
         self._before: Evidence | None = None
+        self._unreadable: list[tuple[str, str]] = []
 
     def observe_and_back_up(self, contents: bool = False) -> Evidence:
         """One snapshot for the evidence and for the backup.
@@ -67,17 +73,34 @@ class Preparation:
         """
         if self._repositories:
             self._journal.step(self._entry, Step.BACKING_UP)
-        with snapshot(self._connection) as exported:
+        with ExitStack() as stack:
+            described = None
+            if self._work.commits_early:
+                # Beside the backup: both read, and pg_dump takes longest to log in.
+                described = stack.enter_context(describing(self._connection, self._workbench.environment))
+            exported = stack.enter_context(snapshot(self._connection))
             with self._clock.timed("observe"):
                 self._before = read_evidence(self._connection, contents)
             if self._repositories:
                 with self._clock.timed("backup"):
                     self._taken = self._back_up(exported)
+            if described is not None:
+                with self._clock.timed("observe"):
+                    self._before = replace(self._before, description=self._described(described))
         if self._taken is not None and self._repositories is self._workbench.repositories:
             self._work.stored_backup = StoredBackup(repositories=self._taken.repositories, bytes=self._taken.size)
             self._entry.backup = self._taken.path
             self._report(f"backed up to {self._taken.path}")
         return self._before
+
+    def _described(self, described: Future[Description]) -> Description:
+        try:
+            return described.result()
+        except DumpError as error:
+            raise RunError(
+                Reason.BACKUP_FAILED,
+                f"The database can't be described by pg_dump: {error}. Nothing was changed; trying again.",
+            ) from error
 
     def rehearse(self, parts: Sequence[Part], revert: RevertPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
         """Apply everything to a copy first: a failure there never touches the database.
@@ -139,13 +162,30 @@ class Preparation:
 
     def _back_up(self, exported: str) -> premigration.Taken:
         assert self._before is not None
+        hidden = [table.name for table in read_tables(self._connection) if table.has_policies]
+        if hidden:
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"Policies may hide rows of {first_three(hidden, ', ')} from the role that backs up (FORCE ROW LEVEL"
+                " SECURITY), so no backup would be whole. Nothing was changed. Take FORCE away, or let a superuser give"
+                " the owner BYPASSRLS, and set a new spec.migrations.retry.",
+            )
         facts = read_facts(self._connection)
         origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
         before = self._before
-        observed = premigration.Observed(facts, before.catalog, before.rows, before.sequences, version)
+        rows = {name: count for name, count in before.rows.items() if name != LARGE_OBJECTS}
+        observed = premigration.Observed(facts, before.catalog, rows, before.sequences, version)
         try:
-            chunks = dump(self._workbench.environment, exported)
+            own = not has_large_objects_of_others(self._connection)
+            self._unreadable = read_unreadable(self._connection)
+            for schema, name in self._unreadable:
+                self._report(f"warning: {schema}.{name} is not backed up: this role may not read it")
+            without = tuple(self._unreadable)
+            if not own:
+                self._unreadable.append(("public", LARGE_OBJECTS))
+                self._report("warning: large objects are not backed up: some belong to others, and pg_dump takes all")
+            chunks = dump(self._workbench.environment, exported, large_objects=own, without=without)
             recipients = self._workbench.recipients if self._repositories is self._workbench.repositories else ()
             taken = premigration.take(self._repositories, origin, chunks, observed, self._report, recipients)
         except (RepositoryError, DumpError, ThrowawayError) as error:
@@ -185,15 +225,18 @@ class Preparation:
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         origin = rehearsal.Origin.of(self._connection)
-        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack)
+        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack, self._unreadable)
 
     def _try_on(
         self, copy: rehearsal.Copy, parts: Sequence[Part], revert: RevertPlan, schema_only: bool
     ) -> rehearsal.Rehearsed:
         assert self._before is not None
         try:
-            done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report)
-            if done.revert_problem is None:
+            backup = None
+            if self._taken is not None:
+                backup = Backup(self._repositories, self._taken.path, {}, self._workbench.identities)
+            done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report, backup)
+            if done.restore_problem is None:
                 check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
             if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:

@@ -16,14 +16,30 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical.copying import copy_stream
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.toc import LeftOut
-from medianest_operator.migrations.rollback.revert import Revert, RevertUnfinished
+from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
-from medianest_operator.migrations.run.checks import check_destruction, read_holders
-from medianest_operator.migrations.run.evidence import Evidence, application_catalog, read_evidence, verify
+from medianest_operator.migrations.run.checks import check_destruction, check_emptied, read_holders
+from medianest_operator.migrations.run.description import read_description
+from medianest_operator.migrations.run.evidence import (
+    LARGE_OBJECTS,
+    Evidence,
+    application_catalog,
+    read_evidence,
+    verify,
+)
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.postgres.catalog import Catalog, difference
-from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, Room, read_database, read_roles, seal
+from medianest_operator.postgres.copies import (
+    PUBLIC,
+    WRITING,
+    DatabaseCopy,
+    RoleCopy,
+    Room,
+    read_database,
+    read_roles,
+    seal,
+)
 from medianest_operator.postgres.sandbox import Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError
 
@@ -36,6 +52,10 @@ SELECT l.relation::regclass::text, l.mode
    AND c.relnamespace::regnamespace::text !~ '^pg_' AND l.relation = ANY(%s)
  ORDER BY 1, 2
 """
+
+
+# strerror(ENOSPC): room comes back.
+_FULL = "No space left on device"
 
 
 class CopyError(Exception):
@@ -57,12 +77,14 @@ class Rehearsed:
     Attributes:
         catalog: what the run leads to.
         locks: the strong locks that were taken on tables that existed before.
-        undo_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
+        revert_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
+        restore_problem: why the backup doesn't lead back either, `None` if it does or wasn't needed.
     """
 
     catalog: Catalog
     locks: tuple[str, ...] = ()
     revert_problem: str | None = None
+    restore_problem: str | None = None
 
 
 @dataclass
@@ -81,12 +103,17 @@ class Copy:
     was_superuser: bool
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def connect(self, options: RunOptions) -> Connection[Any]:
+    def connect(self) -> Connection[Any]:
         """As the role that the run itself logs in as."""
         assert self.room.login is not None
         connection = self.stack.enter_context(self.room.connect(self.room.login))
-        session.prepare(connection, options)
+        session.prepare(connection)
         return connection
+
+    def environment(self) -> dict[str, str]:
+        """libpq's variables for PostgreSQL's own programs, as that role."""
+        assert self.room.login is not None
+        return self.room.server.environment(self.room.database.name, self.room.login)
 
     def whole(self, catalog: Catalog) -> Catalog:
         """A catalog of the copy with what was left out of it."""
@@ -127,8 +154,12 @@ def make_copy(
     before: Evidence,
     schema_only: bool,
     stack: ExitStack,
+    unreadable: Sequence[tuple[str, str]] = (),
 ) -> Copy:
     """Restore a backup into a throwaway server and check that it is what was backed up.
+
+    Args:
+        unreadable: what isn't in the backup, by schema and name.
 
     Raises:
         CopyError: no server, no restore, or the copy differs from `before`.
@@ -137,26 +168,33 @@ def make_copy(
         server = stack.enter_context(sandbox.server())
         copied = copy_stream(server, backup, origin.database, origin.roles, origin.login, schema_only)
         room, left = copied.room, copied.left
+        left.names |= {name if schema == PUBLIC else f"{schema}.{name}" for schema, name in unreadable}
         with closing(room.connect_reader()) as connection:
             found = read_evidence(connection)
         found = replace(found, catalog=found.catalog.without_extensions(room.brought))
         if not schema_only:
-            with closing(room.connect(room.restorer, {"client_min_messages": "error"})) as connection:
+            with closing(room.connect(room.restorer, WRITING)) as connection:
                 connection.execute("ANALYZE")
         seal(room)
     except ThrowawayError as error:
-        raise CopyError(" ".join(str(error).split()), transient=error.transient) from error
+        text = " ".join(str(error).split())
+        raise CopyError(text, transient=error.transient or _FULL in text) from error
     except psycopg.OperationalError as error:
         raise CopyError(f"the sandbox gave up: {' '.join(str(error).split())}", transient=True) from error
-    except (DumpError, psycopg.Error) as error:
-        raise CopyError(" ".join(str(error).split())) from error
+    except (DumpError, psycopg.Error, OSError) as error:
+        text = " ".join(str(error).split())
+        raise CopyError(text, transient=_FULL in text) from error
     wanted = replace(before, catalog=left.without(before.catalog, found.catalog))
     if schema_only:
         unlike: list[str] = difference(wanted.catalog, found.catalog)
     else:
         # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
         # who write meanwhile have moved it on before it was dumped.
-        rows = {name: count for name, count in wanted.rows.items() if name in found.rows or name not in left.names}
+        rows = {
+            name: count
+            for name, count in wanted.rows.items()
+            if name not in left.names or (name in found.rows and name != LARGE_OBJECTS)
+        }
         unlike = list(verify(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
@@ -170,35 +208,58 @@ def rehearse(
     revert_plan: RevertPlan,
     schema_only: bool,
     report: Callable[[str], None],
+    backup: Backup | None = None,
 ) -> Rehearsed:
     """Apply all parts to the copy; where parts commit before the end, go the planned rollback first.
+
+    Args:
+        backup: what the copy was made of, restored there again where nothing else leads back.
 
     Raises:
         Failure: a file failed, as it would in the database itself.
         RunError: data would be lost.
     """
-    connection = copy.connect(options)
+    connection = copy.connect()
 
     def told(line: str) -> None:
         report(f"on the copy: {line}")
 
-    holders = read_holders(connection)
-    problem = None
+    holders, rows = read_holders(connection), read_evidence(connection).rows
+    went = _Went()
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
-    if committed and revert_plan.strategy in (Strategy.DOWN, Strategy.INVERSE):
+    if schema_only:
+        backup = None
+    planned = (
+        (Strategy.DOWN, Strategy.INVERSE) if backup is None else (Strategy.DOWN, Strategy.INVERSE, Strategy.RESTORE)
+    )
+    if committed and revert_plan.strategy in planned:
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
+        before = replace(before, description=read_description(connection, copy.environment(), inherit=False))
         Application(connection, options, told).run(committed)
-        problem = _go_back(connection, committed, options, revert_plan, before, told)
-        if problem is None:
-            Application(connection, options, told).run(committed)
-        else:
-            return Rehearsed(_catalog(copy, connection), (), problem)
+        went = _go_back(copy, connection, committed, revert_plan, before, told, backup)
+        if went.restore_problem is not None or (went.problem is not None and backup is None):
+            return Rehearsed(_catalog(copy, connection), (), went.problem, went.restore_problem)
+        Application(connection, options, told).run(committed)
         parts = parts[len(committed) :]
     locks = _Locks(connection)
     Application(connection, options, told, before_commit=locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
-    return Rehearsed(_catalog(copy, connection), locks.described(), problem)
+    check_emptied(connection, rows, options)
+    return Rehearsed(_catalog(copy, connection), locks.described(), went.problem)
+
+
+@dataclass(frozen=True)
+class _Went:
+    """How a rollback went on the copy.
+
+    Attributes:
+        problem: why the planned one doesn't lead back.
+        restore_problem: why the backup doesn't either.
+    """
+
+    problem: str | None = None
+    restore_problem: str | None = None
 
 
 def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
@@ -206,28 +267,40 @@ def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
 
 
 def _go_back(
+    copy: Copy,
     connection: Connection[Any],
     committed: Sequence[Part],
-    options: RunOptions,
     revert_plan: RevertPlan,
     before: Evidence,
     report: Callable[[str], None],
-) -> str | None:
+    backup: Backup | None,
+) -> _Went:
     planned = [item for part in committed for item in part.planned]
     downs = {item.name: item.migration.down for item in planned if item.migration.down is not None}
     wanted = revert_plan.strategy
     revert = Revert(
-        connection, options, report, before=before, downs=downs if wanted is Strategy.DOWN else {}, locked_out=True
+        connection,
+        report,
+        before=before,
+        downs=downs if wanted is Strategy.DOWN else {},
+        locked_out=True,
+        environment=copy.environment(),
+        backup=None if backup is None else replace(backup, environment=copy.environment()),
+        is_copy=True,
     )
     try:
         reverted = revert.run()
     except RevertUnfinished as error:
-        return f"{wanted.lower()} did not come to its end: {error}"
+        problem = f"{wanted.lower()} did not come to its end: {error}"
+        return _Went(problem, problem if backup is not None else None)
     names = [item.name for item in planned]
     connection.execute("DELETE FROM public._prisma_migrations WHERE migration_name = ANY(%s)", (names,))
-    return (
-        None if reverted.verification.is_equal else f"after {wanted.lower()}, it is {reverted.verification.describe()}"
-    )
+    if not reverted.verification.is_equal:
+        problem = f"after {reverted.strategy.lower()}, it is {reverted.verification.describe()}"
+        return _Went(problem, problem if backup is not None else None)
+    if reverted.strategy is Strategy.RESTORE and wanted is not Strategy.RESTORE:
+        return _Went(f"{wanted.lower()} alone doesn't lead back, the backup does")
+    return _Went()
 
 
 class _Locks:

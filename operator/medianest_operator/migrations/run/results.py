@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
+from medianest_operator.migrations.errors import access
 from medianest_operator.migrations.journal import CHANGING, Ending, result_as_json
 from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout
 from medianest_operator.migrations.run import session
@@ -11,7 +12,8 @@ from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.execute import ServerError
 from medianest_operator.results.migration import FailedMigration, MigrationResult, Outcome, Reason, reason_for
 
-# Nothing was done that anybody would have to know of, or nothing can be written.
+# Nothing was done that anybody would have to know of, or nothing can be written. What has an entry ends it anyway:
+# writers may be locked out.
 _UNRECORDED = frozenset({Reason.NOT_PRIMARY, Reason.LOCK_NOT_GRANTED, Reason.PERMISSION_DENIED})
 
 
@@ -58,8 +60,8 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
         return result_of(
             work,
             Reason.CONNECTION_LOST,
-            f"The connection was lost: {' '.join(found.message.split())}. The next try finds out what was"
-            " committed, and reverts it where it isn't whole.",
+            f"{_access(work)}The connection was lost: {' '.join(found.message.split())}. The next try finds out what"
+            " was committed, and reverts it where it isn't whole.",
         )
     reason = reason_for(found.sqlstate, found.message)
     if found.sqlstate == "42501":
@@ -68,7 +70,18 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
         reason = Reason.INTERNAL_ERROR
     role = work.connection.info.user
     owner = " Everything in the database has to belong to its owner." if reason is Reason.PERMISSION_DENIED else ""
-    return result_of(work, reason, f"The run could not go on as role {role}: {found.message}.{owner}")
+    # Otherwise its entry stays open, and the next run ends it.
+    unchanged = work.entry is None or work.entry.step not in CHANGING
+    nothing = " Nothing was changed." if unchanged else ""
+    text = f"{_access(work)}The run could not go on as role {role}: {found.message}.{owner}{nothing}"
+    return result_of(work, reason, text)
+
+
+def _access(work: Work) -> str:
+    """Said first where a run ends with writers locked out, or with that in doubt."""
+    if work.entry is None or work.entry.lockout is None or (work.is_connected and work.entry.step not in CHANGING):
+        return ""
+    return f"{access(True)} "
 
 
 def ended_applied(work: Work) -> MigrationResult:
@@ -83,7 +96,10 @@ def settle(work: Work, result: MigrationResult) -> MigrationResult:
 
     One that had begun to change something has its end there already, or its entry stays open for the next to finish.
     """
-    if not work.is_connected or work.rollback is not None or result.reason in _UNRECORDED:
+    # What an earlier run left stays the newest in the journal until it is ended.
+    if not work.is_connected or work.earlier is not None or work.rollback is not None:
+        return result
+    if work.entry is None and result.reason in _UNRECORDED:
         return result
     if work.entry is not None and work.entry.step in CHANGING and not work.halts:
         return result

@@ -19,7 +19,7 @@ from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
-from medianest_operator.migrations.errors import RunError
+from medianest_operator.migrations.errors import RunError, access
 from medianest_operator.migrations.journal import Ending, Step
 from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
 from medianest_operator.migrations.plan import make_plan
@@ -34,10 +34,11 @@ from medianest_operator.migrations.rollback.lockout import (
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
 from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.admission import refusal
+from medianest_operator.migrations.run.admission import check_restorable, refusal
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import (
     check_destruction,
+    check_emptied,
     check_indexes,
     check_rehearsed,
     named_indexes,
@@ -47,6 +48,7 @@ from medianest_operator.migrations.run.evidence import application_catalog
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, make_parts, parse_all, plan_revert
 from medianest_operator.migrations.run.preparation import Preparation
+from medianest_operator.migrations.run.records import Records
 from medianest_operator.migrations.run.results import (
     ended_applied,
     result_of,
@@ -142,7 +144,7 @@ class MigrationRun:
     def _prepare_session(self) -> None:
         """Set what every file must find, and refuse a server that can't be written to."""
         work = self._work
-        session.prepare(work.connection, work.options)
+        session.prepare(work.connection)
         row = work.connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
         if row and row[0]:
             raise RunError(Reason.NOT_PRIMARY, "The server is a replica; migrations run on the primary. Trying again.")
@@ -170,12 +172,13 @@ class MigrationRun:
         work = self._work
         if not work.journal.exists():
             return
-        entry = work.journal.open_entry()
-        if entry is None:
-            return
-        if entry.unverified and work.options.once and entry.source == work.digest:
-            self._stop_if_failed_before()
-        Recovery(work, entry).run()
+        # Each round ends one entry, or the run.
+        while (entry := work.journal.open_entry()) is not None:
+            work.earlier = entry
+            if entry.unverified and work.options.once and entry.source == work.digest:
+                self._stop_if_failed_before()
+            Recovery(work, entry).run()
+        work.earlier = None
 
     def _stop_if_failed_before(self) -> None:
         """What failed isn't tried again until its content, an option or the retry id changes."""
@@ -267,6 +270,9 @@ class MigrationRun:
         rehearses = work.options.rehearse is not Rehearse.NEVER and not skip
         if skip:
             work.rehearsal = Rehearsal(data=False, note="the database was empty")
+        if not rehearses and work.tables:
+            self._set_revert(plan_revert(work.parts, application_catalog(work.connection), rehearsed=False))
+            check_restorable(work.connection, work.parts, work.revert)
         if work.revert.locked_out and not rehearses:
             # What the run goes back to is looked at once nobody writes any more.
             return
@@ -276,12 +282,24 @@ class MigrationRun:
             if not rehearses:
                 return
             work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.revert)
-        if work.rehearsed is not None and work.rehearsed.revert_problem is not None:
+        if work.rehearsed is None:
+            self._set_revert(plan_revert(work.parts, work.before.catalog, rehearsed=False))
+            check_restorable(work.connection, work.parts, work.revert)
+            return
+        if work.rehearsed.restore_problem is not None:
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"This run could not be rolled back: on a copy, {work.rehearsed.restore_problem}. Nothing was changed."
+                " Take the statement that needs it out, or make what it says possible, and set a new"
+                " spec.migrations.retry; or set spec.migrations.onFailure to Halt.",
+            )
+        if work.rehearsed.revert_problem is not None:
             problem = work.rehearsed.revert_problem
             work.report(f"the rollback by {work.revert.strategy.lower()} fails on the copy: {problem}")
             why = f"the rollback by {work.revert.strategy.lower()} doesn't lead back on a copy ({problem})"
             self._set_revert(RevertPlan(Strategy.RESTORE, True, why))
-            work.rehearsed = None
+        # What this role can't read is in no copy, and so in no rehearsal.
+        check_restorable(work.connection, (), work.revert)
 
     def _lockout(self) -> None:
         """Lock the writers out where the rollback needs that, and take the evidence that it goes back to."""
@@ -299,7 +317,9 @@ class MigrationRun:
                     lock_out(work.connection, lockout, work.report)
                 except LockoutError as error:
                     raise RunError(
-                        Reason.LOCKOUT_FAILED, f"Writers could not be locked out: {error}. Trying again."
+                        Reason.LOCKOUT_FAILED,
+                        f"{access(False)} Writers could not be locked out: {error}. Their rights are given back, and"
+                        " nothing was changed; trying again.",
                     ) from error
             with ExitStack() as stack:
                 work.before = Preparation(work, stack).observe_and_back_up(contents=True)
@@ -312,12 +332,14 @@ class MigrationRun:
         assert work.entry is not None
         if work.halts:
             self._journal_step(Step.APPLYING)
+        work.records = Records(work.connection, work.journal, work.entry)
         watcher = Watcher(work.workbench.environment, work.report) if work.workbench.environment else None
         work.application = Application(
             work.connection,
             work.options,
             work.report,
             before_commit=self._before_commit,
+            after_alone=work.records.check,
             watcher=watcher,
         )
         work.application.run(work.parts)
@@ -325,6 +347,8 @@ class MigrationRun:
     def _before_commit(self, part: Part) -> None:
         """The last look before the last commit, which carries the run's end in the journal with it."""
         work = self._work
+        assert work.records is not None
+        work.records.check(part)
         if part is not work.parts[-1] or work.halts:
             return
         with work.clock.timed("verify"):
@@ -337,6 +361,7 @@ class MigrationRun:
         assert work.before is not None
         reached = application_catalog(work.connection)
         check_destruction(work.holders, read_holders(work.connection), work.options)
+        check_emptied(work.connection, work.before.rows, work.options)
         check_indexes(work.before.catalog, reached, named_indexes(work.parts))
         if work.rehearsed is not None and work.rehearsal is not None and work.rehearsal.data:
             check_rehearsed(work.rehearsed.catalog, reached)

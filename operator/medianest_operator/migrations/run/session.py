@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, LiteralString
 
 from psycopg import Connection, sql
@@ -17,28 +18,71 @@ SELECT DISTINCT n.nspname, k.conname
 """
 
 
-def prepare(connection: Connection[Any], options: RunOptions) -> None:
-    """Set what every file must find."""
-    settings = {
-        # As Prisma sets it; a schema named like the role would otherwise come first.
-        "search_path": "public",
-        "client_encoding": "UTF8",
-        "lock_timeout": f"{options.lock_timeout}ms",
-        "statement_timeout": f"{options.statement_timeout}ms",
-        # A server whose client died stops working for it and gives up its locks.
-        "client_connection_check_interval": "2s",
-    }
-    for name, value in settings.items():
+LOCK_LIMIT = 10.0
+"""Seconds that a run's own statements, those of a rollback among them, wait for a lock at a time."""
+
+# What the run's session needs whatever was set for all sessions of the database or the role (ALTER DATABASE ... SET):
+# between two statements a run waits for its backup and its rehearsal.
+_OWN: Mapping[str, str] = {
+    # As Prisma sets it; a schema named like the role would otherwise come first.
+    "search_path": "public",
+    "client_encoding": "UTF8",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_read_only": "off",
+    "lock_timeout": f"{LOCK_LIMIT * 1000:.0f}ms",
+    # A server whose client died stops working for it and gives up its locks.
+    "client_connection_check_interval": "2s",
+}
+# DISCARD ALL would do it all, and drop the run's lock (PostgreSQL manual, DISCARD).
+_DISCARDING: tuple[LiteralString, ...] = ("CLOSE ALL", "UNLISTEN *", "DEALLOCATE ALL", "DISCARD TEMP")
+
+PROGRAM_OPTIONS = " ".join(
+    f"-c {name}={value}"
+    for name, value in {**_OWN, "lock_timeout": f"{LOCK_LIMIT * 3000:.0f}ms"}.items()
+    if name not in ("search_path", "client_encoding")
+)
+"""The same for PostgreSQL's own programs (`PGOPTIONS`); they wait for a lock once, and not again and again."""
+
+
+def prepare(connection: Connection[Any]) -> None:
+    """Set what the run's own statements must find: no limit but that for locks."""
+    # The server forgets prepared statements between two files.
+    connection.prepare_threshold = None
+    for name, value in _OWN.items():
         connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+
+
+def limit(connection: Connection[Any], options: RunOptions, *, waits: bool = True) -> None:
+    """Set a file's own limits; `prepare` takes them away.
+
+    Args:
+        waits: false: for locks it may wait indefinitely.
+    """
+    limits = {"lock_timeout": options.lock_timeout if waits else 0, "statement_timeout": options.statement_timeout}
+    for name, value in limits.items():
+        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, f"{value}ms"))
 
 
 def reset(connection: Connection[Any]) -> None:
     """Revert what a file's SET left for the session: the next file, and the history, mustn't depend on it.
 
-    RESET ROLE goes back to what ALTER ROLE ... SET role gave the login. DISCARD ALL would drop the run's lock.
+    RESET ROLE goes back to what ALTER ROLE ... SET role gave the login.
     """
     connection.execute("RESET ROLE")
     connection.execute("RESET ALL")
+    prepare(connection)
+
+
+def discard(connection: Connection[Any]) -> None:
+    """Take away what a file made for its session alone: a temporary table would hide a real one from the next file.
+
+    Raises:
+        psycopg.Error: a deferred constraint of a temporary table waits for the commit.
+    """
+    for statement in _DISCARDING:
+        connection.execute(statement)
 
 
 def roll_back(connection: Connection[Any]) -> None:

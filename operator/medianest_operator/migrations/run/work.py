@@ -10,6 +10,7 @@ from psycopg import Connection
 
 from medianest_operator.api.migrations import OnFailure
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.journal import Entry, Journal
 from medianest_operator.migrations.lint.lint import TableSize
 from medianest_operator.migrations.plan import Plan
@@ -20,6 +21,7 @@ from medianest_operator.migrations.run.clock import Clock
 from medianest_operator.migrations.run.evidence import Evidence
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.run.records import Records
 from medianest_operator.migrations.run.rehearsal import Rehearsed
 from medianest_operator.migrations.source import Migration, content_digest
 from medianest_operator.results.migration import AppliedMigration, Rehearsal, Rollback, StoredBackup
@@ -40,6 +42,7 @@ class Work:
         revert: how the run would be rolled back.
         tables: how much each of the application's tables holds.
         lint_warnings: what lint found that stops nothing.
+        earlier: the row of an earlier run, as long as that isn't ended.
         entry: the run's row in the journal; `None` until it is written.
         before: what the run goes back to; `None` until it was looked at.
         undrifted: before the run the schema was as recorded.
@@ -47,6 +50,7 @@ class Work:
         rehearsed: what the copy came to; `None` without a rehearsal.
         rehearsal: the same for the result.
         stored_backup: the backup that this process took; one that an earlier pod took is only in the entry.
+        records: what the run lives by, as it was before the first file; `None` until then.
         application: sends the files; `None` until the first is sent.
         rollback: how the run was rolled back; `None` where it wasn't.
     """
@@ -61,6 +65,7 @@ class Work:
     revert: RevertPlan = field(default_factory=lambda: RevertPlan(Strategy.TRANSACTION))
     tables: Mapping[str, TableSize] = field(default_factory=dict)
     lint_warnings: tuple[str, ...] = ()
+    earlier: Entry | None = None
     entry: Entry | None = None
     before: Evidence | None = None
     undrifted: bool = False
@@ -68,6 +73,7 @@ class Work:
     rehearsed: Rehearsed | None = None
     rehearsal: Rehearsal | None = None
     stored_backup: StoredBackup | None = None
+    records: Records | None = None
     application: Application | None = None
     rollback: Rollback | None = None
     clock: Clock = field(default_factory=Clock)
@@ -80,6 +86,11 @@ class Work:
     def halts(self) -> bool:
         """Whether a failure leaves what was applied before it."""
         return self.options.on_failure is OnFailure.HALT
+
+    @property
+    def commits_early(self) -> bool:
+        """Whether something of the run may be committed before its end."""
+        return self.revert.strategy not in (Strategy.TRANSACTION, Strategy.NONE)
 
     @property
     def is_connected(self) -> bool:
@@ -109,6 +120,8 @@ class Work:
         self.journal.ensure()
         downs = {m.name: m.down for m in self.plan.pending if m.down is not None}
         plan: dict[str, Any] = {"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version}
+        plan["history"] = prisma.rows_as_json(self.connection)
+        plan["checksums"] = {m.name: m.checksum for m in self.plan.pending}
         plan["indexes"] = sorted(named_indexes(self.parts))
         if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
             # For whoever takes the last look, if this run is cut off before it does.

@@ -1,0 +1,193 @@
+"""What a restore puts its dump in place of: everything of the role's own, and nothing of anybody else's.
+
+A database may hold what others made in it: a DBA's function, a pooler's lookup, a monitoring schema. It stays where it
+is, and so does the schema around it; the dump's entries for it are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, LiteralString
+
+from psycopg import Connection
+from psycopg.rows import tuple_row
+
+from medianest_operator.backups.logical.toc import parse_entry
+from medianest_operator.naming import JOURNAL_SCHEMA
+
+# The application's schemas: PostgreSQL's own and the journal are none.
+_SCHEMAS: LiteralString = f"n.nspname NOT IN ('information_schema', '{JOURNAL_SCHEMA}') AND n.nspname !~ '^pg_'"
+
+
+def _stands_alone(catalog: LiteralString) -> LiteralString:
+    """Whether a row `o` of this catalog is neither an extension's nor a part of another object that goes with it: a
+    range type's constructors, an identity column's sequence, a table's row type (PostgreSQL manual, pg_depend)."""
+    return f"""NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = o.oid
+                              AND d.objsubid = 0 AND d.deptype IN ('e', 'i'))"""
+
+
+def _drop(
+    what: LiteralString, catalog: LiteralString, name: LiteralString, schema: LiteralString, owner: LiteralString
+) -> LiteralString:
+    """A query for the statements that drop a catalog's objects."""
+    return f"""
+    SELECT format('DROP %s IF EXISTS %I.%s CASCADE', {what}, n.nspname, {name})
+      FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{schema}
+     WHERE {_SCHEMAS} AND pg_has_role(o.{owner}, 'USAGE') AND {_stands_alone(catalog)}"""
+
+
+_RELATION: LiteralString = """CASE o.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+                                    WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END"""
+
+# Each query makes statements, which are run before the next query looks. What can't be dropped ends the restore, and
+# with it the transaction.
+_CLEARING: Sequence[LiteralString] = (
+    """
+    SELECT format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_extension
+     WHERE pg_has_role(extowner, 'USAGE')""",
+    """
+    SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+     WHERE pg_has_role(pubowner, 'USAGE')""",
+    # A dump sets them last and tells each table's own rights: what is made before mustn't get any by default.
+    """
+    SELECT DISTINCT format('ALTER DEFAULT PRIVILEGES%s REVOKE ALL ON %s FROM %s',
+               ' IN SCHEMA ' || quote_ident(n.nspname),
+               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
+                                    WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+      FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+     WHERE pg_get_userbyid(d.defaclrole) = current_user AND a.grantee <> d.defaclrole""",
+    "SELECT 'CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner'",
+    _drop(_RELATION, "pg_class", "quote_ident(o.relname)", "relnamespace", "relowner")
+    + " AND o.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')",
+    _drop("'OPERATOR CLASS'", "pg_opclass", "quote_ident(o.opcname) || ' USING ' || "
+          "(SELECT quote_ident(a.amname) FROM pg_am a WHERE a.oid = o.opcmethod)", "opcnamespace", "opcowner"),
+    _drop("'OPERATOR FAMILY'", "pg_opfamily", "quote_ident(o.opfname) || ' USING ' || "
+          "(SELECT quote_ident(a.amname) FROM pg_am a WHERE a.oid = o.opfmethod)", "opfnamespace", "opfowner"),
+    _drop("'OPERATOR'", "pg_operator", "o.oprname || '(' || CASE o.oprleft WHEN 0 THEN 'NONE' ELSE "
+          "format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')'",
+          "oprnamespace", "oprowner"),
+    _drop("'ROUTINE'", "pg_proc", "quote_ident(o.proname) || '(' || pg_get_function_identity_arguments(o.oid) || ')'",
+          "pronamespace", "proowner"),
+    _drop("'TYPE'", "pg_type", "quote_ident(o.typname)", "typnamespace", "typowner"),
+    _drop("'TEXT SEARCH CONFIGURATION'", "pg_ts_config", "quote_ident(o.cfgname)", "cfgnamespace", "cfgowner"),
+    _drop("'TEXT SEARCH DICTIONARY'", "pg_ts_dict", "quote_ident(o.dictname)", "dictnamespace", "dictowner"),
+    _drop("'CONVERSION'", "pg_conversion", "quote_ident(o.conname)", "connamespace", "conowner"),
+    _drop("'COLLATION'", "pg_collation", "quote_ident(o.collname)", "collnamespace", "collowner"),
+    # Without CASCADE, and only where nothing depends on it any more: what is left in one is somebody else's.
+    f"""
+    SELECT format('DROP SCHEMA %I', n.nspname) FROM pg_namespace n
+     WHERE {_SCHEMAS} AND n.nspname <> 'public' AND pg_has_role(n.nspowner, 'USAGE')
+       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid
+                                                 AND d.deptype IN ('e', 'i'))
+       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid
+                                                 AND d.classid <> 'pg_default_acl'::regclass)""",
+)  # fmt: skip
+
+_LARGE_OBJECTS: LiteralString = """
+    SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"""
+UNLINK: LiteralString = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE')"
+"""Removes the role's own large objects."""
+
+
+def clear(large_objects: bool) -> str:
+    """The block that makes room for a dump.
+
+    Args:
+        large_objects: the dump holds them.
+    """
+    queries = (_LARGE_OBJECTS, *_CLEARING) if large_objects else _CLEARING
+    return (
+        "DO $clear$ DECLARE statement text; BEGIN"
+        + "".join(
+            f"\n  FOREACH statement IN ARRAY ARRAY({query}) LOOP EXECUTE statement; END LOOP;" for query in queries
+        )
+        + "\nEND $clear$"
+    )
+
+
+_ROLES: LiteralString = "SELECT rolname::text, pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles"
+_DEPENDENTS: LiteralString = """
+SELECT 'publication ' || quote_ident(p.pubname) || ' of ' || pg_get_userbyid(p.pubowner) || ' over '
+       || r.prrelid::regclass
+  FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+ WHERE NOT pg_has_role(p.pubowner, 'USAGE') AND pg_has_role(c.relowner, 'USAGE')
+UNION
+SELECT CASE v.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' ELSE 'table ' END || v.oid::regclass
+       || ' of ' || pg_get_userbyid(v.relowner) || ' over ' || c.oid::regclass
+  FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
+  LEFT JOIN pg_rewrite w ON w.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+  LEFT JOIN pg_constraint k ON k.oid = d.objid AND d.classid = 'pg_constraint'::regclass
+  JOIN pg_class v ON v.oid = coalesce(w.ev_class, k.conrelid)
+ WHERE c.relkind IN ('r', 'p', 'v', 'm') AND pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(v.relowner, 'USAGE')
+UNION
+SELECT 'function ' || p.oid::regprocedure || ' of ' || pg_get_userbyid(p.proowner) || ' with ' || t.oid::regtype
+  FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+  JOIN pg_type t ON t.oid = d.refobjid AND d.refclassid = 'pg_type'::regclass
+ WHERE pg_has_role(t.typowner, 'USAGE') AND NOT pg_has_role(p.proowner, 'USAGE')
+   AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid
+                                             AND i.deptype IN ('e', 'i'))
+ ORDER BY 1
+"""
+# Schemas that the clearing leaves: others' own, and those with something of others in them.
+_KEPT_SCHEMAS: LiteralString = f"""
+SELECT n.nspname::text FROM pg_namespace n
+ WHERE {_SCHEMAS} AND (NOT pg_has_role(n.nspowner, 'USAGE') OR EXISTS (
+       SELECT FROM pg_depend d CROSS JOIN LATERAL (
+              SELECT relowner FROM pg_class WHERE oid = d.objid AND d.classid = 'pg_class'::regclass
+              UNION ALL SELECT proowner FROM pg_proc WHERE oid = d.objid AND d.classid = 'pg_proc'::regclass
+              UNION ALL SELECT typowner FROM pg_type WHERE oid = d.objid AND d.classid = 'pg_type'::regclass
+              UNION ALL SELECT extowner FROM pg_extension WHERE oid = d.objid AND d.classid = 'pg_extension'::regclass
+              UNION ALL SELECT oprowner FROM pg_operator WHERE oid = d.objid AND d.classid = 'pg_operator'::regclass
+              UNION ALL SELECT collowner FROM pg_collation WHERE oid = d.objid AND d.classid = 'pg_collation'::regclass
+              ) o(owner)
+        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid AND NOT pg_has_role(o.owner, 'USAGE')
+          -- A range type's constructors belong to the bootstrap superuser, whoever made the type.
+          AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = d.classid AND i.objid = d.objid
+                                                    AND i.deptype = 'i')))
+"""
+
+
+def dependents(connection: Connection[Any], *, on_rows: bool = False) -> list[str]:
+    """What others built on the role's own tables, in words: it would go with them, and no restore could make it again.
+
+    Args:
+        on_rows: only what stands in the way of bringing back rows: foreign keys.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    found = [row[0] for row in connection.cursor(row_factory=tuple_row).execute(_DEPENDENTS).fetchall()]
+    return [line for line in found if line.startswith("table ")] if on_rows else found
+
+
+def own_roles(connection: Connection[Any]) -> list[str]:
+    """The roles whose objects are the run's own: those with whose rights it acts, and the one that it logs in as.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    query = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE pg_has_role(oid, 'USAGE') OR rolname = session_user"
+    return [row[0] for row in connection.cursor(row_factory=tuple_row).execute(query).fetchall()]
+
+
+def own_entries(connection: Connection[Any]) -> Callable[[Sequence[str]], Iterable[str]]:
+    """Takes the lines of a dump's table of contents that are to be restored here.
+
+    The comment of an extension belongs to its owner, and comes with the extension anyway.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    roles: dict[str, bool] = dict(cursor.execute(_ROLES).fetchall())
+    kept = {row[0] for row in cursor.execute(_KEPT_SCHEMAS).fetchall()}
+
+    def wanted(line: str) -> bool:
+        entry = parse_entry(line)
+        if entry is None:
+            return True
+        if entry.kind == "COMMENT" and entry.rest.startswith("- EXTENSION "):
+            return False
+        if entry.kind == "SCHEMA" and entry.name(roles) in kept:
+            return False
+        return roles.get(entry.owner(roles), True)
+
+    return lambda lines: [line for line in lines if wanted(line)]

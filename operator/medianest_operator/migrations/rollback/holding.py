@@ -1,0 +1,59 @@
+"""Whether what is about to be dropped holds something that others wrote: then it isn't dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import tuple_row
+
+from medianest_operator.postgres.catalog import Catalog, CatalogObject
+
+
+def added_holders(before: Catalog, after: Catalog) -> list[CatalogObject]:
+    """The tables that a run made, and the columns that it added to others."""
+    added = [after.objects[key] for key in sorted(after.objects.keys() - before.objects.keys())]
+    tables = {item.name for item in added if item.kind == "table"}
+    return [
+        item
+        for item in added
+        if item.kind == "table" or (item.kind == "column" and item.table not in tables and not _is_generated(item))
+    ]
+
+
+def written_by_others(connection: Connection[Any], items: Collection[CatalogObject]) -> Iterator[str]:
+    """Lock each in turn and look, within the transaction that is open; tells what holds something, in words.
+
+    A run whose writers aren't locked out writes no rows (`traces.Trace`): rows of a new table, and values of a new
+    column that aren't its default, are somebody else's.
+
+    Raises:
+        psycopg.Error: a lock isn't granted, among others.
+    """
+    for item in items:
+        table = item.name if item.kind == "table" else item.table
+        try:
+            with connection.transaction():
+                connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+                count = _count(connection, item, table)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.WrongObjectType, psycopg.errors.UndefinedColumn):
+            continue
+        if count:
+            what = "rows" if item.kind == "table" else f"values in column {item.name}"
+            yield f"table {table} holds {count} {what} that others wrote meanwhile, so it was not dropped"
+
+
+def _count(connection: Connection[Any], item: CatalogObject, table: str) -> int:
+    condition = ""
+    if item.kind == "column":
+        # As text: not every type can be compared.
+        condition = f" WHERE {item.name}::text IS DISTINCT FROM ({item.attributes.get('default') or 'NULL'})::text"
+    query = f"SELECT count(*) FROM ONLY {table}{condition}"
+    row = connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _is_generated(item: CatalogObject) -> bool:
+    return bool(item.attributes.get("generated"))

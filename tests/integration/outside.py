@@ -1,0 +1,74 @@
+"""A database as somebody outside sees it who knows nothing of the operator: pg_dump, psql's questions, md5.
+
+Everything is asked as the superuser: definitions with owners, rights and the database's own settings, the rows of every
+table, large objects, sequences, roles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+
+from psycopg import sql
+
+from integration.postgres_server import Database, binary
+
+OWN = ("medianest_operator", "_prisma_migrations")
+"""The run's own book-keeping."""
+
+
+def outside(database: Database) -> Mapping[str, str]:
+    """What is there, one text for each thing that is looked at."""
+    found = {"definitions": _definitions(database)}
+    with database.connect() as connection:
+        for schema, table in connection.execute(
+            "SELECT schemaname, tablename FROM pg_tables"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', %s) AND tablename <> %s",
+            OWN,
+        ).fetchall():
+            rows = connection.execute(
+                sql.SQL("SELECT t::text FROM ONLY {} t").format(sql.Identifier(schema, table))
+            ).fetchall()
+            text = "\n".join(sorted(row[0] for row in rows if ",w:" not in row[0]))
+            found[f"rows of {schema}.{table}"] = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        questions = {
+            "large objects": "SELECT oid, lomowner::regrole, lomacl, md5(lo_get(oid)) FROM pg_largeobject_metadata",
+            "roles": "SELECT rolname, rolsuper, rolinherit, rolcanlogin, rolconfig FROM pg_roles",
+            "members": "SELECT roleid::regrole, member::regrole, admin_option FROM pg_auth_members",
+            "settings": "SELECT setrole::regrole, s.setconfig FROM pg_db_role_setting s JOIN pg_database d"
+            " ON d.oid = s.setdatabase WHERE d.datname = current_database()",
+            "database": "SELECT datdba::regrole, a.grantor::regrole, a.grantee::regrole, a.privilege_type, is_grantable"
+            " FROM pg_database d, aclexplode(coalesce(datacl, acldefault('d', datdba))) a"
+            " WHERE datname = current_database()",
+            "invalid indexes": "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid",
+        }
+        for name, question in questions.items():
+            found[name] = "\n".join(sorted(str(row) for row in connection.execute(question.encode()).fetchall()))
+    return found
+
+
+def unlike(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str]]:
+    """The lines that only one of the two has."""
+    return {
+        name: sorted(set(before.get(name, "").split("\n")) ^ set(after.get(name, "").split("\n")))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
+
+
+def _definitions(database: Database) -> str:
+    dumped = subprocess.run(
+        [
+            *(binary("pg_dump"), "--schema-only", "--create"),
+            *(f"--exclude-schema={OWN[0]}", f"--exclude-table=public.{OWN[1]}"),
+        ],
+        env={**os.environ, **database.environment("postgres")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    # Newer pg_dumps put a random word around their text; an access list's order is that in which rights were given.
+    lines = [line for line in dumped.splitlines() if not line.startswith(("\\restrict", "\\unrestrict", "--"))]
+    return "\n".join(sorted(lines) if any(line.startswith("GRANT") for line in lines) else lines)

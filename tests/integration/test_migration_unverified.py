@@ -1,0 +1,75 @@
+"""A rollback that could not be verified is believed by whoever comes next, whatever it comes with."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from integration.commands import dbctl
+from integration.crashes import (
+    AT_THE_GATE,
+    GATE,
+    PATIENT,
+    SHAPES,
+    Start,
+    Truth,
+    applied,
+    assert_whole,
+    gate,
+    open_runs,
+    unresolved,
+    writing,
+)
+from integration.postgres_server import Database, wait_for_backend
+
+OTHER = {"20270101000000_other": "SELECT 1;\n"}
+
+
+def fail_unverified(database: Database, start: Start, shape: str) -> dict[str, str]:
+    """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
+    files = {**SHAPES[shape], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
+    with gate(database) as keeper:
+        job = start(files, *PATIENT)
+        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+        database.execute("CREATE PUBLICATION meanwhile")
+    code, result, output = job.end()
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
+    return files
+
+
+@pytest.mark.parametrize("shape", ["concurrently in the middle", "down scripts", "commit inside"])
+def test_unverified_run_stays_so_for_every_later_run(
+    database: Database, before: Truth, start: Start, shape: str
+) -> None:
+    files = fail_unverified(database, start, shape)
+    locked_out = shape == "commit inside"
+    later = [(files, "--retry", "2"), ({**files, **OTHER},), (OTHER,), (None,), (OTHER, "--allow-destructive")]
+    for source, *options in later:
+        code, result, output = start(source, *options).end()
+        assert (code, result["reason"]) == (1, "RollbackUnverified"), output
+        assert "publication meanwhile is not expected" in result["message"]
+        assert result["applied"] == []
+        assert len(open_runs(database)) == 1
+        # What was taken back isn't called applied, and Prisma's own deploy doesn't go on either (P3009).
+        assert applied(database, {**files, **OTHER}) == []
+        assert unresolved(database) == ["20260103000000_c"]
+        if locked_out:
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                database.execute("SELECT 1", user="medianest_app")
+    if locked_out:
+        return
+
+    # Once the difference is gone, the same comparison ends it.
+    database.execute("DROP PUBLICATION meanwhile")
+    code, _, output = start(None).end()
+    assert code == 0, output
+    with writing(database) as writers:
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+
+
+def test_resolve_ends_an_unverified_run(database: Database, start: Start) -> None:
+    files = fail_unverified(database, start, "commit inside")
+    assert dbctl(database.environment("postgres"), "resolve").stdout.startswith("resolved run ")
+    assert (open_runs(database), unresolved(database), applied(database, files)) == ([], [], [])
+    code, result, output = start(SHAPES["commit inside"]).end()
+    assert (code, result["version"]) == (0, "20260103000000_c"), output
