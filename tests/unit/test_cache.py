@@ -137,3 +137,11 @@ def test_an_object_that_lost_its_label_for_a_moment_comes_back() -> None:
     assert not cache.put(SECRET, child("a-app", 3))
     assert cache.put(SECRET, child("a-app", 5)) == {A}
     assert cache.get(SECRET, "ns", "a-app") == child("a-app", 5)
+
+
+def test_what_a_list_no_longer_has_is_not_brought_back_by_what_happened_before_it() -> None:
+    cache = Cache()
+    cache.put(SECRET, child("a-app", 3))
+    assert cache.replace(SECRET, [], "9") == {A}
+    assert not cache.put(SECRET, child("a-app", 5))
+    assert cache.put(SECRET, child("a-app", 10)) == {A}

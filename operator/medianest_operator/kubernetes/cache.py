@@ -186,11 +186,15 @@ class Cache:
             return set()
         return self._touch(before, key)
 
-    def remove(self, kind: Kind, manifest: Manifest) -> set[Key]:
-        """Forget an object, unless another one of its name took its place. Returns the databases it belonged to."""
+    def remove(self, kind: Kind, manifest: Manifest, version: str | None = None) -> set[Key]:
+        """Forget an object, unless another one of its name took its place. Returns the databases it belonged to.
+
+        Args:
+            version: at which it was gone; `None`: the manifest's own.
+        """
         metadata = manifest["metadata"]
         if uid := metadata.get("uid"):
-            self._deleted[uid] = metadata.get("resourceVersion")
+            self._deleted[uid] = version or metadata.get("resourceVersion")
             while len(self._deleted) > _REMEMBERED_DELETIONS:
                 del self._deleted[next(iter(self._deleted))]
         name = metadata["namespace"], metadata["name"]
@@ -220,7 +224,7 @@ class Cache:
         for name, known in list(self._objects.get(kind, {}).items()):
             gone = name not in present and namespace in {None, name[0]}
             if gone and not _is_older(version, known.version):
-                touched |= self.remove(kind, known.manifest)
+                touched |= self.remove(kind, known.manifest, version)
         return touched
 
     def drop_namespace(self, namespace: str) -> set[Key]:
