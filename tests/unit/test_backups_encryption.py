@@ -96,7 +96,8 @@ def test_nobody_waits_for_a_reader_that_has_gone() -> None:
     [
         ("age1abc", "no recipient of age"),
         ("", "no recipient of age"),
-        (str(KEY), "is a private key; give the public one"),
+        # Named, since the key is another one in each process.
+        pytest.param(str(KEY), "is a private key; give the public one", id="private"),
     ],
 )
 def test_a_recipient_that_is_none(recipient: str, words: str) -> None:
