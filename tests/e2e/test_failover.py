@@ -127,8 +127,9 @@ def test_scaling_down_synchronous(kube: Kube, before: int, after: int) -> None:
         leads = json.loads(kube.kubectl("exec", primary, "-c", "postgres", "--", "patronictl", "list", "-f", "json"))
         standby = next(item["Member"] for item in leads if item["Role"] in {"Sync Standby", "Quorum Standby"})
         if standby != last:
-            # Patroni names another one once this one is made again.
-            kube.kubectl("delete", "pod", standby, "--wait=true")
+            # While the others are made again, Patroni has only the last to name.
+            others = {f"ha-{number}" for number in range(before)} - {primary, last}
+            kube.kubectl("delete", "pod", *sorted(others), "--wait=true")
             kube.wait_ready("ha")
             continue
         kube.kubectl(
