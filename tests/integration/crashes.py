@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from integration.postgres_server import Database, binary, wait_until
+from integration.postgres_server import Database, binary, wait_for_backend, wait_until
 
 OPERATOR = Path(__file__).parents[2] / "operator"
 RUN = "medianest-dbctl migrate"
@@ -355,6 +355,36 @@ def gate(database: Database) -> Iterator[Connection[None]]:
     with database.connect() as keeper:
         keeper.execute("SELECT pg_advisory_lock(%s)", (GATE,))
         yield keeper
+
+
+@contextmanager
+def at_the_gate(database: Database, start: Start, files: Mapping[str, str], *options: str) -> Iterator[Job]:
+    """A run that stands at the gate while the block lasts, and goes on after it."""
+    with gate(database) as keeper:
+        job = start(files, *(options or PATIENT))
+        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+        yield job
+
+
+def end_under_a_reader(
+    database: Database, start: Start, files: Mapping[str, str], *options: str
+) -> tuple[int, dict[str, Any], str]:
+    """A run that stood at the gate, and from then on to its end somebody reads `users` in an open transaction."""
+    with gate(database) as keeper, database.connect() as reader:
+        job = start(files, *options)
+        with reader.transaction():
+            wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+            reader.execute("LOCK TABLE users IN ACCESS SHARE MODE")
+            keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
+            return job.end()
+
+
+def assert_next_run_rolls_back(database: Database, start: Start, files: Mapping[str, str], before: Truth) -> None:
+    """The next run, of a source with nothing new, ends what an earlier one left, and lets the application in."""
+    code, _, output = start(None).end()
+    assert code == 0, output
+    with writing(database) as writers:
+        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
 
 
 def gated(files: Mapping[str, str], name: str) -> dict[str, str]:

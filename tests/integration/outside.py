@@ -10,10 +10,14 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from psycopg import sql
 
+from integration.conftest import migrate
 from integration.postgres_server import Database, binary
+from medianest_operator.api.run_options import RunOptions
+from medianest_operator.results.migration import MigrationResult
 
 OWN = ("medianest_operator", "_prisma_migrations")
 """The run's own book-keeping."""
@@ -47,6 +51,15 @@ def outside(database: Database) -> Mapping[str, str]:
         for name, question in questions.items():
             found[name] = "\n".join(sorted(str(row) for row in connection.execute(question.encode()).fetchall()))
     return found
+
+
+def migrate_and_look(
+    database: Database, files: Mapping[str, str], options: RunOptions, folder: Path
+) -> tuple[MigrationResult, dict[str, list[str]]]:
+    """Run migrations; the result, and what is unlike before."""
+    before = outside(database)
+    result = migrate(database, files, options, folder=folder)
+    return result, unlike(before, outside(database))
 
 
 def unlike(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str]]:

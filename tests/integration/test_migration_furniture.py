@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from integration.conftest import migrate
 from integration.crashes import PEOPLE
-from integration.outside import outside, unlike
+from integration.outside import migrate_and_look
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.results.migration import MigrationResult
 
 NAME = "20260101000000_a"
-LIVE_ONLY = "SELECT 1/(current_database() NOT LIKE 't!_%' ESCAPE '!')::int;\n"
 ROWS = "UPDATE users SET name = 'gone';\nDELETE FROM media_requests WHERE id = 'm7';\nCOMMIT;\nSELECT 1/0;\n"
 SHAPE = "UPDATE users SET name = 'gone';\nALTER TABLE users DROP COLUMN image;\nCOMMIT;\nSELECT 1/0;\n"
 # Made by the owner, then by the superuser.
@@ -56,29 +55,36 @@ def furnish(database: Database, own: str, others: str) -> None:
         database.execute(others)
 
 
-def fail(database: Database, folder: Path, sql: str, rehearse: Rehearse = Rehearse.NEVER) -> None:
-    """A run that has committed something and fails leaves the database as it was."""
-    before = outside(database)
-    options = RunOptions(rehearse=rehearse, allow_destructive=True)
-    result = migrate(database, {f"{NAME}.sql": sql}, options, folder=folder)
-    left = unlike(before, outside(database))
-    assert not left, f"{result}: {left}"
-    assert result.reason == "MigrationFailed", result
-    assert result.rollback is not None, result
-    assert (result.rollback.strategy, result.rollback.verified) == ("Restore", True), result
+RESTORED = ("MigrationFailed", "Restore", True)
+"""How a run ends that has committed something and fails: why, how it was rolled back, and whether that was verified."""
+
+
+def run(
+    database: Database, folder: Path, sql: str, rehearse: Rehearse = Rehearse.NEVER, *, destroys: bool = True
+) -> tuple[MigrationResult, dict[str, list[str]]]:
+    options = RunOptions(rehearse=rehearse, allow_destructive=destroys)
+    return migrate_and_look(database, {f"{NAME}.sql": sql}, options, folder)
+
+
+def ending(result: MigrationResult) -> tuple[str, str, bool] | None:
+    if result.rollback is None:
+        return None
+    return result.reason, result.rollback.strategy, result.rollback.verified
 
 
 @pytest.mark.parametrize("sql", [ROWS, SHAPE], ids=["rows", "definitions"])
 @pytest.mark.parametrize(("own", "others"), FURNITURE.values(), ids=FURNITURE.keys())
 def test_restore_leaves_others_alone(medianest: Database, tmp_path: Path, own: str, others: str, sql: str) -> None:
     furnish(medianest, own, others)
-    fail(medianest, tmp_path, sql)
+    result, left = run(medianest, tmp_path, sql)
+    assert (left, ending(result)) == ({}, RESTORED), result
 
 
 @pytest.mark.parametrize("others", BUILT_ON.values(), ids=BUILT_ON.keys())
 def test_rows_come_back_under_what_others_built(medianest: Database, tmp_path: Path, others: str) -> None:
     furnish(medianest, "", others)
-    fail(medianest, tmp_path, ROWS)
+    result, left = run(medianest, tmp_path, ROWS)
+    assert (left, ending(result)) == ({}, RESTORED), result
 
 
 @pytest.mark.parametrize("rehearse", [Rehearse.NEVER, Rehearse.ALWAYS])
@@ -87,11 +93,8 @@ def test_restore_that_would_drop_what_others_built_is_refused_before(
 ) -> None:
     """A dropped column comes back by a restore of its table alone, which the publication would not outlive."""
     furnish(medianest, "", BUILT_ON["publication over a table"])
-    before = outside(medianest)
-    options = RunOptions(rehearse=rehearse, allow_destructive=True)
-    sql = SHAPE.replace("SELECT 1/0;\n", "SELECT 1;\n")
-    result = migrate(medianest, {f"{NAME}.sql": sql}, options, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = run(medianest, tmp_path, SHAPE.replace("SELECT 1/0;\n", "SELECT 1;\n"), rehearse)
+    assert not left, result
     assert result.reason == "RollbackImpossible", result
     assert "publication dbz of postgres over " in result.message
     assert "Nothing was changed." in result.message
@@ -100,11 +103,9 @@ def test_restore_that_would_drop_what_others_built_is_refused_before(
 @pytest.mark.parametrize("rehearse", [Rehearse.NEVER, Rehearse.ALWAYS])
 def test_foreign_key_of_others_is_named_before(medianest: Database, tmp_path: Path, rehearse: Rehearse) -> None:
     furnish(medianest, "", "CREATE SCHEMA dba; CREATE TABLE dba.notes (id text REFERENCES media_requests (id))")
-    before = outside(medianest)
-    options = RunOptions(rehearse=rehearse)
     sql = ROWS.replace("SELECT 1/0;\n", "SELECT 1;\n")
-    result = migrate(medianest, {f"{NAME}.sql": sql}, options, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = run(medianest, tmp_path, sql, rehearse, destroys=False)
+    assert not left, result
     assert result.reason == "RollbackImpossible", result
     assert "dba.notes" in result.message, result
 
@@ -112,12 +113,14 @@ def test_foreign_key_of_others_is_named_before(medianest: Database, tmp_path: Pa
 def test_table_of_the_runs_own_login_is_left_alone(medianest: Database, tmp_path: Path) -> None:
     furnish(medianest, "", "CREATE TABLE mine (id int); ALTER TABLE mine OWNER TO medianest_migrator")
     medianest.execute("GRANT SELECT ON mine TO medianest")
-    fail(medianest, tmp_path, SHAPE)
+    result, left = run(medianest, tmp_path, SHAPE)
+    assert (left, ending(result)) == ({}, RESTORED), result
 
 
 def test_restore_is_rehearsed_and_needed_on_live_only(medianest: Database, tmp_path: Path) -> None:
     furnish(medianest, *FURNITURE["collation"])
-    medianest.execute("ALTER SYSTEM SET cluster_name = 'live'")
     sql = "UPDATE users SET name = 'gone';\nALTER TABLE users DROP COLUMN image;\nCOMMIT;\n"
     sql += "SELECT 1/(NOT pg_has_role('postgres', 'pg_read_server_files', 'MEMBER'))::int;\n"
-    fail(medianest, tmp_path, sql, Rehearse.ALWAYS)
+    result, left = run(medianest, tmp_path, sql, Rehearse.ALWAYS)
+    assert (left, ending(result)) == ({}, RESTORED), result
+    assert result.rehearsal is not None

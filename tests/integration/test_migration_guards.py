@@ -8,7 +8,7 @@ import pytest
 
 from integration.conftest import migrate
 from integration.crashes import PEOPLE
-from integration.outside import outside, unlike
+from integration.outside import migrate_and_look, outside, unlike
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
@@ -35,9 +35,8 @@ UNPARSED = {
 @pytest.mark.parametrize(("sql", "advice"), UNPARSED.values(), ids=UNPARSED.keys())
 def test_unparsed_is_unsent(medianest: Database, tmp_path: Path, sql: str, advice: str) -> None:
     medianest.execute(PEOPLE)
-    before = outside(medianest)
-    result = migrate(medianest, {f"{NAME}.sql": sql}, NEVER, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, {f"{NAME}.sql": sql}, NEVER, tmp_path)
+    assert not left, result
     assert result.reason == "StatementRefused", result
     assert advice in result.message
     assert result.message.endswith("Nothing was changed.")
@@ -50,10 +49,9 @@ def test_quoted_word_that_is_reserved_later_is_applied(medianest: Database) -> N
 
 def test_dollar_tags_beyond_ascii_are_told_apart(medianest: Database, tmp_path: Path) -> None:
     medianest.execute(PEOPLE)
-    before = outside(medianest)
     sql = "SELECT $é$x$è$ , $é$; UPDATE users SET name = 'gone'; COMMIT; SELECT $é$,$è$ , $é$; SELECT 1/0;\n"
-    result = migrate(medianest, {f"{NAME}.sql": sql}, NEVER, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, {f"{NAME}.sql": sql}, NEVER, tmp_path)
+    assert not left, result
     assert result.rollback is not None, result
     assert (result.rollback.strategy, result.rollback.verified) == ("Restore", True), result
 
@@ -181,8 +179,7 @@ def test_loss_is_refused_however_it_is_spelled(
         "INSERT INTO events VALUES ('2026-05-05'); CREATE FUNCTION tidy() RETURNS void LANGUAGE plpgsql AS"
         " $$ BEGIN EXECUTE 'TRUNCATE media_requests'; END $$"
     )
-    before = outside(medianest)
-    result = migrate(medianest, {f"{NAME}.sql": sql}, options, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, {f"{NAME}.sql": sql}, options, tmp_path)
+    assert not left, result
     assert result.reason == "DestructiveStatement", result
     assert "allowDestructive" in result.message

@@ -20,9 +20,12 @@ from integration.crashes import (
     Start,
     Truth,
     applied,
+    assert_next_run_rolls_back,
     assert_whole,
+    at_the_gate,
     bad,
     end_sessions,
+    end_under_a_reader,
     gate,
     look,
     names,
@@ -117,9 +120,7 @@ def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
     database: Database, before: Truth, start: Start, room: Path
 ) -> None:
     files = {**SHAPES["commit inside"], "20260103000000_c": FAILING}
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         (room / "backups").rename(room / "elsewhere")
     code, result, output = job.end()
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
@@ -128,38 +129,24 @@ def test_backup_that_is_gone_keeps_the_writers_off_until_it_is_back(
         database.execute("SELECT 1", user="medianest_app")
 
     (room / "elsewhere").rename(room / "backups")
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)
 
 
 def test_lock_that_is_not_granted_on_the_way_back_is_worth_another_try(
     database: Database, before: Truth, start: Start
 ) -> None:
     files = {**SHAPES["concurrently in the middle"], "20260103000000_c": FAILING}
-    with gate(database) as keeper, database.connect() as reader:
-        job = start(files, "--lock-timeout", "2s")
-        with reader.transaction():
-            wait_for_backend(keeper, f"lock({GATE})", waiting=True)
-            reader.execute("LOCK TABLE users IN ACCESS SHARE MODE")
-            keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
-            code, result, output = job.end()
+    code, result, output = end_under_a_reader(database, start, files, "--lock-timeout", "2s")
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
     assert "gets no lock" in result["message"]
     assert result["message"].startswith("The application is not locked out. "), result
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)
 
 
 def test_what_others_made_meanwhile_is_not_reverted(database: Database, start: Start) -> None:
     """The run's only transaction is gone; a table that differs is somebody else's, who has rows in it."""
     files = {"20260101000000_a": FAILING}
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         database.execute("SET ROLE medianest; CREATE TABLE kept_by_hand AS SELECT 1 AS one")
     code, result, output = job.end()
     assert (code, result["reason"]) == (1, "RollbackUnverified"), output
@@ -172,9 +159,7 @@ def test_unverified_run_is_resolved_by_hand_and_tried_again(database: Database, 
     """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
     held_off = shape == "commit inside"
     files = {**SHAPES[shape], "20260103000000_c": FAILING}
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         database.execute("CREATE PUBLICATION meanwhile")
     code, result, output = job.end()
     assert (code, result["reason"]) == (1, "RollbackUnverified"), output
@@ -199,9 +184,7 @@ def test_unverified_run_is_resolved_by_hand_and_tried_again(database: Database, 
 
 
 def test_resolve_gives_way_to_a_run_at_work(database: Database, start: Start) -> None:
-    with gate(database) as keeper:
-        job = start({"20260101000000_a": AT_THE_GATE, "20260102000000_b": "SELECT 1"}, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, {"20260101000000_a": AT_THE_GATE, "20260102000000_b": "SELECT 1"}) as job:
         resolved = dbctl(database.environment("postgres"), "resolve")
         assert resolved.returncode == 2
         assert "a migration run is at work" in resolved.stderr
@@ -239,10 +222,7 @@ def test_recovery_looks_as_closely_as_the_run(database: Database, start: Start) 
         wait_for_backend(holder, "migration_runs", waiting=True)
         job.process.kill()
         end_sessions(holder)
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)
 
 
 def test_writer_that_is_just_logging_in_is_held_off(database: Database, before: Truth, start: Start) -> None:

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from integration.crashes import AT_THE_GATE, GATE, PATIENT, SHAPES, Start, Truth, assert_whole, gate, look, writing
+from integration.crashes import (
+    AT_THE_GATE,
+    GATE,
+    PATIENT,
+    SHAPES,
+    Start,
+    Truth,
+    assert_next_run_rolls_back,
+    assert_whole,
+    end_under_a_reader,
+    gate,
+    look,
+    writing,
+)
 from integration.postgres_server import Database, wait_for_backend, wait_until
 
 DATA = "commit inside"
@@ -59,19 +72,10 @@ def test_statement_timeout_is_the_files_alone(database: Database, start: Start) 
 def test_restore_does_not_wait_without_a_limit(database: Database, before: Truth, start: Start) -> None:
     """A superuser isn't locked out, and holds a table that the restore needs."""
     files = {"20260101000000_a": SHAPES[DATA]["20260101000000_a"], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
-    with gate(database) as keeper, database.connect() as reader:
-        job = start(files, *PATIENT)
-        with reader.transaction():
-            wait_for_backend(keeper, f"lock({GATE})", waiting=True)
-            reader.execute("LOCK TABLE users IN ACCESS SHARE MODE")
-            keeper.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
-            code, result, output = job.end()
+    code, result, output = end_under_a_reader(database, start, files, *PATIENT)
     assert (code, result["reason"]) == (2, "RollbackUnfinished"), output
     assert result["message"].startswith("The application is locked out of its database. "), result
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)
 
 
 def test_full_disk_on_the_rollback_is_tried_again(
@@ -99,7 +103,4 @@ def test_full_disk_on_the_rollback_is_tried_again(
         assert result["message"].startswith("The application is locked out of its database. "), result
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)

@@ -9,13 +9,14 @@ import psycopg
 import pytest
 
 from integration.conftest import migrate
-from integration.crashes import AT_THE_GATE, GATE, PATIENT, PEOPLE, Start, gate, open_runs
-from integration.outside import outside, unlike
-from integration.postgres_server import Database, wait_for_backend
+from integration.crashes import AT_THE_GATE, PEOPLE, Start, at_the_gate, open_runs
+from integration.outside import migrate_and_look
+from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
 
 NEVER = RunOptions(rehearse=Rehearse.NEVER)
+A, B = "20260101000000_a.sql", "20260102000000_b.sql"
 BAD = "CREATE UNIQUE INDEX CONCURRENTLY bad_uq ON media_requests (media_type);\n"
 EVENTS = """
 CREATE TABLE events (id int, at date NOT NULL) PARTITION BY RANGE (at);
@@ -96,9 +97,7 @@ def test_table_with_rows_of_others_is_not_dropped(database: Database, start: Sta
         "20260102000000_b": "CREATE INDEX CONCURRENTLY notes_id ON notes (id);\n",
         "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n",
     }
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         database.execute(
             "INSERT INTO notes VALUES (1), (2); UPDATE users SET nickname = 'ann' WHERE id = 'u1'", user="medianest_app"
         )
@@ -122,9 +121,7 @@ def test_what_a_superuser_made_meanwhile_is_not_dropped(database: Database, star
     }
     if locks_out:
         files["20260101000000_a"] += "UPDATE users SET name = 'x';\nCOMMIT;\n"
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         database.execute("CREATE TABLE kept_by_hand (one) AS SELECT 1; CREATE VIEW activity AS SELECT 1 AS one")
     code, result, output = job.end()
     assert (code, result["reason"]) == (1, "RollbackUnverified"), output
@@ -153,10 +150,8 @@ def test_definitions_that_write_rows_are_taken_back_with_the_rows(
         "SET ROLE medianest; CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS"
         " $$ BEGIN UPDATE public.media_requests SET title = 'changed'; RETURN 1; END $$"
     )
-    before = outside(medianest)
-    files = {"20260101000000_a.sql": sql, "20260102000000_b.sql": BAD}
-    result = migrate(medianest, files, NEVER, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, {A: sql, B: BAD}, NEVER, tmp_path)
+    assert not left, result
     assert result.rollback is not None, result
     assert result.rollback.verified, result
     assert "by the application alone" not in result.message
@@ -164,15 +159,14 @@ def test_definitions_that_write_rows_are_taken_back_with_the_rows(
 
 def test_down_script_with_data_locks_writers_out(medianest: Database, tmp_path: Path) -> None:
     medianest.execute(PEOPLE)
-    before = outside(medianest)
     files = {
-        "20260101000000_a.sql": "CREATE TABLE a (id text);\n",
+        A: "CREATE TABLE a (id text);\n",
         "20260101000000_a.down.sql": "UPDATE users SET name = 'down';\nDROP TABLE a;\n",
-        "20260102000000_b.sql": BAD,
+        B: BAD,
         "20260102000000_b.down.sql": "DROP INDEX CONCURRENTLY bad_uq;\n",
     }
-    result = migrate(medianest, files, NEVER, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, files, NEVER, tmp_path)
+    assert not left, result
     assert result.rollback is not None, result
     assert (result.rollback.strategy, result.rollback.verified) == ("Restore", True), result
 
@@ -197,9 +191,7 @@ def test_without_a_rehearsal_the_backup_is_there_where_the_inverse_does_not_lead
         "CREATE FUNCTION n() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
         "CREATE TRIGGER t BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION n()"
     )
-    before = outside(medianest)
-    files = {"20260101000000_a.sql": sql, "20260102000000_b.sql": BAD}
-    result = migrate(medianest, files, NEVER, folder=tmp_path)
-    assert not unlike(before, outside(medianest)), result
+    result, left = migrate_and_look(medianest, {A: sql, B: BAD}, NEVER, tmp_path)
+    assert not left, result
     assert result.rollback is not None, result
     assert (result.reason, result.rollback.verified) == ("MigrationFailed", True), result

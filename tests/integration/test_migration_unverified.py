@@ -8,19 +8,16 @@ import pytest
 from integration.commands import dbctl
 from integration.crashes import (
     AT_THE_GATE,
-    GATE,
-    PATIENT,
     SHAPES,
     Start,
     Truth,
     applied,
-    assert_whole,
-    gate,
+    assert_next_run_rolls_back,
+    at_the_gate,
     open_runs,
     unresolved,
-    writing,
 )
-from integration.postgres_server import Database, wait_for_backend
+from integration.postgres_server import Database
 
 OTHER = {"20270101000000_other": "SELECT 1;\n"}
 
@@ -28,9 +25,7 @@ OTHER = {"20270101000000_other": "SELECT 1;\n"}
 def fail_unverified(database: Database, start: Start, shape: str) -> dict[str, str]:
     """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
     files = {**SHAPES[shape], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
-    with gate(database) as keeper:
-        job = start(files, *PATIENT)
-        wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+    with at_the_gate(database, start, files) as job:
         database.execute("CREATE PUBLICATION meanwhile")
     code, result, output = job.end()
     assert (code, result["reason"]) == (1, "RollbackUnverified"), output
@@ -61,10 +56,7 @@ def test_unverified_run_stays_so_for_every_later_run(
 
     # Once the difference is gone, the same comparison ends it.
     database.execute("DROP PUBLICATION meanwhile")
-    code, _, output = start(None).end()
-    assert code == 0, output
-    with writing(database) as writers:
-        assert assert_whole(database, files, before, None, writers) == "rolled back and verified"
+    assert_next_run_rolls_back(database, start, files, before)
 
 
 def test_resolve_ends_an_unverified_run(database: Database, start: Start) -> None:

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from integration.crashes import (
-    GATE,
     PATIENT,
     SHAPES,
     STRATEGIES,
@@ -17,13 +16,13 @@ from integration.crashes import (
     Writer,
     applied,
     assert_whole,
-    gate,
+    at_the_gate,
     gated,
     names,
     open_runs,
     writing,
 )
-from integration.postgres_server import Database, wait_for_backend, wait_until
+from integration.postgres_server import Database, wait_until
 
 LAST = "20260103000000_c"
 BY_THE_APPLICATION = "catalog equals that before, and rows were changed by the application alone (verified)"
@@ -56,9 +55,7 @@ def test_nothing_acknowledged_is_lost_on_the_way_back(
 ) -> None:
     files = gated({**SHAPES[shape], LAST: "SELECT 1/0;\n"}, gate_of(shape))
     with writing(database, WRITERS) as writers:
-        with gate(database) as keeper:
-            job = start(files, *PATIENT)
-            wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+        with at_the_gate(database, start, files) as job:
             if is_held_off(shape):
                 assert all(writer.held_off for writer in writers)
                 assert others(database) == []
@@ -80,9 +77,7 @@ def test_nothing_acknowledged_is_lost_on_the_way_back(
 def test_nothing_acknowledged_is_lost_on_the_way_there(database: Database, start: Start, shape: str) -> None:
     files = gated(SHAPES[shape], gate_of(shape))
     with writing(database, WRITERS) as writers:
-        with gate(database) as keeper:
-            job = start(files, *PATIENT)
-            wait_for_backend(keeper, f"lock({GATE})", waiting=True)
+        with at_the_gate(database, start, files) as job:
             if not is_held_off(shape):
                 # What is committed so far is there for the application; what isn't, isn't.
                 wait_for_more(database, writers)

@@ -87,8 +87,7 @@ def _secret_names(run: Run) -> set[str]:
 
 async def _missing(run: Run) -> str | None:
     """A Secret that a Job's pod would wait for, in words."""
-    token = tuple(sorted(_secret_names(run)))
-    for name in token:
+    for name in sorted(_secret_names(run)):
         if await run.services.client.get(SECRET, run.names.namespace, name) is None:
             return f"there is no Secret {name} in this namespace, which spec.backup names"
     return None

@@ -1,7 +1,6 @@
 """What every concern works with, and what is known of one database at the start of a run."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -166,11 +165,7 @@ class Run:
     def once(self, topic: str, work_out: Callable[[], T]) -> T:
         """What follows from the spec and the image alone, worked out once for each of their versions."""
         token = (self.database["metadata"].get("uid"), self.generation, self.image)
-        known: T | None = self.services.memory.recall(self.key, topic, token, math.inf)
-        if known is None:
-            known = work_out()
-            self.services.memory.keep(self.key, topic, token, known)
-        return known
+        return self.services.memory.once(self.key, topic, token, work_out)
 
     @cached_property
     def owner(self) -> dict[str, Any]:

@@ -83,7 +83,9 @@ class DatabaseReconciler:
             await backup_objects.reject(self._services, key)
             return None
         try:
-            spec = self._parsed(key, database)
+            # Read once for each of its generations.
+            token = (database["metadata"].get("uid"), database["metadata"]["generation"])
+            spec = self._services.memory.once(key, "spec", token, lambda: _parse(database))
         except Permanent as error:
             unread = [Report(concern) for concern in self._order]
             await self._report(database, [Report(_SPEC, error=error), *unread], paused=False)
@@ -100,15 +102,6 @@ class DatabaseReconciler:
             raise errors[0]
         return self._next_run(run, reports)
 
-    def _parsed(self, key: Key, database: Manifest) -> DatabaseSpec:
-        """The spec, read once for each of its generations. Raises Permanent where it isn't one."""
-        token = (database["metadata"].get("uid"), database["metadata"]["generation"])
-        known: DatabaseSpec | None = self._services.memory.recall(key, "spec", token, math.inf)
-        if known is None:
-            known = _parse(database)
-            self._services.memory.keep(key, "spec", token, known)
-        return known
-
     async def _asked(self, run: Run, concern: Concern) -> Report:
         """Ask a concern, unless what it found last time still holds."""
         if not concern.stable and not concern.calm:
@@ -123,8 +116,9 @@ class DatabaseReconciler:
             return known[0]
         report = await _ask(run, concern)
         outcome = report.outcome
-        restless = outcome is None or (concern.calm and (outcome.obstacle or outcome.next_look))
-        if outcome is not None and report.error is None and not restless:
+        if outcome is None or report.error is not None:
+            return report
+        if not (concern.calm and (outcome.obstacle or outcome.next_look)):
             # Of the time before: what changed meanwhile, by its own writes too, it may not have seen.
             kept = replace(report, outcome=replace(outcome, events=()))
             memory.keep(run.key, topic, token, (kept, time.monotonic() + (outcome.next_look or longest)))
@@ -152,7 +146,7 @@ class DatabaseReconciler:
             if not written:
                 return
             announcements += transitions(previous, current, conditions)
-        elif not any(report.error for report in reports):
+        elif not announcements and not any(report.error for report in reports):
             self._services.memory.keep(key, "reported", token, reports)
         for item in announcements:
             await self._services.recorder.record(database, item.kind, item.reason, item.message)

@@ -3,8 +3,9 @@
 Nothing here is needed for correctness: a restarted operator starts empty and looks at everything once.
 """
 
+import math
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from medianest_operator.naming import Key
@@ -27,6 +28,14 @@ class Memory:
 
     def keep(self, key: Key, topic: str, token: Hashable, fact: Any) -> None:
         self._entries.setdefault(key, {})[topic] = (token, time.monotonic(), fact)
+
+    def once(self, key: Key, topic: str, token: Hashable, work_out: Callable[[], T]) -> T:
+        """The fact, worked out anew only where what it depends on has changed."""
+        known: T | None = self.recall(key, topic, token, math.inf)
+        if known is None:
+            known = work_out()
+            self.keep(key, topic, token, known)
+        return known
 
     def swap(self, key: Key, topic: str, fact: T, default: T) -> T:
         """Keep a fact and return the one that it replaces."""

@@ -110,10 +110,7 @@ class DataLoss:
                 yield Loss("truncate", f"empties {table.name}: {table.size} are lost{also}.", table.name)
 
     def _delete(self, node: Node) -> Iterator[Loss]:
-        condition = node.get("whereClause")
-        if condition is not None and not _is_constant(condition):
-            return
-        table = self._find(node["relation"])
+        table = self._whole(node)
         if table is not None:
             yield Loss(
                 "delete-all",
@@ -121,6 +118,11 @@ class DataLoss:
                 " meant.",
                 table.name,
             )
+
+    def _whole(self, node: Node) -> LiveTable | None:
+        """The table of a statement that speaks of no row of it, and so of all; `None` for others."""
+        condition = node.get("whereClause")
+        return self._find(node["relation"]) if condition is None or _is_constant(condition) else None
 
     def _merge(self, node: Node) -> Iterator[Loss]:
         table = self._find(node["relation"])
@@ -135,9 +137,8 @@ class DataLoss:
             )
 
     def _update(self, node: Node) -> Iterator[Loss]:
-        condition = node.get("whereClause")
-        table = self._find(node["relation"])
-        if table is None or "fromClause" in node or (condition is not None and not _is_constant(condition)):
+        table = self._whole(node)
+        if table is None or "fromClause" in node:
             return
         cleared = [
             target["name"]

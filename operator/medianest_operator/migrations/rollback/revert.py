@@ -76,7 +76,7 @@ class Revert:
         connection: in autocommit.
         before: the evidence of that moment.
         downs: the scripts that revert the committed migrations, by name, in the order in which those were applied.
-        locked out: nobody else has written since before `before`: then rows and sequences must be equal as well.
+        locked_out: nobody else has written since before `before`: then rows and sequences must be equal as well.
         backup: what to restore where nothing else leads back; only with the lockout up.
         environment: leads pg_dump to the same database, for the second comparison.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
