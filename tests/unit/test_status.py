@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.reconcile.concern import Verdict
+from medianest_operator.reconcile.context import Pod
 from unit.reports import (
     DOWN,
     MIGRATED,
@@ -161,3 +163,16 @@ def test_transitions_are_announced_once_and_the_primary_by_name() -> None:
 def test_empty_lists_stay_out() -> None:
     built = build(SERVING, report(status={"schema": api.Schema(version="v1", pending=[])}))
     assert built["schema"] == {"version": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "container", "state"),
+    [
+        ("Pending", {"waiting": {"reason": "PodInitializing"}}, "pending"),
+        ("Running", {"waiting": {"reason": "CrashLoopBackOff"}}, "down"),
+        ("Running", {"running": {}}, "starting"),
+    ],
+)
+def test_a_pod_that_has_not_begun_is_not_called_down(phase: str, container: dict[str, Any], state: str) -> None:
+    status = {"phase": phase, "containerStatuses": [{"name": "postgres", "state": container}]}
+    assert Pod({"metadata": {"name": "db-0", "uid": "u"}, "spec": {}, "status": status}).state == state

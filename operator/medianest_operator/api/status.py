@@ -30,7 +30,7 @@ class Member(ApiModel):
     role: str
     """primary, replica, or unknown while it starts."""
     state: str
-    """Patroni's word: running, streaming, starting, stopped, ..."""
+    """Patroni's word: running, streaming, starting, stopped, ...; pending or down while its container doesn't run."""
     node: str | None = None
     pending_restart: bool | None = None
     """PostgreSQL says that a changed parameter takes effect only after a restart."""

@@ -120,8 +120,9 @@ class Pod:
     def state(self) -> str:
         if self.terminating:
             return "stopping"
-        state = str(self.member.get("replication_state") or self.member.get("state") or "starting")
-        return state if self.running else "down"
+        if not self.running:
+            return "pending" if self.manifest.get("status", {}).get("phase", "Pending") == "Pending" else "down"
+        return str(self.member.get("replication_state") or self.member.get("state") or "starting")
 
     @property
     def streaming(self) -> bool:

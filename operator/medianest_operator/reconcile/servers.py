@@ -264,7 +264,7 @@ def _creating(run: Run) -> str:
     """How far the first start is."""
     if not run.pods:
         return "Creating the pods of the instances."
-    words = ", ".join(f"{pod.name} {pod.state if pod.running else 'pending'}" for pod in run.pods)
+    words = ", ".join(f"{pod.name} {pod.state}" for pod in run.pods)
     return f"The first instance is starting: {words}."
 
 
