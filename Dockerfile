@@ -1,6 +1,8 @@
 # Two images from one file: `operator` (the controller) and `postgres` (PostgreSQL 15 under Patroni, with medianest-dbctl).
 # A machine whose package proxy has its own certificate authority mounts it at /run/host-ca.crt; elsewhere nothing is there.
-FROM debian:bookworm-slim AS tools
+# A release names its base by digest: --build-arg BASE=debian:bookworm-slim@sha256:...
+ARG BASE=debian:bookworm-slim
+FROM ${BASE} AS tools
 SHELL ["/bin/sh", "-eu", "-c"]
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv python3-pip ca-certificates
@@ -37,7 +39,7 @@ RUN /opt/medianest/bin/pip install --no-cache-dir --no-compile --no-deps /wheels
  && find /opt/medianest -name tests -type d -prune -exec rm -rf {} + \
  && python3 -m compileall -q /opt/medianest/lib
 
-FROM debian:bookworm-slim AS operator
+FROM ${BASE} AS operator
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 ca-certificates \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
@@ -50,7 +52,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/medianest/bin:/usr/bi
 USER 65532:65532
 ENTRYPOINT ["/opt/medianest/bin/medianest-operator"]
 
-FROM debian:bookworm-slim AS postgres
+FROM ${BASE} AS postgres
 SHELL ["/bin/sh", "-eu", "-c"]
 # The package's just-in-time compiler is left out (jit = off): LLVM alone is larger than PostgreSQL, and MediaNest's queries are short.
 RUN groupadd -g 999 postgres && useradd -u 999 -g 999 -M -d /var/lib/postgresql -s /bin/bash postgres \

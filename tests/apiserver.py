@@ -17,10 +17,10 @@ from aiohttp import web
 
 from medianest_operator.kubernetes.access import Access
 from medianest_operator.kubernetes.client import KubernetesClient
-from medianest_operator.kubernetes.kinds import CHILDREN, EVENT, LEASE, OWN, Kind, Manifest
+from medianest_operator.kubernetes.kinds import CHILDREN, ENDPOINTS, EVENT, LEASE, OWN, Kind, Manifest
 from medianest_operator.timestamps import stamp_now
 
-_KINDS = {kind.plural: kind for kind in (*OWN, *CHILDREN, EVENT, LEASE)}
+_KINDS = {kind.plural: kind for kind in (*OWN, *CHILDREN, ENDPOINTS, EVENT, LEASE)}
 
 
 @dataclass(frozen=True)

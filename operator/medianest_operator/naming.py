@@ -197,10 +197,6 @@ class Names:
         return f"{self.scope}-sync"
 
     @property
-    def patroni_endpoints(self) -> tuple[str, ...]:
-        return (self.scope, *self.patroni_services, f"{self.scope}-failover")
-
-    @property
     def patroni_config(self) -> str:
         return f"{self.database}-patroni"
 

@@ -73,6 +73,25 @@ def test_rehearsal_keeps_a_failure_away_from_the_database(kube: Kube) -> None:
     assert any(lock.startswith("users: AccessExclusive") for lock in run["rehearsal"]["locks"])
 
 
+def test_job_that_waits_for_a_secret_says_so(kube: Kube) -> None:
+    import pyrage
+
+    people(kube)
+    identity = pyrage.x25519.Identity.generate()
+    encryption = {"recipients": [str(identity.to_public())], "identitySecret": {"name": "absent"}}
+    migrations = {"source": source(kube, "more", "ALTER TABLE users ADD COLUMN nickname text;")}
+    kube.patch("db", {"backup": {"encryption": encryption}, "migrations": migrations})
+
+    def told(db: Manifest | None) -> bool:
+        return 'secret "absent" not found' in condition_of(db, "SchemaUpToDate")["message"]
+
+    condition = condition_of(kube.wait(KIND, "db", told, "what the Job waits for"), "SchemaUpToDate")
+    assert (condition["status"], condition["reason"]) == ("False", "Migrating")
+    secret = {"metadata": {"name": "absent"}, "stringData": {"identity": str(identity)}}
+    kube.apply({"apiVersion": "v1", "kind": "Secret"} | secret)
+    wait_applied(kube, NEXT)
+
+
 def test_backup_of_a_migration_is_an_object_like_all_others(kube: Kube) -> None:
     people(kube)
     assert kube.all(BACKUP) == []

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from apiserver import ApiServer, Call, Fault
-from integration.loops import IMAGE
+from integration.loops import IMAGE, arena
 from medianest_operator.controller.lease import Lease
 from medianest_operator.controller.loop import Loop
 from medianest_operator.kubernetes.client import KubernetesClient
-from medianest_operator.kubernetes.kinds import BACKUP, DATABASE, LEASE, POD, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import BACKUP, CRON_JOB, DATABASE, LEASE, POD, ROLE_BINDING, STATEFUL_SET
 from medianest_operator.settings import Settings
 from soaking import rounds
 
@@ -267,3 +267,54 @@ async def test_a_leader_leaves_when_it_can_not_renew_in_time() -> None:
         _, holding = await _held(server, client, stood_by=True)
         server.fault = lambda _: Fault(500)
         await asyncio.wait_for(holding, 14)
+
+
+def binding_of(release: str) -> dict[str, Any]:
+    """What the chart makes in each namespace that a release watches alone."""
+    subject = {"kind": "ServiceAccount", "name": "medianest-operator", "namespace": release}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "medianest-operator"}
+    return {"metadata": {"namespace": "media", "name": "medianest-operator"}, "roleRef": role, "subjects": [subject]}
+
+
+async def test_a_release_for_the_whole_cluster_leaves_the_namespaces_of_another_one() -> None:
+    async with ApiServer() as server:
+        server.put(ROLE_BINDING, binding_of("media-operators"))
+        make(server, "media", "db")
+        make(server, "music", "db")
+        async with running(server) as loop:
+            for namespace in ("media", "music"):
+                loop.observe(DATABASE, "ADDED", server.get(DATABASE, namespace, "db"))
+            await until(lambda: reported(server, "music", "db"), "the other namespace's database is reported")
+            await until(lambda: not loop.queue.busy, "both were looked at")
+            assert not [call for call in server.calls if call.is_write and call.namespace == "media"]
+
+
+async def test_a_release_acts_in_the_namespaces_that_it_watches_alone() -> None:
+    async with ApiServer() as server:
+        server.put(ROLE_BINDING, binding_of("medianest-system"))
+        make(server, "media", "db")
+        async with running(server, "media") as loop:
+            loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", "db"))
+            await until(lambda: reported(server, "media", "db"), "reported")
+
+
+async def test_a_database_that_was_made_asleep_gets_its_cron_jobs_when_it_wakes() -> None:
+    async with arena() as made:
+        key = made.make("db", ASLEEP)
+        await made.run(key)
+        assert list(made.server.all(STATEFUL_SET))
+        assert not list(made.server.all(CRON_JOB))
+        assert made.conditions(key)["Ready"] == ("False", "Hibernated")
+        for asleep in (False, True):
+            made.make("db", {"hibernate": asleep})
+            await made.run(key)
+            crons = list(made.server.all(CRON_JOB))
+            assert [cron["spec"]["suspend"] for cron in crons] == [asleep] * 4
+
+
+async def test_a_watch_that_falls_silent_is_given_up() -> None:
+    """A connection whose other end is gone without a word: no packet tells of it."""
+    async with ApiServer() as server, server.client() as client:
+        _, version = await client.snapshot(DATABASE, "media")
+        async with asyncio.timeout(30):
+            assert [item async for item in client.watch(DATABASE, version, "media", seconds=300, silence=0.3)] == []

@@ -120,7 +120,7 @@ def test_the_operator_binds_the_instances_role_and_holds_none_of_its_writes(valu
             continue
         allowed = permissions(role["rules"])
         writes = {"create", "patch", "update", "delete", "deletecollection", "escalate"}
-        for plural, may in (("endpoints", set()), ("roles", set()), ("clusterroles", set()), ("pods", {"delete"})):
+        for plural, may in (("endpoints", {"delete"}), ("roles", set()), ("clusterroles", set()), ("pods", {"delete"})):
             assert {verb for _, resource, verb in allowed if resource == plural} & writes == may
         assert [rule for rule in role["rules"] if "bind" in rule["verbs"]] == [
             {
@@ -191,3 +191,18 @@ def test_deletion_protection_can_be_left_out() -> None:
 def test_bad_values_are_refused_by_name(values: dict[str, Any], named: str) -> None:
     with pytest.raises(HelmError, match=named):
         chart_manifests(values)
+
+
+def test_an_image_is_pinned_by_its_digest() -> None:
+    digest = f"sha256:{'0' * 64}"
+    (deployment,) = of_kind(
+        chart_manifests({"image": {"repository": "images.example/op", "digest": digest}}), "Deployment"
+    )
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"images.example/op:0.1.0@{digest}"
+
+
+@pytest.mark.parametrize("digest", ["latest", "sha256:abc", f"sha256:{'g' * 64}"])
+def test_what_is_no_digest_is_refused(digest: str) -> None:
+    with pytest.raises(HelmError, match="digest"):
+        chart_manifests({"image": {"repository": "op", "tag": "1", "digest": digest}})

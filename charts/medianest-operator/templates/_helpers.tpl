@@ -30,7 +30,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   verbs: [get, list, watch, delete]
 - apiGroups: [""]
   resources: [endpoints]
-  verbs: [get]
+  verbs: [get, list, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create, patch]

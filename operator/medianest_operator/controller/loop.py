@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.controller.queue import WorkQueue
+from medianest_operator.controller.territory import LOOK_EVERY, Territory
 from medianest_operator.errors import ReconcileError
 from medianest_operator.kubernetes.apply import Applier
 from medianest_operator.kubernetes.cache import Cache
@@ -52,6 +53,7 @@ class Loop:
         recorder = Recorder(client, settings.identity)
         self._notifier = Notifier(client, recorder, settings.webhook_networks)
         self._handovers = Handovers(self.queue.add)
+        self._territory = Territory(settings, client)
         services = Services(
             settings=settings,
             client=client,
@@ -117,7 +119,7 @@ class Loop:
         try:
             with metrics.RECONCILE_SECONDS.time():
                 async with asyncio.timeout(_RUN_DEADLINE):
-                    delay = await self._reconciler.reconcile(key)
+                    delay = await self._reconcile(key)
         except (ReconcileError, ApiError, *TRANSIENT_ERRORS) as error:
             metrics.RECONCILES.labels("retry").inc()
             wait = self.queue.retry(key)
@@ -133,6 +135,13 @@ class Loop:
                 self.queue.add_after(key, delay)
         finally:
             self._last_run = time.monotonic()
+
+    async def _reconcile(self, key: Key) -> float | None:
+        """One run, unless the database is another release's. Returns the seconds until the next."""
+        if await self._territory.is_anothers(key[0]):
+            await self._reconciler.forget(key)
+            return LOOK_EVERY
+        return await self._reconciler.reconcile(key)
 
     def _is_synced(self, namespace: str) -> bool:
         """Whether all that belongs to the databases of a namespace is in the cache: what is missing there would

@@ -27,6 +27,9 @@ _BACK_OFF_FIRST = 0.05
 _BACK_OFF_LAST = 5.0
 """Seconds that all callers wait after a failure of the API server's own."""
 _MOST_TROUBLE = 8
+_SILENCE = 80.0
+"""Seconds after which a watch that says nothing is taken for a connection that is dead: the API server sends a bookmark
+every minute (its watch cache does, upstream)."""
 _LONGEST_LINE = 16 << 20
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -231,11 +234,21 @@ class KubernetesClient:
             params["continue"] = token
 
     async def watch(
-        self, kind: Kind, version: str, namespace: str | None = None, *, labels: str = "", seconds: int = 300
+        self,
+        kind: Kind,
+        version: str,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        seconds: int = 300,
+        silence: float = _SILENCE,
     ) -> AsyncIterator[tuple[str, Manifest]]:
         """What happens to the objects of a kind after a resource version: ADDED, MODIFIED, DELETED and BOOKMARK.
 
         It ends after some minutes, and is begun again where it was.
+
+        Args:
+            silence: seconds without a word after which it ends, too.
 
         Raises:
             ApiError: of status 410 where the version is too old to go on from.
@@ -246,7 +259,7 @@ class KubernetesClient:
         if labels:
             params["labelSelector"] = labels
         await self._wait_for_turn()
-        timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=seconds + 30)
+        timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=silence)
         async with self._open.get(
             self.access.server + kind.path(namespace),
             params=params,
@@ -257,7 +270,7 @@ class KubernetesClient:
             if response.status >= 400:
                 message = _beginning(await response.read())
                 raise ApiError(response.status, "", message, self._hold_back(response))
-            async for line in _lines(response.content):
+            async for line in _until_silent(_lines(response.content)):
                 event = pydantic_core.from_json(line)
                 self.last_answer = time.monotonic()
                 if event["type"] == "ERROR":
@@ -331,6 +344,15 @@ class KubernetesClient:
 def _beginning(content: bytes) -> str:
     """Of an answer that isn't what was expected, for a message."""
     return content[:500].decode(errors="replace")
+
+
+async def _until_silent(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines, until none comes for so long that the connection is given up."""
+    try:
+        async for line in lines:
+            yield line
+    except aiohttp.SocketTimeoutError:
+        return
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

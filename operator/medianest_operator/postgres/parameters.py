@@ -97,7 +97,7 @@ def tuned(spec: DatabaseSpec) -> dict[str, str]:
         "min_wal_size": megabytes(max(32 * MIB, max_wal // 4)),
         "max_slot_wal_keep_size": megabytes(max(128 * MIB, wal_volume // 5)),
         # A replica that lost its primary asks again soon: under synchronous replication commits wait for it.
-        "wal_retrieve_retry_interval": "500ms",
+        "wal_retrieve_retry_interval": "200ms",
         "checkpoint_completion_target": "0.9",
         "default_statistics_target": "100",
         "random_page_cost": "1.1",

@@ -6,6 +6,7 @@ A Job's name holds a digest of what it does, so that a restarted operator finds 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,12 @@ from functools import cached_property
 from typing import Any, Final
 
 from medianest_operator import naming
+from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.kubernetes.kinds import JOB, POD, Manifest
 from medianest_operator.reconcile import findings
 from medianest_operator.reconcile.context import Run
+
+log = logging.getLogger(__name__)
 
 STRANDED_AFTER: Final = timedelta(seconds=10)
 """A pod that is still there so long after the end of its grace period is on a lost node."""
@@ -114,11 +118,15 @@ class Attempt:
         """Kubernetes' own reason, for a Job that left no result."""
         return str((self.end or {}).get("message") or (self.end or {}).get("reason") or "no result")
 
-    @property
-    def obstacle(self) -> str | None:
-        """What keeps its pods from working, as a sentence; `None` where nothing does."""
-        found = (findings.of_manifest(pod) for pod in self.pods)
-        return next((f"{finding.message}." for finding in found if finding), None)
+    async def obstacle(self) -> str | None:
+        """What keeps its pods from working, as a sentence; `None` where nothing is known to."""
+        try:
+            for pod in self.pods:
+                if finding := await findings.of_job_pod(self.run, pod):
+                    return f"{finding.message}."
+        except (ApiError, *TRANSIENT_ERRORS) as error:
+            log.info("could not read the pods' Events: %s", error, extra={"database": "/".join(self.run.key)})
+        return None
 
     async def discard(self) -> None:
         """Delete the Job with its pods."""

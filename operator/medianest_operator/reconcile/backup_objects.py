@@ -185,7 +185,7 @@ class _Object:
             await self._report(BackupPhase.FAILED, Reason.BACKUP_FAILED, message, **details)
             return
         if attempt.is_running:
-            message = attempt.obstacle or f"Job {attempt.name} is taking the backup."
+            message = await attempt.obstacle() or f"Job {attempt.name} is taking the backup."
             await self._report(BackupPhase.RUNNING, Reason.BACKUP_RUNNING, message, **details)
             return
         verification = result.verification

@@ -49,7 +49,8 @@ async def reconcile(run: Run) -> Outcome:
             await _apply_claim(run, claim)
         wanted = backup_jobs.cron_jobs(run.names, run.spec, run.job_image, run.owner)
         for cron_job in wanted:
-            await run.services.applier.apply(CRON_JOB, cron_job)
+            if not _is_made_later(run, cron_job):
+                await run.services.applier.apply(CRON_JOB, cron_job)
     except Permanent as error:
         return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
     names = {cron_job["metadata"]["name"] for cron_job in wanted}
@@ -59,6 +60,12 @@ async def reconcile(run: Run) -> Outcome:
     missing = await _missing(run)
     looks = bool(_secret_names(run)) and not is_suspended(run.spec)
     return Outcome(facts=(BackupsPossible(missing),), next_look=_SECRETS_EVERY if looks else None)
+
+
+def _is_made_later(run: Run, cron_job: Manifest) -> bool:
+    """Whether a CronJob waits until the database wakes: where there is none, there is none to suspend."""
+    namespace, name = run.names.namespace, cron_job["metadata"]["name"]
+    return run.spec.hibernate and run.services.cache.get(CRON_JOB, namespace, name) is None
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:

@@ -227,8 +227,8 @@ class Run:
         live = self.stateful_set
         if live is None:
             # Not made yet, or taken away for a moment while its volumes grow.
-            known = self.pods[0].image if self.pods else self.database.get("status", {}).get("image")
-            return str(known or default)
+            running = [pod.image for pod in self.pods if not pod.terminating]
+            return str((running or [self.database.get("status", {}).get("image")])[0] or default)
         if live["metadata"].get("annotations", {}).get(naming.ANNOTATION_IMAGE_FROM) == "spec":
             return default
         return str(live["spec"]["template"]["spec"]["containers"][0]["image"])

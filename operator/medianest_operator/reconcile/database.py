@@ -79,7 +79,7 @@ class DatabaseReconciler:
         """
         database = self._services.cache.get(DATABASE, *key)
         if database is None or "deletionTimestamp" in database["metadata"]:
-            await self._forget(key)
+            await self.forget(key)
             await backup_objects.reject(self._services, key)
             return None
         try:
@@ -181,7 +181,7 @@ class DatabaseReconciler:
         asked = [report.outcome.next_look for report in reports if report.outcome and report.outcome.next_look]
         return max(_SOON, min([regular * random.uniform(0.9, 1.1), *asked]))
 
-    async def _forget(self, key: Key) -> None:
+    async def forget(self, key: Key) -> None:
         await self._services.sessions.forget(*key)
         for pod in self._services.memory.swap(key, "measured", frozenset(), frozenset[str]()):
             metrics.forget_pod(*key, pod)

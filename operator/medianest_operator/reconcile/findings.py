@@ -1,7 +1,10 @@
 """Why an instance isn't ready: what a person would dig out of `kubectl describe pod`, in one sentence."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
@@ -18,6 +21,11 @@ _HOW = {
     143: "was ended by SIGTERM (exit code 143)",
 }
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_NOT_BEGUN = frozenset({"ContainerCreating", "PodInitializing"})
+_VOLUME_WARNINGS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_SLOW_START: Final = timedelta(seconds=8)
+"""After which a pod that has its node and doesn't begin is asked about. A Secret or volume that is missing is the
+kubelet's first warning; until then a pod is merely being made."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +85,21 @@ def _plain(message: str) -> str:
     return text.rstrip(".")
 
 
-def of_manifest(pod: Manifest) -> Finding | None:
-    """As `of_pod`, for the pod of a Job."""
-    return of_pod(Pod(pod))
+async def of_job_pod(run: Run, manifest: Manifest) -> Finding | None:
+    """What keeps the pod of a Job from working.
+
+    Raises:
+        ApiError: its Events can't be read.
+    """
+    pod = Pod(manifest)
+    return of_pod(pod) or await _unmounted(run, pod)
 
 
 async def find(run: Run, wanted: int) -> list[Finding]:
     """What keeps instances from being ready, the worst first."""
     pods = run.pods
-    found = [finding for pod in pods if not pod.ready and (finding := of_pod(pod))]
+    late = [pod for pod in pods if not pod.ready]
+    found = [finding for pod in late if (finding := of_pod(pod) or await _unmounted(run, pod))]
     live = run.stateful_set
     if (
         live
@@ -98,9 +112,28 @@ async def find(run: Run, wanted: int) -> list[Finding]:
     return found
 
 
+async def _unmounted(run: Run, pod: Pod) -> Finding | None:
+    """The volume or Secret that a pod on its node waits for: only its Events tell."""
+    if not _is_slow(pod):
+        return None
+    for message in await _warnings(run, pod.uid, _VOLUME_WARNINGS):
+        return Finding(Reason.POD_FAILING, f"Pod {pod.name} can't start: {_plain(message)}")
+    return None
+
+
+def _is_slow(pod: Pod) -> bool:
+    status = pod.manifest.get("status", {})
+    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    states = [container.get("state", {}).get("waiting", {}).get("reason") for container in containers]
+    if pod.terminating or not states or not all(state in _NOT_BEGUN for state in states):
+        return False
+    since = [c["lastTransitionTime"] for c in status.get("conditions", []) if c["type"] == "PodScheduled"]
+    return bool(since) and datetime.fromisoformat(since[0]) + _SLOW_START < datetime.now(UTC)
+
+
 async def _rejected(run: Run, stateful_set: Manifest) -> list[Finding]:
     """Why the StatefulSet can't make its pods: only its Events tell."""
-    messages = await _warnings(run, stateful_set["metadata"]["uid"], "FailedCreate")
+    messages = await _warnings(run, stateful_set["metadata"]["uid"], {"FailedCreate"})
     for message in messages:
         text = _plain(message).split(" error: ", 1)[-1]
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.POD_REJECTED
@@ -112,15 +145,16 @@ async def _unbound(run: Run) -> list[Finding]:
     for claim in run.claims:
         if claim.get("status", {}).get("phase") != "Pending":
             continue
-        for message in await _warnings(run, claim["metadata"]["uid"], "ProvisioningFailed"):
+        for message in await _warnings(run, claim["metadata"]["uid"], {"ProvisioningFailed"}):
             name = claim["metadata"]["name"]
             return [Finding(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {_plain(message)}")]
     return []
 
 
-async def _warnings(run: Run, uid: str, reason: str) -> list[str]:
-    """Messages of an object's warnings, the newest first."""
-    fields = f"involvedObject.uid={uid},reason={reason},type=Warning"
-    events = [event async for event in run.services.client.list(EVENT, run.names.namespace, fields=fields)]
+async def _warnings(run: Run, uid: str, reasons: Collection[str]) -> list[str]:
+    """Messages of an object's warnings for such reasons, the newest first."""
+    fields = f"involvedObject.uid={uid},type=Warning"
+    listed = run.services.client.list(EVENT, run.names.namespace, fields=fields)
+    events = [event async for event in listed if event.get("reason") in reasons]
     events.sort(key=lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"], reverse=True)
     return [event["message"] for event in events]

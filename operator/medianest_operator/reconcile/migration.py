@@ -152,7 +152,8 @@ async def _follow(run: Run, wanted: Source, schema: Schema) -> MigrationState:
     last = run_of(attempt, schema.last_run) if attempt else _remembered(schema.last_run, wanted)
     if attempt is not None and attempt.is_running and naming.ANNOTATION_RECHECK in attempt.annotations:
         return MigrationState(None, "", pending=pending, run=last, is_running=True)
-    return _judge(MigrationState(None, "", pending=pending, run=last), plan, schema, attempt)
+    problem = await attempt.obstacle() if attempt is not None and attempt.is_running else None
+    return _judge(MigrationState(None, "", pending=pending, run=last), plan, schema, attempt, problem)
 
 
 def _has_work(wanted: Source, plan: Plan | None, schema: Schema) -> bool:
@@ -195,8 +196,14 @@ async def _start(run: Run, wanted: Source, schema: Schema, again: bool) -> Attem
     return await attempts.start(run, manifest)
 
 
-def _judge(state: MigrationState, plan: Plan | None, schema: Schema, attempt: Attempt | None) -> MigrationState:
-    """Where the schema stands, by its history and by what the last run came to."""
+def _judge(
+    state: MigrationState, plan: Plan | None, schema: Schema, attempt: Attempt | None, problem: str | None
+) -> MigrationState:
+    """Where the schema stands, by its history and by what the last run came to.
+
+    Args:
+        problem: what keeps the attempt's pods from working, as a sentence.
+    """
     last, version = state.run, schema.history.version
     is_running = attempt is not None and attempt.is_running
     ended_well = last is not None and last.outcome == APPLIED
@@ -225,7 +232,7 @@ def _judge(state: MigrationState, plan: Plan | None, schema: Schema, attempt: At
             " migrations may differ."
         )
         return replace(state, reason=Reason.MIGRATIONS_PENDING, message=message, is_running=is_running)
-    return replace(state, reason=Reason.MIGRATING, message=_progress(state, attempt), is_running=is_running)
+    return replace(state, reason=Reason.MIGRATING, message=problem or _progress(state), is_running=is_running)
 
 
 def _failure_reason(last: api.MigrationRun) -> Reason:
@@ -245,11 +252,9 @@ _STEPS: Final[Mapping[str, str]] = {
 }
 
 
-def _progress(state: MigrationState, attempt: Attempt | None) -> str:
+def _progress(state: MigrationState) -> str:
     last = state.run
     names = ", ".join(state.pending) or "the migrations"
-    if attempt is not None and (problem := attempt.obstacle):
-        return problem
     doing = _STEPS.get(last.step or "", "is applying") if last else "will apply"
     more = f" {last.message}" if last and last.message else ""
     return f"{f'Job {last.job}' if last else 'A Job'} {doing} {names}.{more}"

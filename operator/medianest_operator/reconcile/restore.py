@@ -251,7 +251,8 @@ class _Restore:
             return self._failed_before(request, live) or await self._start(request, live, 0)
         attempt = tries[-1]
         if attempt.is_running and not attempt.is_stranded:
-            return self._report(request, live, RESTORING, attempt.obstacle or self._doing(request, attempt), attempt)
+            doing = await attempt.obstacle() or self._doing(request, attempt)
+            return self._report(request, live, RESTORING, doing, attempt)
         result = attempt.result
         if attempt.succeeded:
             return await self._cut_over(request, live, attempt)

@@ -27,6 +27,7 @@ from medianest_operator.reconcile import findings, patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.findings import Finding
+from medianest_operator.reconcile.leftovers import EarlierDatabase
 from medianest_operator.resources.patroni import LOOP_WAIT, TTL
 
 log = logging.getLogger(__name__)
@@ -262,6 +263,8 @@ def ever_available(run: Run) -> bool:
 
 def _creating(run: Run) -> str:
     """How far the first start is."""
+    if earlier := run.facts.get(EarlierDatabase):
+        return earlier.message
     if not run.pods:
         return "Creating the pods of the instances."
     words = ", ".join(f"{pod.name} {pod.state}" for pod in run.pods)

@@ -1,15 +1,20 @@
 """The objects around and under the instances: access, Services, Patroni's file, the StatefulSet."""
 
 import asyncio
+from typing import Final
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, ROLE_BINDING, STATEFUL_SET
 from medianest_operator.postgres import parameters
+from medianest_operator.reconcile import leftovers
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
+
+_LEFTOVERS_EVERY: Final = 2.0
+"""Seconds after which it is looked whether an earlier database has ended."""
 
 
 async def check_parameters(run: Run) -> Outcome:
@@ -71,6 +76,8 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
         return Outcome()
     if run.facts.get(TemplateRenewal):
         return Outcome()
+    if live is None and (earlier := await leftovers.clear(run)):
+        return Outcome(facts=(earlier,), next_look=_LEFTOVERS_EVERY)
     image_from = "spec" if run.spec.image else "operator"
     manifest = statefulset.stateful_set(
         run.names,

@@ -1,0 +1,52 @@
+"""What an earlier database of the same name left behind, before the first instance of a new one begins.
+
+Patroni keeps its leader, its configuration and the synchronous replicas in Endpoints. A pod that is still ending makes
+them again after the garbage collector took them away; then nobody owns them. A new cluster that finds a leader there
+takes itself for initialized and waits for that leader for ever (patroni.ha, `bootstrap` and `_run_cycle`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medianest_operator import naming
+from medianest_operator.kubernetes.kinds import ENDPOINTS
+from medianest_operator.reconcile.context import Run
+
+_VOLUMES = (naming.VOLUME_DATA, naming.VOLUME_WAL)
+
+
+@dataclass(frozen=True)
+class EarlierDatabase:
+    """The fact that an earlier database of this name has not ended yet.
+
+    Attributes:
+        message: what of it is still there, as a sentence.
+    """
+
+    message: str
+
+
+async def clear(run: Run) -> EarlierDatabase | None:
+    """Remove what Patroni knew of a database whose data is gone. Returns what has to end first, if anything.
+
+    Where a volume is kept, all stays: it tells which instance has the newest data.
+
+    Raises:
+        ApiError: that can't be done now.
+    """
+    names = run.names
+    of_instances = {names.claim(volume, number) for volume in _VOLUMES for number in range(naming.MAX_INSTANCES)}
+    claims = [claim["metadata"] for claim in run.claims if claim["metadata"]["name"] in of_instances]
+    if any("deletionTimestamp" not in claim for claim in claims):
+        return None
+    if pods := run.pods:
+        return EarlierDatabase(f"Pod {pods[0].name} of an earlier database of this name is still ending.")
+    if claims:
+        volume = claims[0]["name"]
+        return EarlierDatabase(f"Volume {volume} of an earlier database of this name is still being deleted.")
+    labels = f"{naming.LABEL_SCOPE}={names.scope}"
+    found, _ = await run.services.client.snapshot(ENDPOINTS, names.namespace, labels=labels, metadata_only=True)
+    for item in found:
+        await run.services.applier.delete(ENDPOINTS, item)
+    return None
