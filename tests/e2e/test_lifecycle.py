@@ -111,6 +111,21 @@ def test_volume_grows_while_mounted(kube: Kube) -> None:
     assert kube.kubectl("exec", "db-0", "--", "readlink", "/pgdata/pgdata/pg_wal").strip() == "/pgwal/pg_wal"
 
 
+def test_database_made_again_waits_for_no_leader_of_the_earlier_one(kube: Kube) -> None:
+    """Patroni's pods make these objects again while they end, and nobody deletes them then."""
+    labels = {
+        "app.kubernetes.io/component": "postgres",
+        "app.kubernetes.io/managed-by": "medianest-operator",
+        "medianest.io/database": "db",
+        "medianest.io/patroni-scope": "db-rw",
+    }
+    lock = {"leader": "db-0", "ttl": "20", "transitions": "0", "renewTime": "2026-01-01T00:00:00.000000+00:00"}
+    metadata = {"name": "db-rw", "labels": labels, "annotations": lock | {"acquireTime": lock["renewTime"]}}
+    kube.apply({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata})
+    kube.database("db", instances=2)
+    kube.wait_ready("db")
+
+
 def test_hibernation_stops_the_pods_and_keeps_the_data(kube: Kube) -> None:
     kube.database("db")
     kube.wait_ready("db")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
+from integration.loops import NAMESPACE, arena
 from integration.serving import SPEC, serving
-from medianest_operator.kubernetes.kinds import DATABASE
+from medianest_operator.kubernetes.kinds import DATABASE, SECRET
 
 RENAME = "UPDATE _prisma_migrations SET migration_name = '20990101000000_by_hand' WHERE migration_name LIKE '2025090%'"
 
@@ -66,3 +70,48 @@ async def test_a_password_that_was_set_by_hand_is_put_back_with_the_next_probe()
         assert settled != by_hand
         await made.arena.run(made.key)
         assert stored() == settled
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass at once, as for a machine that was suspended."""
+    passed = 0.0
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + passed)
+
+    def skip(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    return skip
+
+
+async def test_a_history_changed_by_a_session_that_goes_on_is_seen_within_a_minute(
+    later: Callable[[float], None],
+) -> None:
+    """PostgreSQL counts a session's rows at the end of its transaction, and at most once a second."""
+    async with serving() as made:
+        await made.arena.run(made.key)
+        with made.database.connect() as connection:
+            connection.execute("SELECT count(*) FROM users")
+            connection.execute(RENAME)
+            with connection.transaction():
+                connection.execute("SELECT 1")
+                later(61)
+                await made.arena.run(made.key)
+                assert made.arena.conditions(made.key)["SchemaUpToDate"][1] == "Migrating"
+
+
+async def test_a_secret_of_the_admin_that_goes_away_is_told_within_a_minute(later: Callable[[float], None]) -> None:
+    bucket = {"bucket": "backups", "endpoint": "https://s3.example", "credentialsSecret": {"name": "keys"}}
+    spec = SPEC | {"backup": {"repositories": [{"name": "away", "s3": bucket}]}}
+    async with arena() as made:
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "keys"}, "data": {}})
+        key = made.make("db", spec)
+        await made.run(key)
+        assert made.conditions(key)["BackupsHealthy"][1] == "NoBackupYet"
+        del made.server.objects[(SECRET.plural, NAMESPACE, "keys")]
+        later(61)
+        await made.run(key)
+        assert made.conditions(key)["BackupsHealthy"][1] == "BackupMisconfigured"
+        assert "keys" in made.message(key, "BackupsHealthy")

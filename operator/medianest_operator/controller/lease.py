@@ -30,7 +30,7 @@ _MARGIN: Final = 1.0
 _GIVEN_BACK: Final = 1
 """Seconds of a Lease that its holder has given back."""
 _INT32: Final = 2**31
-RENEW: Final = 3.0
+RENEW: Final = 5.0
 """Seconds between two renewals: three may fail before RENEW_DEADLINE."""
 
 

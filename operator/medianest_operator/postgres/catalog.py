@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -159,10 +159,12 @@ class Traces:
         definitions: another text after each change of a definition.
         rows: another one after each change of a row in Prisma's history or in the journal, once the session that made
             it is idle (PostgreSQL manual, 28.2, the cumulative statistics system).
+        in_transaction: whether any session is in the midst of a transaction, and so may be late with its rows.
     """
 
     definitions: str | None
     rows: str | None
+    in_transaction: bool = field(default=True, compare=False)
 
 
 async def read_traces_async(connection: AsyncConnection[Any]) -> Traces:

@@ -295,7 +295,9 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)),
                pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid)), ','
                ORDER BY c.oid)
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND (n.nspname = 'medianest_operator' OR c.relname = '_prisma_migrations'))
+         WHERE c.relkind = 'r' AND (n.nspname = 'medianest_operator' OR c.relname = '_prisma_migrations')),
+       EXISTS (SELECT FROM pg_catalog.pg_locks l
+                WHERE l.locktype = 'virtualxid' AND l.pid <> pg_catalog.pg_backend_pid())
   FROM (
     SELECT pg_catalog.concat_ws(':', 'c', c.oid, c.xmin) AS trace FROM pg_catalog.pg_class c
      WHERE c.relnamespace NOT IN ('pg_catalog'::pg_catalog.regnamespace, 'pg_toast'::pg_catalog.regnamespace,

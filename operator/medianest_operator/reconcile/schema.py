@@ -26,9 +26,10 @@ from medianest_operator.reconcile.reading import application_database
 from medianest_operator.reconcile.servers import Servers
 
 _SLOW_TRIES: Final = 3
-_READ_EVERY: Final = 60.0
-"""Seconds after which history and journal are read again although nothing seems to have changed: a session that goes on
-reports its changes late."""
+_READ_EVERY: Final = 300.0
+"""Seconds after which history and journal are read again although nothing seems to have changed."""
+_READ_BUSY_EVERY: Final = 60.0
+"""The same while a session is in a transaction: it reports what it changed before only at the end."""
 _INDEXES_EVERY: Final = 300.0
 
 
@@ -48,7 +49,7 @@ class Schema:
 
 
 async def observe(run: Run) -> Outcome:
-    """Read it again when a definition, the history or the journal changed, and once a minute.
+    """Read it again when a definition, the history or the journal changed, and from time to time.
 
     Raises:
         Transient: it takes longer than the controller's sessions may take, time and again: a person is told then.
@@ -81,7 +82,8 @@ async def _observe(run: Run) -> Outcome:
     running = any(attempts.ended(job) is None for job in run.jobs)
     async with application_database(run, primary) as connection:
         traces = await read_traces_async(connection)
-        known = memory.recall(run.key, "schema", (*token, traces), 0.0 if running else _READ_EVERY)
+        longest = 0.0 if running else _READ_BUSY_EVERY if traces.in_transaction else _READ_EVERY
+        known = memory.recall(run.key, "schema", (*token, traces), longest)
         if isinstance(known, Schema):
             found = known
         else:
