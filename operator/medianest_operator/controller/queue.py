@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 _BACKOFF_FIRST: Final = 0.5
 _BACKOFF_LAST: Final = 60.0
 """Seconds. Not longer, since what can be observed of a database is observed in the same run."""
+_TICK: Final = 5.0
+"""Seconds. What isn't urgent is due together with others: a run just after another one costs a third, since what it
+needs is still in the processor's caches."""
 
 
 class WorkQueue:
@@ -40,14 +43,17 @@ class WorkQueue:
             metrics.QUEUE_DEPTH.set(len(self._waiting))
 
     def add_after(self, key: Key, delay: float) -> None:
-        """Run `key` after `delay` seconds, unless it is due earlier already."""
+        """Run `key` after `delay` seconds, or up to five earlier where it is long; unless it is due already."""
         loop = asyncio.get_running_loop()
+        due = loop.time() + delay
+        if delay > 2 * _TICK:
+            due -= due % _TICK
         timer = self._timers.get(key)
         if timer:
-            if timer.when() <= loop.time() + delay:
+            if timer.when() <= due:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_later(delay, self.add, key)
+        self._timers[key] = loop.call_at(due, self.add, key)
 
     def retry(self, key: Key) -> float:
         """Run `key` after its backoff, which doubles with every failure in a row. Returns the delay in seconds."""
