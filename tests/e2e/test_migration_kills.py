@@ -18,7 +18,6 @@ from environment import Environment
 pytestmark = pytest.mark.alone
 
 ROUNDS = int(os.environ.get("MEDIANEST_KILLS", "9"))
-SECONDS_A_ROUND = 25
 VICTIMS = ("job", "operator", "primary")
 
 
@@ -66,7 +65,7 @@ def test_whatever_is_killed_a_run_ends_applied_or_reverted(kube: Kube, environme
     print(f"MEDIANEST_SEED={seed}")
     moments = random.Random(seed)
     people(kube, instances=2, postgresql={"synchronous": "Required"})
-    writer = Writer(kube, "db", seconds=ROUNDS * SECONDS_A_ROUND)
+    writer = Writer(kube, "db", seconds=300 + ROUNDS * 240)
     data = bundled()
     outcomes: Counter[str] = Counter()
     for round_ in range(ROUNDS):
@@ -93,7 +92,8 @@ def test_whatever_is_killed_a_run_ends_applied_or_reverted(kube: Kube, environme
         if good:
             data = wanted
     print(f"{ROUNDS} kills: {dict(outcomes)}")
-    account = writer.settle(seconds=ROUNDS * SECONDS_A_ROUND + 120)
+    writer.stop()
+    account = writer.settle()
     print(f"writes: {account}")
     assert account.acknowledged > 20 * ROUNDS
     assert account.lost == 0

@@ -103,6 +103,10 @@ class Writer:
         pod["spec"]["containers"][0]["env"] = [{"name": "URI", "valueFrom": uri}]
         return pod
 
+    def stop(self) -> None:
+        """Let it end before its time."""
+        self._kube.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
+
     def settle(self, seconds: float = 120) -> Account:
         """Wait for the writer's end and for the status, and count what it was promised in the database."""
         self._kube.wait("Pod", self._name, self._done, "done", seconds)

@@ -1,7 +1,7 @@
 """Runs in a pod: one INSERT every 50 ms through the read-write Service, each with a deadline of a second.
 
 A row counts as acknowledged when its COMMIT was answered. Prints the acknowledged numbers and the longest gap as JSON
-when its time is up.
+when its time is up, or once there is a file /tmp/stop.
 """
 
 import asyncio
@@ -10,10 +10,12 @@ import os
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import psycopg
 
 PERIOD, DEADLINE = 0.05, 1.0
+STOP = Path("/tmp/stop")
 
 
 async def main(seconds: float) -> None:
@@ -21,7 +23,7 @@ async def main(seconds: float) -> None:
     connection = None
     number = 0
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and not STOP.exists():
         started = time.monotonic()
         try:
             async with asyncio.timeout(DEADLINE):

@@ -21,6 +21,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,17 @@ class Sandbox(Protocol):
             ThrowawayError: there is none.
         """
         ...
+
+
+@contextlib.contextmanager
+def making(sandbox: Sandbox) -> Iterator[Future[ThrowawayServer]]:
+    """Have a server made while something else is done; it runs as long as the block lasts.
+
+    The future has it, or the `ThrowawayError` that says why there is none.
+    """
+    # The pool is left first: until then the server's process has the parent that it must not outlive.
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1, thread_name_prefix="sandbox") as pool:
+        yield pool.submit(stack.enter_context, sandbox.server())
 
 
 @dataclass(frozen=True)

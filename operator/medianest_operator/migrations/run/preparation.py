@@ -218,14 +218,14 @@ class Preparation:
     def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
         """Restore the backup next to this process; a backup that can't be restored is none."""
         assert self._before is not None
-        sandbox = self._workbench.copies
-        if sandbox is None or self._taken is None:
+        server = self._work.server
+        if server is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
         if self._repositories is self._workbench.repositories and (problem := self._workbench.no_restore):
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         origin = rehearsal.Origin.of(self._connection)
-        return rehearsal.make_copy(sandbox, chunks, origin, self._before, schema_only, stack, self._unreadable)
+        return rehearsal.make_copy(server, chunks, origin, self._before, schema_only, stack, self._unreadable)
 
     def _try_on(
         self, copy: rehearsal.Copy, parts: Sequence[Part], revert: RevertPlan, schema_only: bool

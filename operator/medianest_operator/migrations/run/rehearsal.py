@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
@@ -40,8 +41,7 @@ from medianest_operator.postgres.copies import (
     read_roles,
     seal,
 )
-from medianest_operator.postgres.sandbox import Sandbox
-from medianest_operator.postgres.throwaway import ThrowawayError
+from medianest_operator.postgres.throwaway import ThrowawayError, ThrowawayServer
 
 # Weaker locks than these hold nobody up in daily work.
 _STRONG: LiteralString = """
@@ -148,7 +148,7 @@ class Origin:
 
 
 def make_copy(
-    sandbox: Sandbox,
+    making: Future[ThrowawayServer],
     backup: Iterable[bytes],
     origin: Origin,
     before: Evidence,
@@ -159,14 +159,14 @@ def make_copy(
     """Restore a backup into a throwaway server and check that it is what was backed up.
 
     Args:
+        making: the server, or why there is none.
         unreadable: what isn't in the backup, by schema and name.
 
     Raises:
         CopyError: no server, no restore, or the copy differs from `before`.
     """
     try:
-        server = stack.enter_context(sandbox.server())
-        copied = copy_stream(server, backup, origin.database, origin.roles, origin.login, schema_only)
+        copied = copy_stream(making.result(), backup, origin.database, origin.roles, origin.login, schema_only)
         room, left = copied.room, copied.left
         left.names |= {name if schema == PUBLIC else f"{schema}.{name}" for schema, name in unreadable}
         with closing(room.connect_reader()) as connection:

@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
@@ -63,6 +62,7 @@ from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.versions import adopt_baseline, record_version, schema_of
 from medianest_operator.postgres import run_lock
 from medianest_operator.postgres.catalog import difference
+from medianest_operator.postgres.sandbox import making
 from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rehearsal
 
 # How often the run's lock is asked for while another run holds it, seconds.
@@ -125,11 +125,16 @@ class MigrationRun:
             record_version(work)
             return up_to_date(work)
         self._lint()
-        self._choose_parts()
-        work.begin()
-        self._look_for_drift()
+        with ExitStack() as stack:
+            if work.rehearses and (sandbox := work.workbench.copies) is not None:
+                work.server = stack.enter_context(making(sandbox))
+            self._choose_parts()
+            work.begin()
+            self._look_for_drift()
+            if not work.halts:
+                self._prepare()
+        work.server = None
         if not work.halts:
-            self._prepare()
             self._lockout()
         with reverted_where_it_fails(work):
             with work.clock.timed("apply"):
@@ -266,9 +271,8 @@ class MigrationRun:
         """Take the pre-migration backup, and try the run on a copy of it."""
         work = self._work
         assert work.entry is not None
-        skip = not work.tables and work.options.rehearse is not Rehearse.ALWAYS
-        rehearses = work.options.rehearse is not Rehearse.NEVER and not skip
-        if skip:
+        rehearses = work.rehearses
+        if not work.tables and not rehearses:
             work.rehearsal = Rehearsal(data=False, note="the database was empty")
         if not rehearses and work.tables:
             self._set_revert(plan_revert(work.parts, application_catalog(work.connection), rehearsed=False))

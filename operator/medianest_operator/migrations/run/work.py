@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Connection
 
-from medianest_operator.api.migrations import OnFailure
+from medianest_operator.api.migrations import OnFailure, Rehearse
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.journal import Entry, Journal
@@ -24,6 +25,7 @@ from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.records import Records
 from medianest_operator.migrations.run.rehearsal import Rehearsed
 from medianest_operator.migrations.source import Migration, content_digest
+from medianest_operator.postgres.throwaway import ThrowawayServer
 from medianest_operator.results.migration import AppliedMigration, Rehearsal, Rollback, StoredBackup
 
 
@@ -45,6 +47,7 @@ class Work:
         earlier: the row of an earlier run, as long as that isn't ended.
         entry: the run's row in the journal; `None` until it is written.
         before: what the run goes back to; `None` until it was looked at.
+        server: for the rehearsal, while it is being made; `None` where nothing is rehearsed, and afterwards.
         undrifted: before the run the schema was as recorded.
         holders: what held data before the run.
         rehearsed: what the copy came to; `None` without a rehearsal.
@@ -68,6 +71,7 @@ class Work:
     earlier: Entry | None = None
     entry: Entry | None = None
     before: Evidence | None = None
+    server: Future[ThrowawayServer] | None = None
     undrifted: bool = False
     holders: Holders = field(default_factory=dict)
     rehearsed: Rehearsed | None = None
@@ -86,6 +90,13 @@ class Work:
     def halts(self) -> bool:
         """Whether a failure leaves what was applied before it."""
         return self.options.on_failure is OnFailure.HALT
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether the run is tried on a copy first. Without a table there is nothing that could be harmed."""
+        if self.halts or self.options.rehearse is Rehearse.NEVER:
+            return False
+        return bool(self.tables) or self.options.rehearse is Rehearse.ALWAYS
 
     @property
     def commits_early(self) -> bool:
