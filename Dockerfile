@@ -67,5 +67,9 @@ LABEL org.opencontainers.image.title="medianest-postgres" \
       org.opencontainers.image.description="PostgreSQL 15 under Patroni for MediaNestDatabase objects" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/medianest/bin:/usr/lib/postgresql/15/bin:/usr/bin:/bin LANG=C.UTF-8
+# What throwaway servers begin with: they are made by each Job that rehearses or verifies.
+RUN install -d -o 999 -g 999 /var/lib/medianest
 USER 999:999
+RUN /opt/medianest/bin/medianest-dbctl blank-cluster /var/lib/medianest/blank
+ENV MEDIANEST_BLANK_CLUSTER=/var/lib/medianest/blank
 CMD ["/opt/medianest/bin/patroni", "/etc/medianest/patroni.yml"]

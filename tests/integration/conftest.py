@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,9 +19,23 @@ from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.run import MigrationRun
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
+from medianest_operator.postgres.throwaway import BLANK, make_blank
 from medianest_operator.results.migration import MigrationResult
 
 Run = Callable[..., MigrationResult]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_cluster() -> Iterator[None]:
+    """What throwaway servers begin with, as in the image; child processes find it, too."""
+    with tempfile.TemporaryDirectory(prefix="mn-blank-") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        make_blank(folder / "data")
+        os.environ[BLANK] = str(folder / "data")
+        yield
+        del os.environ[BLANK]
 
 
 @pytest.fixture(scope="session")

@@ -250,6 +250,14 @@ def serve_sandbox(
     serve(folder, say)
 
 
+@app.command("blank-cluster", hidden=True)
+def make_blank_cluster(folder: Path) -> None:
+    """Make what throwaway servers begin with, where MEDIANEST_BLANK_CLUSTER names it."""
+    from medianest_operator.postgres.throwaway import make_blank
+
+    make_blank(folder)
+
+
 backup_commands.register(app)
 
 

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medianest_operator.postgres.throwaway import (
     START_LIMIT,
+    SUPERUSER,
     Login,
     ThrowawayError,
     ThrowawayServer,
@@ -92,7 +93,6 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     folder: str = Field(pattern=r"^[0-9a-f]{8}$")
-    superuser: str = Field(pattern=r"^copy_[0-9a-f]{16}$")
     verifier: str = Field(pattern=r"^SCRAM-SHA-256\$[A-Za-z0-9+/=:$]{1,200}$")
     settings: dict[str, str]
 
@@ -115,10 +115,8 @@ class SidecarSandbox:
     @contextlib.contextmanager
     def server(self, settings: Mapping[str, str] | None = None) -> Iterator[ThrowawayServer]:
         """See `Sandbox`."""
-        admin = Login.new()
-        request = Request(
-            folder=secrets.token_hex(4), superuser=admin.name, verifier=admin.verifier(), settings=dict(settings or {})
-        )
+        admin = Login.new(SUPERUSER)
+        request = Request(folder=secrets.token_hex(4), verifier=admin.verifier(), settings=dict(settings or {}))
         with self._connected() as control:
             try:
                 control.settimeout(START_LIMIT + _REQUEST_LIMIT)
@@ -190,7 +188,7 @@ def _attend(folder: Path, control: socket.socket, report: Callable[[str], None])
     try:
         with contextlib.ExitStack() as stack:
             try:
-                process = stack.enter_context(running(own, request.superuser, request.verifier, request.settings))
+                process = stack.enter_context(running(own, request.verifier, request.settings))
             except ThrowawayError as error:
                 _send(control, str(error))
                 return
