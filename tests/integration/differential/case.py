@@ -93,6 +93,7 @@ class Case:
         moment: what the run says when he does it.
         writes: whether the application is at work.
         same: whether the next run is of the same source, or of another one.
+        again: how many lines the next run prints before it is killed as well, where this one is; 0: it isn't.
     """
 
     seed: int
@@ -110,6 +111,7 @@ class Case:
     moment: str
     writes: bool
     same: bool
+    again: int
 
     def __str__(self) -> str:
         files = "\n".join(f"--- {name}\n{text}" for name, text in sorted(self.files.items()))
@@ -123,7 +125,8 @@ class Case:
         return (
             f"seed {self.seed}: {self.fault.value}{details}; rehearse {self.rehearse}; destroys {self.destroys};"
             f" furniture {self.furniture} ({pieces}); writer {self.writes}{meddler};"
-            f" then {'the same' if self.same else 'another'} source\n{files}"
+            f" then {'the same' if self.same else 'another'} source"
+            f"{f', killed after {self.again} lines as well' if self.again else ''}\n{files}"
         )
 
 
@@ -133,7 +136,7 @@ def case(seed: int) -> Case:
     fault = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
     drawing = _Drawing(dice)
     files = drawing.files(fault)
-    never = 0.55 if fault is not Fault.COPY_ONLY else 0
+    never = 0.7 if fault is not Fault.COPY_ONLY else 0
     rehearse = "Never" if dice.random() < never else dice.choices(("Auto", "Always", "Definitions"), (3, 4, 2))[0]
     act = dice.choice(ACTS) if dice.random() < 0.25 else None
     return Case(
@@ -152,6 +155,7 @@ def case(seed: int) -> Case:
         moment=dice.choices(list(_MOMENTS), list(_MOMENTS.values()))[0],
         writes=dice.random() < 0.75,
         same=dice.random() < 0.5,
+        again=dice.randrange(1, 9) if dice.random() < 0.3 else 0,
     )
 
 

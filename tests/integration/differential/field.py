@@ -16,6 +16,10 @@ from integration.differential.furniture import OWN, PIECES, ROWS, chosen
 from integration.differential.state import State, look
 from integration.postgres_server import Database, PostgresServer
 
+_REFRESHING = """
+SELECT 'REFRESH MATERIALIZED VIEW ' || oid::regclass FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY oid
+"""
+
 
 @dataclass(frozen=True)
 class Furnished:
@@ -76,14 +80,23 @@ class Field:
             shutil.rmtree(path, ignore_errors=True)
 
     def expected(
-        self, number: int, files: Mapping[str, str], applied: Sequence[str], act: meddling.Act | None
+        self,
+        number: int,
+        files: Mapping[str, str],
+        applied: Sequence[str],
+        act: meddling.Act | None,
+        *,
+        refreshed: bool = False,
     ) -> State:
         """Where PostgreSQL's own client leads to with these files, and with what a DBA has done.
+
+        Args:
+            refreshed: with every materialized view filled again.
 
         Raises:
             AssertionError: it leads nowhere.
         """
-        if not applied and act is None:
+        if not applied and act is None and not refreshed:
             return self.furnished(number).state
         with self.copy(number) as database:
             try:
@@ -92,6 +105,9 @@ class Field:
                 raise AssertionError(f"psql can't apply {', '.join(applied)}, which is said to be applied") from error
             if act is not None and not meddling.do(database, act):
                 raise AssertionError(f"the DBA's {act.name} can't be there after {', '.join(applied)}")
+            if refreshed:
+                for (statement,) in database.execute(_REFRESHING):
+                    database.execute(f"SET ROLE medianest; {statement}")
             return look(database)
 
     def _set_again(self, number: int, database: Database) -> None:

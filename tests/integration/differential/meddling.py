@@ -37,7 +37,7 @@ ACTS = (
     Act("view", "CREATE VIEW by_night AS SELECT id FROM users", "DROP VIEW by_night", his=True),
     Act("publication", "CREATE PUBLICATION by_night FOR TABLE users", "DROP PUBLICATION by_night", his=True),
     Act("type", "CREATE TYPE by_night AS (one int)", "DROP TYPE by_night", his=True),
-    Act("right", "GRANT SELECT ON users TO stranger", "REVOKE SELECT ON users FROM stranger"),
+    Act("right", "GRANT TRIGGER ON users TO stranger", "REVOKE TRIGGER ON users FROM stranger"),
     Act("comment", "COMMENT ON TABLE sessions IS 'by night'", "COMMENT ON TABLE sessions IS NULL"),
     Act("index", "CREATE INDEX by_night ON users (name)", "DROP INDEX IF EXISTS by_night"),
     Act("role", f"CREATE ROLE {ROLE}", f"DROP ROLE {ROLE}", seen=False),

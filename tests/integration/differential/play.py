@@ -69,6 +69,8 @@ class _Playing:
             first = self._first()
             if first.result is None:
                 ending, strategy, seen = "killed", "", see(self.database, self.scene.names)
+                if self.case.again:
+                    self._kill_again()
                 self._follow()
             else:
                 ending, strategy = _ending(first), _strategy(first)
@@ -96,6 +98,14 @@ class _Playing:
         if ran.meddled:
             self.scene = replace(self.scene, act=self.case.act)
         return ran
+
+    def _kill_again(self) -> None:
+        """The run after the one that was killed is killed as well, at another moment."""
+        killing = replace(self.case, fault=Fault.KILL_AT_LINE, line=self.case.again, act=None)
+        ran = run_as_process(self.database, killing, self.room)
+        self._note("killed again", ran)
+        if ran.result is not None:
+            judge(self.scene, self.case.files, ran)
 
     def _here(self, files: Mapping[str, str], *, spoilt: bool) -> Ran:
         try:
@@ -129,6 +139,8 @@ class _Playing:
         self.scene = replace(self.scene, act=None)
 
     def _note(self, what: str, ran: Ran) -> None:
+        restored = any(line.startswith("restoring ") for line in ran.lines)
+        self.scene = replace(self.scene, restored=self.scene.restored or restored)
         self.lines += [f"*** {what}", *ran.lines, f"=> {ran.code} {ran.result}"]
 
 

@@ -39,7 +39,7 @@ class Writer(threading.Thread):
         while not self._ending.is_set():
             try:
                 with self._database.connect("medianest_app") as connection:
-                    while not self._ending.wait(0.004):
+                    while not self._ending.wait(0.01):
                         self._write(connection)
             except psycopg.Error:
                 self._ending.wait(0.02)
