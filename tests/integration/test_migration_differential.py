@@ -14,7 +14,10 @@ from integration.differential.progress import Progress
 from integration.postgres_server import Database, PostgresServer
 from soaking import rounds
 
-FOUND: dict[int, str] = {}
+FOUND = {
+    44: "a right that somebody else gave can't be restored, which was found out with the application locked out",
+    16: "the same after a rehearsal of the definitions alone, which restores nothing",
+}
 """Seeds that the oracle once contradicted, and what each showed."""
 COUNT = rounds(80, 5000)
 BLOCK = rounds(1, 25)

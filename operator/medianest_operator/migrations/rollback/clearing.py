@@ -127,6 +127,18 @@ SELECT 'function ' || p.oid::regprocedure || ' of ' || pg_get_userbyid(p.proowne
  WHERE pg_has_role(t.typowner, 'USAGE') AND NOT pg_has_role(p.proowner, 'USAGE')
    AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid
                                              AND i.deptype IN ('e', 'i'))
+UNION
+SELECT 'right of ' || CASE a.grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(a.grantee) END || ' on ' || o.name
+       || ', given by ' || pg_get_userbyid(a.grantor)
+  FROM (SELECT c.oid::regclass::text, c.relowner, c.relacl FROM pg_class c
+        UNION ALL SELECT c.oid::regclass || '.' || quote_ident(t.attname), c.relowner, t.attacl
+                    FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid WHERE NOT t.attisdropped
+        UNION ALL SELECT oid::regprocedure::text, proowner, proacl FROM pg_proc
+        UNION ALL SELECT oid::regtype::text, typowner, typacl FROM pg_type
+        UNION ALL SELECT quote_ident(nspname), nspowner, nspacl FROM pg_namespace WHERE nspname <> 'public'
+       ) o(name, owner, acl) CROSS JOIN LATERAL aclexplode(o.acl) a
+ WHERE pg_has_role(o.owner, 'USAGE') AND NOT pg_has_role(a.grantor, 'USAGE')
+   AND pg_get_userbyid(a.grantor) <> session_user
  ORDER BY 1
 """
 # Schemas that the clearing leaves: others' own, and those with something of others in them.
