@@ -263,7 +263,7 @@ class Revert:
                 return False
             place = clear(not has_large_objects_of_others(self._connection))
             try:
-                self._restore((place,), (), own_entries(self._connection))
+                self._restore((place,), (), own_entries(self._connection, self._before.catalog))
             except RestoreFailed as error:
                 self._report(str(error))
                 self._held.append(str(error))
