@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -107,6 +108,7 @@ class Revert:
         self._changed = changed
         self._is_copy = is_copy
         self._held: list[str] = []
+        self._restored = False
 
     def run(self) -> Reverted:
         """Go back.
@@ -121,6 +123,7 @@ class Revert:
                 break
             self._report(f"reverting by {strategy.lower()}: {reverted.verification.describe()}")
             if way():
+                self._restored = self._restored or strategy is Strategy.RESTORE
                 reverted = Reverted(strategy, self._verify())
         if self._held and not reverted.verification.is_equal:
             found = reverted.verification
@@ -139,11 +142,11 @@ class Revert:
     def _verify(self) -> Verification:
         self._set_sequences_back()
         after = read_evidence(self._connection, contents=self._locked_out)
-        found = verify(self._before, after, writers_may_write=not self._locked_out)
+        compare = partial(verify, self._before, writers_may_write=not self._locked_out, restored=self._restored)
+        found = compare(after)
         if not found.is_equal or self._before.description is None or not self._changed:
             return found
-        after = replace(after, description=self._describe())
-        return verify(self._before, after, writers_may_write=not self._locked_out)
+        return compare(replace(after, description=self._describe()))
 
     def _by_down_scripts(self) -> bool:
         if self._held_by_others():

@@ -195,7 +195,8 @@ def make_copy(
             for name, count in wanted.rows.items()
             if name not in left.names or (name in found.rows and name != LARGE_OBJECTS)
         }
-        unlike = list(verify(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
+        wanted = replace(wanted, sequences={}, rows=rows)
+        unlike = list(verify(wanted, found, writers_may_write=False, restored=True).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
     return Copy(room, left, before.catalog, origin.is_superuser, stack)
