@@ -99,7 +99,7 @@ COLUMN_KINDS = (
     ),
     Kind("column's type", "ALTER TABLE {table} ALTER COLUMN {text} TYPE varchar(300)"),
     Kind("column's type with loss", "ALTER TABLE tags ALTER COLUMN note TYPE varchar(4) USING left(note, 4)"),
-    Kind("key's type", "ALTER TABLE tags ALTER COLUMN id TYPE bigint"),
+    Kind("key's type", "ALTER TABLE service_status ALTER COLUMN id TYPE bigint"),
     Kind(
         "default",
         "ALTER TABLE {table} ALTER COLUMN {text} SET DEFAULT 'none'",
@@ -256,11 +256,7 @@ RIGHTS_KINDS = (
         "setting of the database",
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''9MB''', current_database()); END $$",
     ),
-    Kind(
-        "setting of a role here",
-        "DO $$ BEGIN EXECUTE format('ALTER ROLE medianest_migrator IN DATABASE %I SET work_mem = ''9MB''',"
-        " current_database()); END $$",
-    ),
+    Kind("right on a sequence", "GRANT USAGE ON SEQUENCE numbers TO stranger WITH GRANT OPTION"),
     Kind("setting", "SET LOCAL work_mem = '8MB'"),
     Kind("search path", "SET search_path = pg_catalog"),
 )
@@ -272,7 +268,7 @@ ROW_KINDS = (
     Kind("upsert", "INSERT INTO tags VALUES (1, 'tag 1', 'again') ON CONFLICT (id) DO UPDATE SET note = 'upserted'"),
     Kind("update", "UPDATE {table} SET {text} = 'changed {n}'"),
     Kind("update of some", "UPDATE tags SET note = 'some' WHERE id % 3 = 0"),
-    Kind("update that clears", "UPDATE users SET plex_token = NULL, name = NULL"),
+    Kind("update that clears", "UPDATE error_logs SET status_code = NULL"),
     Kind("delete", "DELETE FROM media_requests WHERE id LIKE 'm1%'"),
     Kind("delete of all", "DELETE FROM media_requests"),
     Kind("delete by a join", "DELETE FROM media_requests m USING users u WHERE m.user_id = u.id AND u.id < 'u2'"),
