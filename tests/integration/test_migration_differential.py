@@ -15,7 +15,7 @@ from integration.postgres_server import Database, PostgresServer
 from soaking import rounds
 
 FOUND = {
-    44: "a right that somebody else gave can't be restored, which was found out with the application locked out",
+    24: "a right that somebody else gave can't be restored, which was found out with the application locked out",
     16: "the same after a rehearsal of the definitions alone, which restores nothing",
     612: "rows that a CHECK's function compares with another table's were restored before those",
     1133: "a materialized view that was out of date is filled anew by a restore, which was then unverified",
