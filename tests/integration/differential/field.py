@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from integration.crashes import apply_by_psql
 from integration.differential import meddling
 from integration.differential.furniture import OWN, PIECES, ROWS, chosen
 from integration.differential.state import State, look
-from integration.postgres_server import Database, PostgresServer
+from integration.postgres_server import Database, PostgresServer, binary
 
 _REFRESHING = """
 SELECT 'REFRESH MATERIALIZED VIEW ' || oid::regclass FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY oid
@@ -99,10 +99,9 @@ class Field:
         if not applied and act is None and not refreshed:
             return self.furnished(number).state
         with self.copy(number) as database:
-            try:
-                apply_by_psql(database, {name: files[name] for name in applied})
-            except subprocess.CalledProcessError as error:
-                raise AssertionError(f"psql can't apply {', '.join(applied)}, which is said to be applied") from error
+            for name in applied:
+                if not _apply(database, files[name]):
+                    raise AssertionError(f"psql can't apply {name}, which is said to be applied")
             if act is not None and not meddling.do(database, act):
                 raise AssertionError(f"the DBA's {act.name} can't be there after {', '.join(applied)}")
             if refreshed:
@@ -110,7 +109,26 @@ class Field:
                     database.execute(f"SET ROLE medianest; {statement}")
             return look(database)
 
+    def leads_on(self, number: int, files: Mapping[str, str], names: Sequence[str]) -> bool:
+        """Whether PostgreSQL's own client applies these files, one after the other."""
+        with self.copy(number) as database:
+            return all(_apply(database, files[name]) for name in names)
+
     def _set_again(self, number: int, database: Database) -> None:
         """A database's settings and rights aren't its template's (PostgreSQL manual, CREATE DATABASE)."""
         if "settings" in chosen(number):
             database.execute(PIECES["settings"].own)
+
+
+def _apply(database: Database, text: str) -> bool:
+    """A file as it is; or within BEGIN and COMMIT, as a run may send it: LOCK and SAVEPOINT want that."""
+    return any(
+        subprocess.run(
+            [binary("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *around, "-c", text],
+            env={**os.environ, **database.environment()},
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+        for around in ([], ["--single-transaction"])
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from integration.crashes import open_runs
-from integration.differential.case import Case
+from integration.differential.case import Case, Fault
 from integration.differential.field import Field
 from integration.differential.meddling import Act
 from integration.differential.runs import Ran
@@ -162,6 +162,16 @@ def _complaints(scene: Scene, names: set[str], ran: Ran, result: Mapping[str, An
         yield f"{reason} with a rollback that is {rollback}"
     if reason in ("InternalError", "PermissionDenied"):
         yield f"{reason}: {message}"
+    if reason in ("MigrationFailed", "RehearsalDiffers", "InvalidIndex") and _is_sound(scene, names):
+        yield f"psql applies these files, and it says: {message}"
+
+
+def _is_sound(scene: Scene, names: set[str]) -> bool:
+    """Whether nothing but the files can be at fault, and PostgreSQL's own client finds none with them."""
+    innocent = scene.case.fault in (Fault.NOTHING, Fault.KILL_AT_LINE, Fault.KILL_AT_GATE, Fault.CUT_AT_GATE)
+    if not innocent or scene.act is not None or not names & set(scene.case.files):
+        return False
+    return scene.field.leads_on(scene.case.furniture, scene.files, sorted(names))
 
 
 def _earlier(scene: Scene, names: set[str]) -> set[str]:
