@@ -18,6 +18,7 @@ FOUND = {
     24: "a right that somebody else gave can't be restored, which was found out with the application locked out",
     16: "the same after a rehearsal of the definitions alone, which restores nothing",
     612: "rows that a CHECK's function compares with another table's were restored before those",
+    1403: "a schema that a DBA made meanwhile ended the rollback for good, and nobody was to go on with it",
     1133: "a materialized view that was out of date is filled anew by a restore, which was then unverified",
 }
 """Seeds that the oracle once contradicted, and what each showed."""

@@ -182,7 +182,7 @@ def _earlier(scene: Scene, names: set[str]) -> set[str]:
 def _check_identities(scene: Scene, result: Mapping[str, Any], now: State) -> None:
     """What was rolled back by its transaction or by an inverse has its tables still, and not others like them."""
     rollback = result.get("rollback") or {}
-    if not rollback.get("verified") or rollback["strategy"] not in ("Transaction", "Inverse") or scene.act is not None:
+    if not rollback.get("verified") or rollback["strategy"] not in ("Transaction", "Inverse") or scene.restored:
         return
     for name, (oid, file) in scene.field.furnished(scene.case.furniture).state.tables.items():
         found = now.tables.get(name)

@@ -197,7 +197,8 @@ class Revert:
         tables = {now.objects[key].name for key in others}
         for key in sorted(others):
             item = now.objects[key]
-            self._held.append(f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped")
+            line = f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped"
+            self._held += [line] if line not in self._held else []
 
         def is_theirs(item: CatalogObject) -> bool:
             return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in tables)
@@ -209,15 +210,16 @@ class Revert:
         """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
         if self._locked_out:
             return False
-        holders = added_holders(self._before.catalog, application_catalog(self._connection))
+        holders = added_holders(self._before.catalog, self._own(application_catalog(self._connection)))
         try:
             with self._connection.transaction():
-                self._held = list(written_by_others(self._connection, holders))
+                held = list(written_by_others(self._connection, holders))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(
                 f"what the run has added can't be looked at: {error.diag.message_primary}"
             ) from error
-        return bool(self._held)
+        self._held += held
+        return bool(held)
 
     def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
         """Run a statement; whether it did what it should the verification says.
