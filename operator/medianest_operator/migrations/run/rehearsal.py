@@ -63,11 +63,13 @@ class CopyError(Exception):
 
     Attributes:
         transient: trying again may help.
+        lacks_rows: there is one, of the definitions alone, and that is not enough to tell.
     """
 
-    def __init__(self, text: str, *, transient: bool = False) -> None:
+    def __init__(self, text: str, *, transient: bool = False, lacks_rows: bool = False) -> None:
         super().__init__(text)
         self.transient = transient
+        self.lacks_rows = lacks_rows
 
 
 @dataclass(frozen=True)
