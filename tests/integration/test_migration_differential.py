@@ -20,6 +20,7 @@ FOUND = {
     612: "rows that a CHECK's function compares with another table's were restored before those",
     1403: "a schema that a DBA made meanwhile ended the rollback for good, and nobody was to go on with it",
     55: "a rehearsal of the definitions alone called files wrong that only want rows",
+    103: "a run that makes a range type was never where its rehearsal came to",
     1133: "a materialized view that was out of date is filled anew by a restore, which was then unverified",
 }
 """Seeds that the oracle once contradicted, and what each showed."""
