@@ -64,6 +64,8 @@ soak: $(VENV)/ready ## The tests with random moments, many times over; hours.
 	@$(PYTHON) tests/prepare.py integration
 	@$(PYTHON) tests/prepare.py e2e
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_migration_kills.py $(ARGS)
+	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_migration_differential.py -n 2 $(ARGS); ended=$$?; \
+	 $(PYTHON) -m integration.differential sum; exit $$ended
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_loop.py -k overloaded $(ARGS)
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/e2e -k "killed" $(ARGS)
 

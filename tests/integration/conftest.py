@@ -55,6 +55,11 @@ def empty(server: PostgresServer) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def template(server: PostgresServer) -> Database:
     """The bundled schema, made once; no test works in it."""
+    return bundled_template(server)
+
+
+def bundled_template(server: PostgresServer) -> Database:
+    """A database with the bundled schema, to be copied."""
     database = server.create_database(name="medianest_template")
     result = migrate(database, bundled_migrations())
     assert result.outcome == "Applied", result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def outside(database: Database) -> Mapping[str, str]:
     with database.connect() as connection:
         for schema, table in connection.execute(
             "SELECT schemaname, tablename FROM pg_tables"
-            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', %s) AND tablename <> %s",
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', %s) AND tablename <> %s"
+            " UNION ALL SELECT schemaname, matviewname FROM pg_matviews WHERE ispopulated",
             OWN,
         ).fetchall():
             rows = connection.execute(
@@ -41,12 +43,14 @@ def outside(database: Database) -> Mapping[str, str]:
             "large objects": "SELECT oid, lomowner::regrole, lomacl, md5(lo_get(oid)) FROM pg_largeobject_metadata",
             "roles": "SELECT rolname, rolsuper, rolinherit, rolcanlogin, rolconfig FROM pg_roles",
             "members": "SELECT roleid::regrole, member::regrole, admin_option FROM pg_auth_members",
-            "settings": "SELECT setrole::regrole, s.setconfig FROM pg_db_role_setting s JOIN pg_database d"
-            " ON d.oid = s.setdatabase WHERE d.datname = current_database()",
+            "settings": "SELECT setrole::regrole, ARRAY(SELECT unnest(s.setconfig) ORDER BY 1)"
+            " FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
+            " WHERE d.datname = current_database()",
             "database": "SELECT datdba::regrole, a.grantor::regrole, a.grantee::regrole, a.privilege_type, is_grantable"
             " FROM pg_database d, aclexplode(coalesce(datacl, acldefault('d', datdba))) a"
             " WHERE datname = current_database()",
             "invalid indexes": "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid",
+            "unpopulated": "SELECT oid::regclass FROM pg_class WHERE NOT relispopulated",
         }
         for name, question in questions.items():
             found[name] = "\n".join(sorted(str(row) for row in connection.execute(question.encode()).fetchall()))
@@ -82,6 +86,17 @@ def _definitions(database: Database) -> str:
         text=True,
         check=True,
     ).stdout
-    # Newer pg_dumps put a random word around their text; an access list's order is that in which rights were given.
-    lines = [line for line in dumped.splitlines() if not line.startswith(("\\restrict", "\\unrestrict", "--"))]
-    return "\n".join(sorted(lines) if any(line.startswith("GRANT") for line in lines) else lines)
+    # Newer pg_dumps put a random word around their text. What they set for the session stands wherever the order of
+    # entries puts it, and that order is the objects' own where names don't decide it. An access list's order is that in
+    # which rights were given.
+    session = ("\\restrict", "\\unrestrict", "SET default_tablespace", "SET default_table_access_method")
+    entries = re.split(r"^--\n-- Name: ", dumped, flags=re.MULTILINE)
+    left_out = (*session, "--")
+    kept = [[line for line in entry.splitlines() if line and not line.startswith(left_out)] for entry in entries]
+    return "\n".join(sorted("\n".join(_in_order(lines)) for lines in kept))
+
+
+def _in_order(entry: list[str]) -> list[str]:
+    """An entry whose lines say the same in any order: rights, and settings of the database."""
+    is_list = any(kind in entry[0] for kind in ("; Type: ACL;", "; Type: DEFAULT ACL;", "; Type: DATABASE PROPERTIES;"))
+    return [entry[0], *sorted(entry[1:])] if is_list else entry

@@ -41,6 +41,14 @@ def test_above_the_limit_the_definitions_are_rehearsed(large: Database, tmp_path
     assert "only the definitions were rehearsed" in (result.rehearsal.note or "")
 
 
+def test_what_only_wants_rows_is_not_refused(large: Database, tmp_path: Path) -> None:
+    sql = "INSERT INTO media_requests (id, user_id, title, media_type) VALUES ('r9', 'ann', 'Dune', 'movie');\n"
+    result = migrate(large, plus(sql), SMALL_LIMIT, folder=tmp_path)
+    assert result.outcome == "Applied", result
+    assert result.rehearsal is not None
+    assert "The copy holds no rows, which may be the reason" in (result.rehearsal.note or "")
+
+
 def test_what_the_definitions_refuse_never_reaches_the_database(large: Database, tmp_path: Path) -> None:
     sql = "CREATE TABLE notes (id text);\nCREATE INDEX x ON notes (title);"
     result = migrate(large, plus(sql), SMALL_LIMIT, folder=tmp_path)

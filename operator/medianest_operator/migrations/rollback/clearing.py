@@ -6,14 +6,16 @@ is, and so does the schema around it; the dump's entries for it are left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator.backups.logical.toc import parse_entry
 from medianest_operator.naming import JOURNAL_SCHEMA
+from medianest_operator.postgres.catalog import Catalog
 
 # The application's schemas: PostgreSQL's own and the journal are none.
 _SCHEMAS: LiteralString = f"n.nspname NOT IN ('information_schema', '{JOURNAL_SCHEMA}') AND n.nspname !~ '^pg_'"
@@ -106,6 +108,7 @@ def clear(large_objects: bool) -> str:
     )
 
 
+_CALL: Final = re.compile(r"CHECK .*\w\(", re.DOTALL)
 _ROLES: LiteralString = "SELECT rolname::text, pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles"
 _DEPENDENTS: LiteralString = """
 SELECT 'publication ' || quote_ident(p.pubname) || ' of ' || pg_get_userbyid(p.pubowner) || ' over '
@@ -127,6 +130,18 @@ SELECT 'function ' || p.oid::regprocedure || ' of ' || pg_get_userbyid(p.proowne
  WHERE pg_has_role(t.typowner, 'USAGE') AND NOT pg_has_role(p.proowner, 'USAGE')
    AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid
                                              AND i.deptype IN ('e', 'i'))
+UNION
+SELECT 'right of ' || CASE a.grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(a.grantee) END || ' on ' || o.name
+       || ', given by ' || pg_get_userbyid(a.grantor)
+  FROM (SELECT c.oid::regclass::text, c.relowner, c.relacl FROM pg_class c
+        UNION ALL SELECT c.oid::regclass || '.' || quote_ident(t.attname), c.relowner, t.attacl
+                    FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid WHERE NOT t.attisdropped
+        UNION ALL SELECT oid::regprocedure::text, proowner, proacl FROM pg_proc
+        UNION ALL SELECT oid::regtype::text, typowner, typacl FROM pg_type
+        UNION ALL SELECT quote_ident(nspname), nspowner, nspacl FROM pg_namespace WHERE nspname <> 'public'
+       ) o(name, owner, acl) CROSS JOIN LATERAL aclexplode(o.acl) a
+ WHERE pg_has_role(o.owner, 'USAGE') AND NOT pg_has_role(a.grantor, 'USAGE')
+   AND pg_get_userbyid(a.grantor) <> session_user
  ORDER BY 1
 """
 # Schemas that the clearing leaves: others' own, and those with something of others in them.
@@ -171,14 +186,29 @@ def own_roles(connection: Connection[Any]) -> list[str]:
     return [row[0] for row in connection.cursor(row_factory=tuple_row).execute(query).fetchall()]
 
 
-def own_entries(connection: Connection[Any]) -> Callable[[Sequence[str]], Iterable[str]]:
+def own_entries(connection: Connection[Any], before: Catalog) -> Callable[[Sequence[str]], Iterable[str]]:
     """Takes the lines of a dump's table of contents that are to be restored here.
 
-    The comment of an extension belongs to its owner, and comes with the extension anyway.
+    The comment of an extension belongs to its owner, and comes with the extension anyway. A function in a CHECK may
+    look at other tables (PostgreSQL manual, Constraints, advises against that): the rows that it checks come last.
+
+    Args:
+        before: what is restored.
     """
     cursor = connection.cursor(row_factory=tuple_row)
     roles: dict[str, bool] = dict(cursor.execute(_ROLES).fetchall())
     kept = {row[0] for row in cursor.execute(_KEPT_SCHEMAS).fetchall()}
+
+    checks = (item for item in before.of_kind("constraint") if _CALL.match(str(item.attributes["definition"])))
+    checked = {item.table.replace('"', "") for item in checks}
+
+    def filled_by(line: str) -> str:
+        """The table whose rows a line stands for; empty where it is something else."""
+        entry = parse_entry(line)
+        if entry is None or entry.kind != "TABLE DATA":
+            return ""
+        name = entry.name(roles)
+        return name if entry.schema == "public" else f"{entry.schema}.{name}"
 
     def wanted(line: str) -> bool:
         entry = parse_entry(line)
@@ -190,4 +220,11 @@ def own_entries(connection: Connection[Any]) -> Callable[[Sequence[str]], Iterab
             return False
         return roles.get(entry.owner(roles), True)
 
-    return lambda lines: [line for line in lines if wanted(line)]
+    def chosen(lines: Sequence[str]) -> Iterable[str]:
+        kept = [line for line in lines if wanted(line)]
+        late = [line for line in kept if filled_by(line) in checked]
+        early = [line for line in kept if line not in late]
+        place = max((number for number, line in enumerate(early, start=1) if filled_by(line)), default=None)
+        return kept if place is None else [*early[:place], *late, *early[place:]]
+
+    return chosen

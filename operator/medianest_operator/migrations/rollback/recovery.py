@@ -118,7 +118,9 @@ def way_back(
     )
     try:
         reverted = revert.run()
-    except (RevertUnfinished, psycopg.errors.LockNotAvailable) as error:
+    except (RevertUnfinished, psycopg.Error) as error:
+        if not work.is_connected:
+            raise
         raise RunError(
             Reason.ROLLBACK_UNFINISHED,
             f"{access(locked_out)} {why} Reverting it is not finished: {_said(error)}. Trying again; the runbook"

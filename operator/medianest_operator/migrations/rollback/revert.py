@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -107,6 +108,7 @@ class Revert:
         self._changed = changed
         self._is_copy = is_copy
         self._held: list[str] = []
+        self._restored = False
 
     def run(self) -> Reverted:
         """Go back.
@@ -121,6 +123,7 @@ class Revert:
                 break
             self._report(f"reverting by {strategy.lower()}: {reverted.verification.describe()}")
             if way():
+                self._restored = self._restored or strategy is Strategy.RESTORE
                 reverted = Reverted(strategy, self._verify())
         if self._held and not reverted.verification.is_equal:
             found = reverted.verification
@@ -139,11 +142,11 @@ class Revert:
     def _verify(self) -> Verification:
         self._set_sequences_back()
         after = read_evidence(self._connection, contents=self._locked_out)
-        found = verify(self._before, after, writers_may_write=not self._locked_out)
+        compare = partial(verify, self._before, writers_may_write=not self._locked_out, restored=self._restored)
+        found = compare(after)
         if not found.is_equal or self._before.description is None or not self._changed:
             return found
-        after = replace(after, description=self._describe())
-        return verify(self._before, after, writers_may_write=not self._locked_out)
+        return compare(replace(after, description=self._describe()))
 
     def _by_down_scripts(self) -> bool:
         if self._held_by_others():
@@ -194,7 +197,8 @@ class Revert:
         tables = {now.objects[key].name for key in others}
         for key in sorted(others):
             item = now.objects[key]
-            self._held.append(f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped")
+            line = f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped"
+            self._held += [line] if line not in self._held else []
 
         def is_theirs(item: CatalogObject) -> bool:
             return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in tables)
@@ -206,15 +210,16 @@ class Revert:
         """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
         if self._locked_out:
             return False
-        holders = added_holders(self._before.catalog, application_catalog(self._connection))
+        holders = added_holders(self._before.catalog, self._own(application_catalog(self._connection)))
         try:
             with self._connection.transaction():
-                self._held = list(written_by_others(self._connection, holders))
+                held = list(written_by_others(self._connection, holders))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(
                 f"what the run has added can't be looked at: {error.diag.message_primary}"
             ) from error
-        return bool(self._held)
+        self._held += held
+        return bool(held)
 
     def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
         """Run a statement; whether it did what it should the verification says.
@@ -263,7 +268,7 @@ class Revert:
                 return False
             place = clear(not has_large_objects_of_others(self._connection))
             try:
-                self._restore((place,), (), own_entries(self._connection))
+                self._restore((place,), (), own_entries(self._connection, self._before.catalog))
             except RestoreFailed as error:
                 self._report(str(error))
                 self._held.append(str(error))

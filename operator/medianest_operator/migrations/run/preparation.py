@@ -35,6 +35,9 @@ from medianest_operator.results.text import first_three
 
 _NO_RIGHT = "42501"
 """SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
+# foreign_key_violation, not_null_violation, null_value_not_allowed, raise_exception, no_data_found, assert_failure
+# (likewise).
+_WITHOUT_ROWS = frozenset({"23503", "23502", "22004", "P0001", "P0002", "P0004"})
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
 
 
@@ -143,7 +146,10 @@ class Preparation:
             raise RunError(
                 Reason.OUT_OF_RESOURCES, f"The run can't be rehearsed now: {error}. Nothing was changed; trying again."
             ) from error
-        if self._options.rehearse is Rehearse.ALWAYS or revert.strategy is Strategy.RESTORE:
+        restores = revert.strategy is Strategy.RESTORE
+        lacks_rows = isinstance(error, rehearsal.CopyError) and error.lacks_rows
+        # A copy without rows rehearses no restore anyway.
+        if self._options.rehearse is Rehearse.ALWAYS or (restores and not lacks_rows):
             raise RunError(
                 Reason.REHEARSAL_IMPOSSIBLE, f"The run can't be rehearsed: {error}. Nothing was changed."
             ) from error
@@ -243,6 +249,10 @@ class Preparation:
                 raise rehearsal.CopyError(
                     f"{failure.text} The run's login is a superuser, and a copy has none"
                 ) from failure
+            if schema_only and _wants_rows(failure):
+                raise rehearsal.CopyError(
+                    f"{failure.text} The copy holds no rows, which may be the reason", lacks_rows=True
+                ) from failure
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(
                 Reason.MIGRATION_FAILED if transient else failure.reason,
@@ -259,6 +269,15 @@ class Preparation:
                 " trying again.",
             ) from error
         return done
+
+
+def _wants_rows(failure: Failure) -> bool:
+    """Whether a statement may have failed on a copy only because that holds no rows: a row that is referred to, a large
+    object, a value that is looked up, a block that raises where it finds nothing."""
+    failed = failure.failed
+    if failed is None:
+        return False
+    return failed.sqlstate in _WITHOUT_ROWS or failed.message.startswith("large object ")
 
 
 def origin_of(workbench: Workbench, facts: DatabaseFacts) -> Origin:

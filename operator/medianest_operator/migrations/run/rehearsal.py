@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -30,7 +31,7 @@ from medianest_operator.migrations.run.evidence import (
     verify,
 )
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
-from medianest_operator.postgres.catalog import Catalog, difference
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
 from medianest_operator.postgres.copies import (
     PUBLIC,
     WRITING,
@@ -63,11 +64,13 @@ class CopyError(Exception):
 
     Attributes:
         transient: trying again may help.
+        lacks_rows: there is one, of the definitions alone, and that is not enough to tell.
     """
 
-    def __init__(self, text: str, *, transient: bool = False) -> None:
+    def __init__(self, text: str, *, transient: bool = False, lacks_rows: bool = False) -> None:
         super().__init__(text)
         self.transient = transient
+        self.lacks_rows = lacks_rows
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,14 @@ class Copy:
         left: what isn't in it.
         before: the catalog of the database where it comes from.
         was_superuser: the run's login is a superuser there; here it is none.
+        bootstrap: the name of the bootstrap superuser there.
     """
 
     room: Room
     left: LeftOut
     before: Catalog
     was_superuser: bool
+    bootstrap: str
     stack: ExitStack = field(default_factory=ExitStack)
 
     def connect(self) -> Connection[Any]:
@@ -128,12 +133,14 @@ class Origin:
     Attributes:
         login: the role that the run logs in as.
         is_superuser: whether it is a superuser there; in the copy it is none.
+        bootstrap: the name of the bootstrap superuser.
     """
 
     database: DatabaseCopy
     roles: tuple[RoleCopy, ...]
     login: str
     is_superuser: bool
+    bootstrap: str
 
     @classmethod
     def of(cls, connection: Connection[Any]) -> Origin:
@@ -144,7 +151,7 @@ class Origin:
         """
         roles, login = tuple(read_roles(connection)), connection.info.user
         is_superuser = any(role.name == login and "SUPERUSER" in role.attributes for role in roles)
-        return cls(read_database(connection), roles, login, is_superuser)
+        return cls(read_database(connection), roles, login, is_superuser, _bootstrap(connection))
 
 
 def make_copy(
@@ -195,10 +202,11 @@ def make_copy(
             for name, count in wanted.rows.items()
             if name not in left.names or (name in found.rows and name != LARGE_OBJECTS)
         }
-        unlike = list(verify(replace(wanted, sequences={}, rows=rows), found, writers_may_write=False).differences)
+        wanted = replace(wanted, sequences={}, rows=rows)
+        unlike = list(verify(wanted, found, writers_may_write=False, restored=True).differences)
     if unlike:
         raise CopyError(f"the restored backup differs from the database: {'; '.join(unlike[:3])}")
-    return Copy(room, left, before.catalog, origin.is_superuser, stack)
+    return Copy(room, left, before.catalog, origin.is_superuser, origin.bootstrap, stack)
 
 
 def rehearse(
@@ -263,7 +271,20 @@ class _Went:
 
 
 def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
-    return copy.whole(application_catalog(connection).without_extensions(copy.room.brought))
+    """What the copy came to, as the database would call it: a range type's constructors belong to the bootstrap
+    superuser, whoever makes the type (PostgreSQL's source, makeRangeConstructors), and that has another name here."""
+    found = copy.whole(application_catalog(connection).without_extensions(copy.room.brought))
+    here = _bootstrap(connection)
+
+    def called(item: CatalogObject) -> CatalogObject:
+        return replace(item, attributes=json.loads(json.dumps(dict(item.attributes)).replace(here, copy.bootstrap)))
+
+    return Catalog({key: called(item) for key, item in found.objects.items()})
+
+
+def _bootstrap(connection: Connection[Any]) -> str:
+    row = connection.cursor(row_factory=tuple_row).execute("SELECT pg_catalog.pg_get_userbyid(10)::text").fetchone()
+    return str(row[0]) if row else ""
 
 
 def _go_back(

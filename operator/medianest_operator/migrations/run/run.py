@@ -302,8 +302,9 @@ class MigrationRun:
             work.report(f"the rollback by {work.revert.strategy.lower()} fails on the copy: {problem}")
             why = f"the rollback by {work.revert.strategy.lower()} doesn't lead back on a copy ({problem})"
             self._set_revert(RevertPlan(Strategy.RESTORE, True, why))
-        # What this role can't read is in no copy, and so in no rehearsal.
-        check_restorable(work.connection, (), work.revert)
+        # What this role can't read is in no copy, and so in no rehearsal; a copy without data restores no backup.
+        parts = () if work.rehearsal is not None and work.rehearsal.data else work.parts
+        check_restorable(work.connection, parts, work.revert)
 
     def _lockout(self) -> None:
         """Lock the writers out where the rollback needs that, and take the evidence that it goes back to."""
