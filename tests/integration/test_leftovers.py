@@ -43,7 +43,7 @@ async def test_what_patroni_knows_of_a_kept_volume_stays() -> None:
     async with arena() as made:
         for name in OF_PATRONI:
             left(made, ENDPOINTS, name)
-        left(made, CLAIM, "data-db-1")
+        left(made, CLAIM, "data-db-0")
         await made.run(made.make("db"))
         assert names(made, ENDPOINTS) == sorted(OF_PATRONI)
         assert names(made, STATEFUL_SET) == ["db"]
@@ -77,3 +77,44 @@ async def test_the_objects_of_a_running_database_are_left_alone() -> None:
         made.services.memory.forget(key)
         await made.run(key)
         assert names(made, ENDPOINTS) == ["db-rw"]
+
+
+def replicas(made: Arena) -> list[int]:
+    return [item["spec"]["replicas"] for item in made.server.all(STATEFUL_SET)]
+
+
+async def test_instances_without_data_begin_once_one_with_data_leads() -> None:
+    """Beside it they could make an empty database first, and the application would write into that one."""
+    async with arena() as made:
+        left(made, CLAIM, "data-db-0")
+        key = made.make("db", {"instances": 3})
+        await made.run(key)
+        assert replicas(made) == [1]
+        await made.run(key)
+        assert replicas(made) == [1]
+        left(made, POD, "db-0", labels=LABELS | {"medianest.io/role": "primary"})
+        pod = made.server.get(POD, NAMESPACE, "db-0")
+        made.server.put(POD, pod | {"status": {"podIP": "127.0.0.1"}})
+        await made.run(key)
+        assert replicas(made) == [3]
+
+
+async def test_a_database_made_asleep_beside_a_kept_volume_wakes_with_it_alone() -> None:
+    async with arena() as made:
+        left(made, CLAIM, "data-db-0")
+        key = made.make("db", {"instances": 2, "hibernate": True})
+        await made.run(key)
+        assert replicas(made) == [0]
+        made.make("db", {"instances": 2})
+        await made.run(key)
+        assert replicas(made) == [1]
+
+
+async def test_a_database_does_not_begin_empty_beside_kept_data() -> None:
+    async with arena() as made:
+        left(made, CLAIM, "data-db-1")
+        key = made.make("db", {"instances": 2})
+        await made.run(key)
+        assert replicas(made) == []
+        assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
+        assert "data-db-1" in made.message(key, "Ready")

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 60.0
 """Seconds after which a namespace is looked at again."""
+_BELIEVED: Final = 45.0
+"""Seconds for which an answer is believed: less, since the queue may come earlier than asked."""
 
 
 class Territory:
@@ -37,8 +39,8 @@ class Territory:
         """
         if self._settings.namespaces:
             return False
-        learnt, owner = self._known.get(namespace, (-LOOK_EVERY, None))
-        if time.monotonic() - learnt >= LOOK_EVERY:
+        learnt, owner = self._known.get(namespace, (-_BELIEVED, None))
+        if time.monotonic() - learnt >= _BELIEVED:
             before, owner = owner, await self._owner(namespace)
             self._known[namespace] = time.monotonic(), owner
             if owner != before:

@@ -10,10 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import ENDPOINTS
 from medianest_operator.reconcile.context import Run
 
 _VOLUMES = (naming.VOLUME_DATA, naming.VOLUME_WAL)
+
+
+def instances_with_data(run: Run) -> int:
+    """How many instances, from the first one on, find a volume that an earlier database of this name has left.
+
+    They have to begin alone: an instance without data that began beside them could make an empty database first.
+
+    Raises:
+        Permanent: the first instance would begin empty although others have data.
+    """
+    kept = {claim["metadata"]["name"] for claim in run.claims if "deletionTimestamp" not in claim["metadata"]}
+    wanted = [run.names.claim(naming.VOLUME_DATA, number) for number in range(naming.MAX_INSTANCES)]
+    count = next((number for number, name in enumerate(wanted) if name not in kept), len(wanted))
+    others = [name for name in wanted[count:] if name in kept]
+    if others and count == 0:
+        raise Permanent(
+            Reason.VOLUME_UNAVAILABLE,
+            f"Volume {others[0]} of an earlier database is kept, but {wanted[0]} is not there, so the database would"
+            f" begin empty. Bring {wanted[0]} back, or delete the kept volumes, or give the database another name",
+        )
+    return count
 
 
 @dataclass(frozen=True)

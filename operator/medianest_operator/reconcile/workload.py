@@ -10,6 +10,7 @@ from medianest_operator.postgres import parameters
 from medianest_operator.reconcile import leftovers
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.servers import ever_available
 from medianest_operator.reconcile.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
@@ -62,6 +63,11 @@ def wanted_replicas(run: Run) -> int:
     if run.spec.hibernate:
         return 0
     primary, asked = run.primary, live_replicas(run)
+    if not asked and not ever_available(run):
+        return min(run.spec.instances, leftovers.instances_with_data(run) or run.spec.instances)
+    if asked and primary is None:
+        # More would find nobody to copy from; and before the first start they could make an empty database.
+        return min(asked, run.spec.instances)
     ordinal = run.names.ordinal(primary.name) if primary else None
     if asked and ordinal is not None and ordinal >= run.spec.instances:
         # Those above the primary may go: it hands its role on to one below.
