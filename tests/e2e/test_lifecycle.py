@@ -127,12 +127,12 @@ def test_database_made_again_waits_for_no_leader_of_the_earlier_one(kube: Kube) 
 
 
 def test_kept_volume_leads_when_the_database_is_made_again_with_more_instances(kube: Kube) -> None:
-    kube.database("db")
+    kube.database("db", storage={"size": "1Gi", "onDelete": "Retain"})
     kube.wait_ready("db")
     kube.sql("db-0", "CREATE TABLE kept AS SELECT generate_series(1, 10)")
     kube.kubectl("delete", "mndb", "db", "--timeout=60s")
     kube.wait_gone("Pod", "db-0")
-    kube.database("db", instances=3)
+    kube.database("db", instances=3, storage={"size": "1Gi", "onDelete": "Retain"})
     kube.wait_ready("db")
     assert kube.sql(kube.primary("db"), "SELECT count(*) FROM kept") == "10"
 
