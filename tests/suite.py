@@ -92,11 +92,11 @@ def run_stage(name: str) -> Outcome:
     print(f"\n##### {name}", flush=True)
     started = time.monotonic()
     passed, sums = True, []
-    with scratch(name) as environment:
+    with scratch(name) as variables:
         for command in STAGES[name]:
             closing = ""
             with subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as process:
                 assert process.stdout is not None
                 for line in process.stdout:

@@ -296,6 +296,7 @@ async def test_a_release_acts_in_the_namespaces_that_it_watches_alone() -> None:
         async with running(server, "media") as loop:
             loop.observe(DATABASE, "ADDED", server.get(DATABASE, "media", "db"))
             await until(lambda: reported(server, "media", "db"), "reported")
+            assert [item["metadata"]["name"] for item in server.all(STATEFUL_SET)] == ["db"]
 
 
 async def test_a_database_that_was_made_asleep_gets_its_cron_jobs_when_it_wakes() -> None:
