@@ -62,6 +62,7 @@ class ApiServer:
         self.calls: list[Call] = []
         self.fault: Callable[[Call], Fault | None] = lambda _: None
         self.url = ""
+        self._applied: dict[tuple[str, str, str], Manifest] = {}
         self._version = 100
         self._watches: list[tuple[Kind, str | None, str, asyncio.Queue[dict[str, Any]]]] = []
         self._stopping = asyncio.Event()
@@ -136,9 +137,9 @@ class ApiServer:
                 self.publish_deletion(kind, gone)
                 return web.json_response(gone)
             case _:
-                return self._write(kind, call, await request.json())
+                return self._write(kind, call, await request.json(), applied="apply-patch" in request.content_type)
 
-    def _write(self, kind: Kind, call: Call, body: Manifest) -> web.Response:
+    def _write(self, kind: Kind, call: Call, body: Manifest, *, applied: bool) -> web.Response:
         namespace, name = str(call.namespace), call.name or body["metadata"]["name"]
         known = self.objects.get((call.kind, namespace, name))
         if call.method == "POST" and known is not None:
@@ -156,7 +157,13 @@ class ApiServer:
                 return _status(409, "Conflict", "another object")
             body = known | {"status": body["status"]}
         elif call.method == "PATCH" and known is not None:
-            body = _merged(known, body)
+            before = self._applied.get((call.kind, namespace, name), {}) if applied else {}
+            merged = _merged(_without(known, before, body), body)
+            if applied:
+                self._applied[(call.kind, namespace, name)] = body
+            body = merged
+        elif applied:
+            self._applied[(call.kind, namespace, name)] = body
         return web.json_response(self._store(kind, namespace, name, body))
 
     def _store(self, kind: Kind, namespace: str, name: str, body: Manifest) -> Manifest:
@@ -258,6 +265,14 @@ def _merged(live: Any, patch: Any) -> Any:
     if isinstance(live, dict) and isinstance(patch, dict):
         return {key: _merged(live.get(key), patch[key]) if key in patch else live[key] for key in {**live, **patch}}
     return patch
+
+
+def _without(live: Any, before: Any, now: Any) -> Any:
+    """What is left of an object once its manager no longer applies what it did before."""
+    if not (isinstance(live, dict) and isinstance(before, dict) and isinstance(now, dict)):
+        return live
+    gone = {key for key in before if key not in now}
+    return {key: _without(value, before.get(key), now.get(key)) for key, value in live.items() if key not in gone}
 
 
 def _status(code: int, reason: str, message: str) -> web.Response:

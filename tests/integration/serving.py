@@ -36,10 +36,12 @@ SPEC: dict[str, Any] = {}
 class Serving:
     """What a test has in hands."""
 
-    def __init__(self, made: Arena, key: Key, postgres: PostgresServer) -> None:
+    def __init__(self, made: Arena, key: Key, postgres: PostgresServer, configuration: dict[str, Any]) -> None:
         self.arena = made
         self.key = key
         self.postgres = postgres
+        self.configuration = configuration
+        """What Patroni shares among its members."""
 
     @property
     def database(self) -> Database:
@@ -58,7 +60,7 @@ async def serving(patience: float = 5.0) -> AsyncIterator[Serving]:
         await made.run(key)
         address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         with _postgres(made, address) as postgres:
-            async with _patroni(made, address):
+            async with _patroni(made, address) as configuration:
                 made.server.put(POD, _pod(address))
                 for _ in range(3):
                     await made.run(key)
@@ -67,7 +69,7 @@ async def serving(patience: float = 5.0) -> AsyncIterator[Serving]:
                     made.services.memory.forget(key)
                     await made.run(key)
                 assert made.conditions(key)["Ready"] == ("True", "Ready"), made.status(key)["conditions"]
-                yield Serving(made, key, postgres)
+                yield Serving(made, key, postgres, configuration)
 
 
 def _secret(made: Arena, name: str, key: str) -> str:
@@ -90,10 +92,13 @@ def _postgres(made: Arena, address: str) -> Iterator[PostgresServer]:
 
 
 @contextlib.asynccontextmanager
-async def _patroni(made: Arena, address: str) -> AsyncIterator[None]:
+async def _patroni(made: Arena, address: str) -> AsyncIterator[dict[str, Any]]:
     configuration = dynamic_configuration(DatabaseSpec.model_validate(SPEC))
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            configuration.clear()
+            configuration.update(await request.json())
         return web.json_response(configuration)
 
     with tempfile.TemporaryDirectory(prefix="mn-rest-") as name:
@@ -108,7 +113,7 @@ async def _patroni(made: Arena, address: str) -> AsyncIterator[None]:
     await runner.setup()
     await web.TCPSite(runner, address, naming.PATRONI_PORT, ssl_context=context).start()
     try:
-        yield
+        yield configuration
     finally:
         await runner.cleanup()
 

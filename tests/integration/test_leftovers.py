@@ -38,6 +38,31 @@ async def test_a_leader_of_an_earlier_database_is_forgotten() -> None:
         assert names(made, STATEFUL_SET) == ["db"]
 
 
+async def test_an_earlier_objects_statefulset_is_waited_for() -> None:
+    """Else its pods, and their word that all is well, would be taken for the new object's."""
+    async with arena() as made:
+        owner = {"kind": "MediaNestDatabase", "name": "db", "uid": "earlier", "controller": True}
+        left(made, STATEFUL_SET, "db", ownerReferences=[owner])
+        old = made.server.get(STATEFUL_SET, NAMESPACE, "db")["metadata"]["uid"]
+        of_set = {"kind": "StatefulSet", "name": "db", "uid": old, "controller": True}
+        left(made, POD, "db-0", ownerReferences=[of_set], labels=LABELS | {"medianest.io/role": "primary"})
+        key = made.make("db")
+        await made.run(key)
+        assert made.conditions(key)["Ready"] == ("False", "Creating")
+        assert made.conditions(key)["Available"] == ("False", "Creating")
+        assert "StatefulSet db of an earlier database" in made.message(key, "Ready")
+        assert made.status(key)["instances"].get("members") in (None, [])
+        del made.server.objects[(STATEFUL_SET.plural, NAMESPACE, "db")]
+        made.services.memory.forget(key)
+        await made.run(key)
+        assert names(made, STATEFUL_SET) == []
+        assert "Pod db-0" in made.message(key, "Ready")
+        del made.server.objects[(POD.plural, NAMESPACE, "db-0")]
+        made.services.memory.forget(key)
+        await made.run(key)
+        assert made.server.get(STATEFUL_SET, NAMESPACE, "db")["metadata"]["uid"] != old
+
+
 async def test_what_patroni_knows_of_a_kept_volume_stays() -> None:
     """Its object says which instance has the newest data."""
     async with arena() as made:
@@ -77,44 +102,3 @@ async def test_the_objects_of_a_running_database_are_left_alone() -> None:
         made.services.memory.forget(key)
         await made.run(key)
         assert names(made, ENDPOINTS) == ["db-rw"]
-
-
-def replicas(made: Arena) -> list[int]:
-    return [item["spec"]["replicas"] for item in made.server.all(STATEFUL_SET)]
-
-
-async def test_instances_without_data_begin_once_one_with_data_leads() -> None:
-    """Beside it they could make an empty database first, and the application would write into that one."""
-    async with arena() as made:
-        left(made, CLAIM, "data-db-0")
-        key = made.make("db", {"instances": 3})
-        await made.run(key)
-        assert replicas(made) == [1]
-        await made.run(key)
-        assert replicas(made) == [1]
-        left(made, POD, "db-0", labels=LABELS | {"medianest.io/role": "primary"})
-        pod = made.server.get(POD, NAMESPACE, "db-0")
-        made.server.put(POD, pod | {"status": {"podIP": "127.0.0.1"}})
-        await made.run(key)
-        assert replicas(made) == [3]
-
-
-async def test_a_database_made_asleep_beside_a_kept_volume_wakes_with_it_alone() -> None:
-    async with arena() as made:
-        left(made, CLAIM, "data-db-0")
-        key = made.make("db", {"instances": 2, "hibernate": True})
-        await made.run(key)
-        assert replicas(made) == [0]
-        made.make("db", {"instances": 2})
-        await made.run(key)
-        assert replicas(made) == [1]
-
-
-async def test_a_database_does_not_begin_empty_beside_kept_data() -> None:
-    async with arena() as made:
-        left(made, CLAIM, "data-db-1")
-        key = made.make("db", {"instances": 2})
-        await made.run(key)
-        assert replicas(made) == []
-        assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
-        assert "data-db-1" in made.message(key, "Ready")

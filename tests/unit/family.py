@@ -128,7 +128,7 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         *rbac.access(names, owner, naming.INSTANCE_ROLE),
         *services.services(names, owner),
         patroni.config_map(names, spec, owner),
-        statefulset.stateful_set(names, spec, IMAGE, spec.instances, owner, image_from="spec"),
+        statefulset.stateful_set(names, spec, IMAGE, range(spec.instances), owner, image_from="spec"),
         statefulset.disruption_budget(names, owner),
         migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner, backs_up=True),
         hardening_job.hardening_job(names, spec, IMAGE, "0123456789abcdef", owner),

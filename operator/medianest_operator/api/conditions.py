@@ -54,6 +54,7 @@ class Reason(StrEnum):
     SWITCHING_OVER = "SwitchingOver"
     RESTARTING = "Restarting"
     UPDATING = "Updating"
+    COPYING_AGAIN = "CopyingAgain"
     CONFIGURING = "Configuring"
     GROWING_VOLUMES = "GrowingVolumes"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
@@ -182,6 +183,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.SWITCHING_OVER: _PROGRESS,
         Reason.RESTARTING: _PROGRESS,
         Reason.UPDATING: _PROGRESS,
+        Reason.COPYING_AGAIN: _PROGRESS,
         Reason.CONFIGURING: _PROGRESS,
         Reason.GROWING_VOLUMES: _PROGRESS,
         Reason.WAITING_FOR_REPLICAS: _PROGRESS,

@@ -8,7 +8,7 @@ from typing import Final
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import patroni
+from medianest_operator.reconcile import kept_volumes, patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.servers import SOON, Servers
@@ -34,10 +34,12 @@ async def reconcile(run: Run) -> Outcome:
     primary, memory = servers.primary, run.services.memory
     if primary is None:
         return Outcome()
-    token = (primary.uid, run.generation)
+    strict = any(ordinal < run.spec.instances for ordinal in kept_volumes.left_behind(run))
+    token = (primary.uid, run.generation, strict)
     if memory.recall(run.key, "configuration", token, _CHECK_EVERY) is None:
-        await patroni.reconcile_configuration(run, primary)
+        await patroni.reconcile_configuration(run, primary, strict=strict)
         memory.keep(run.key, "configuration", token, True)
+        run.services.memory.keep(run.key, kept_volumes.STRICT_ELECTION, primary.uid, strict)
     return await observe(run)
 
 

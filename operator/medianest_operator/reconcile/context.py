@@ -12,7 +12,7 @@ from medianest_operator.kubernetes.apply import Applier
 from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
-from medianest_operator.kubernetes.kinds import CLAIM, JOB, POD, STATEFUL_SET, Manifest
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest
 from medianest_operator.naming import Key, Names
 from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
@@ -140,6 +140,12 @@ def labels_of(manifest: Manifest) -> Mapping[str, str]:
     return labels
 
 
+def _owner(manifest: Manifest, kind: Kind) -> str | None:
+    """The UID of the object of such a kind that owns this one."""
+    references = manifest["metadata"].get("ownerReferences") or []
+    return next((item["uid"] for item in references if item["kind"] == kind.kind), None)
+
+
 @dataclass
 class Run:
     """One run for one database: what was read, and what the concerns found out."""
@@ -174,15 +180,38 @@ class Run:
 
     @property
     def stateful_set(self) -> Manifest | None:
-        return self.services.cache.get(STATEFUL_SET, self.names.namespace, self.names.stateful_set)
+        """This object's; not one that an earlier object of the same name has left, which is on its way out."""
+        live = self.services.cache.get(STATEFUL_SET, self.names.namespace, self.names.stateful_set)
+        return None if live is None or self._is_of_another(live) else live
 
     @property
     def pods(self) -> list[Pod]:
+        """The instances' pods, in their order; not those of an earlier StatefulSet."""
+        live = self.stateful_set
+        uid = live["metadata"]["uid"] if live else None
+        return [pod for pod in self.pods_of_name if _owner(pod.manifest, STATEFUL_SET) in {None, uid}]
+
+    @property
+    def pods_of_name(self) -> list[Pod]:
+        """All pods that look like an instance, those of an earlier StatefulSet too."""
         manifests = self.services.cache.of_database(POD, self.key)
         label = naming.LABEL_COMPONENT
         pods = [Pod(pod) for pod in manifests if labels_of(pod).get(label) == naming.COMPONENT_POSTGRES]
         numbered = {ordinal: pod for pod in pods if (ordinal := self.names.ordinal(pod.name)) is not None}
         return [numbered[ordinal] for ordinal in sorted(numbered)]
+
+    @property
+    def asked_for(self) -> range:
+        """The ordinals of the instances that the StatefulSet asks for; none where there is none."""
+        live = self.stateful_set
+        if live is None:
+            return range(0)
+        start = int((live["spec"].get("ordinals") or {}).get("start") or 0)
+        return range(start, start + int(live["spec"]["replicas"]))
+
+    def _is_of_another(self, manifest: Manifest) -> bool:
+        """Whether an object belongs to an earlier database of this name."""
+        return _owner(manifest, DATABASE) not in {None, self.database["metadata"].get("uid")}
 
     @property
     def primary(self) -> Pod | None:
@@ -212,7 +241,8 @@ class Run:
 
     def _jobs_of(self, component: str) -> list[Manifest]:
         jobs = self.services.cache.of_database(JOB, self.key)
-        return [job for job in jobs if labels_of(job).get(naming.LABEL_COMPONENT) == component]
+        of_component = [job for job in jobs if labels_of(job).get(naming.LABEL_COMPONENT) == component]
+        return [job for job in of_component if not self._is_of_another(job)]
 
     @property
     def claims(self) -> list[Manifest]:

@@ -10,33 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medianest_operator import naming
-from medianest_operator.api.conditions import Reason
-from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import ENDPOINTS
+from medianest_operator.kubernetes.kinds import ENDPOINTS, STATEFUL_SET
 from medianest_operator.reconcile.context import Run
 
 _VOLUMES = (naming.VOLUME_DATA, naming.VOLUME_WAL)
-
-
-def instances_with_data(run: Run) -> int:
-    """How many instances, from the first one on, find a volume that an earlier database of this name has left.
-
-    They have to begin alone: an instance without data that began beside them could make an empty database first.
-
-    Raises:
-        Permanent: the first instance would begin empty although others have data.
-    """
-    kept = {claim["metadata"]["name"] for claim in run.claims if "deletionTimestamp" not in claim["metadata"]}
-    wanted = [run.names.claim(naming.VOLUME_DATA, number) for number in range(naming.MAX_INSTANCES)]
-    count = next((number for number, name in enumerate(wanted) if name not in kept), len(wanted))
-    others = [name for name in wanted[count:] if name in kept]
-    if others and count == 0:
-        raise Permanent(
-            Reason.VOLUME_UNAVAILABLE,
-            f"Volume {others[0]} of an earlier database is kept, but {wanted[0]} is not there, so the database would"
-            f" begin empty. Bring {wanted[0]} back, or delete the kept volumes, or give the database another name",
-        )
-    return count
 
 
 @dataclass(frozen=True)
@@ -53,21 +30,24 @@ class EarlierDatabase:
 async def clear(run: Run) -> EarlierDatabase | None:
     """Remove what Patroni knew of a database whose data is gone. Returns what has to end first, if anything.
 
-    Where a volume is kept, all stays: it tells which instance has the newest data.
+    Where a volume is kept, what Patroni knows stays: it tells how far the last primary had come.
 
     Raises:
         ApiError: that can't be done now.
     """
     names = run.names
+    if run.services.cache.get(STATEFUL_SET, names.namespace, names.stateful_set) is not None:
+        return EarlierDatabase(f"StatefulSet {names.stateful_set} of an earlier database is still being deleted.")
+    if pods := run.pods_of_name:
+        if any(not pod.terminating for pod in run.pods):
+            return None
+        return EarlierDatabase(f"Pod {pods[0].name} of an earlier StatefulSet is still ending.")
     of_instances = {names.claim(volume, number) for volume in _VOLUMES for number in range(naming.MAX_INSTANCES)}
     claims = [claim["metadata"] for claim in run.claims if claim["metadata"]["name"] in of_instances]
-    if any("deletionTimestamp" not in claim for claim in claims):
-        return None
-    if pods := run.pods:
-        return EarlierDatabase(f"Pod {pods[0].name} of an earlier database of this name is still ending.")
+    if going := [claim["name"] for claim in claims if "deletionTimestamp" in claim]:
+        return EarlierDatabase(f"Volume {going[0]} of an earlier database of this name is still being deleted.")
     if claims:
-        volume = claims[0]["name"]
-        return EarlierDatabase(f"Volume {volume} of an earlier database of this name is still being deleted.")
+        return None
     labels = f"{naming.LABEL_SCOPE}={names.scope}"
     found, _ = await run.services.client.snapshot(ENDPOINTS, names.namespace, labels=labels, metadata_only=True)
     for item in found:

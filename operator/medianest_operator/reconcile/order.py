@@ -11,6 +11,7 @@ from medianest_operator.reconcile import (
     configuration,
     hardening,
     indexes,
+    kept_volumes,
     logins,
     migration,
     restore,
@@ -34,6 +35,7 @@ ORDER: Final[tuple[Concern, ...]] = (
     backups.CONCERN,
     # The servers, and what is inside them.
     servers.CONCERN,
+    kept_volumes.CONCERN,
     configuration.CONCERN,
     roles.CONCERN,
     restore.CONCERN,

@@ -67,9 +67,13 @@ async def _call(
         raise Transient(Reason.PATRONI_UNREACHABLE, f"Patroni of {pod.name} can't be reached: {what}") from error
 
 
-async def reconcile_configuration(run: Run, leader: Pod) -> bool:
-    """Make the cluster's shared configuration the wanted one. Returns whether it was changed."""
-    wanted = dynamic_configuration(run.spec)
+async def reconcile_configuration(run: Run, leader: Pod, *, strict: bool) -> bool:
+    """Make the cluster's shared configuration the wanted one. Returns whether it was changed.
+
+    Args:
+        strict: nobody is elected that lacks anything of what Patroni knows of the last primary.
+    """
+    wanted = dynamic_configuration(run.spec, strict=strict)
     status, live = await _call(run, leader, "GET", "/config")
     if status == 200 and live == wanted:
         return False
@@ -104,6 +108,13 @@ async def wake(run: Run, pod: Pod) -> None:
 async def reload(run: Run, pod: Pod) -> None:
     """Make Patroni and PostgreSQL of a pod read their files again, certificates included."""
     await _call(run, pod, "POST", "/reload")
+
+
+async def reinitialize(run: Run, pod: Pod) -> None:
+    """Make a replica throw its data away and copy the primary's. Patroni refuses that to the primary."""
+    status, answer = await _call(run, pod, "POST", "/reinitialize", {"force": True}, slow=True)
+    if status != 200:
+        raise Transient(Reason.PATRONI_REFUSED, f"Patroni of {pod.name} refused to copy it again: {status} {answer}")
 
 
 async def restart(run: Run, pod: Pod) -> None:

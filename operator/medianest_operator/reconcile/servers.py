@@ -222,6 +222,8 @@ def _available(run: Run, seen: Servers) -> Verdict:
         return Verdict("False", Reason.SWITCHING_OVER, message)
     if not ever_available(run):
         return Verdict("False", Reason.CREATING, _creating(run))
+    if earlier := run.facts.get(EarlierDatabase):
+        return Verdict("False", Reason.NO_PRIMARY, f"There is no primary. {earlier.message}")
     return _outage(run, seen)
 
 

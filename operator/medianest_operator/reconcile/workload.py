@@ -1,21 +1,25 @@
 """The objects around and under the instances: access, Services, Patroni's file, the StatefulSet."""
 
 import asyncio
+import time
 from typing import Final
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, ROLE_BINDING, STATEFUL_SET
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import leftovers
+from medianest_operator.reconcile import kept_volumes, leftovers
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
-from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.servers import ever_available
 from medianest_operator.reconcile.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
 _LEFTOVERS_EVERY: Final = 2.0
-"""Seconds after which it is looked whether an earlier database has ended."""
+"""Seconds after which it is looked whether an earlier database, or the instances that go first, have ended."""
+
+_ELECTION: Final = 60.0
+"""Seconds that a database without a primary is given to elect one before it is stopped without."""
 
 
 async def check_parameters(run: Run) -> Outcome:
@@ -52,27 +56,40 @@ async def reconcile_surroundings(run: Run) -> Outcome:
     return Outcome()
 
 
-def live_replicas(run: Run) -> int | None:
-    """The replicas that the StatefulSet asks for; None where there is none."""
-    live = run.stateful_set
-    return None if live is None else int(live["spec"]["replicas"])
+def wanted_instances(run: Run) -> range:
+    """The ordinals of the instances to ask for.
 
-
-def wanted_replicas(run: Run) -> int:
-    """How many pods to ask for: none while hibernated; never fewer while one that would go is the primary."""
+    What was begun changes only while there is a primary: the others copy from it or follow it, and it never goes.
+    To hibernate, the others stop first: the primary stops with all that was written; the StatefulSet keeps its place.
+    """
+    asked, primary = run.asked_for, run.primary
+    leader = run.names.ordinal(primary.name) if primary else None
     if run.spec.hibernate:
-        return 0
-    primary, asked = run.primary, live_replicas(run)
-    if not asked and not ever_available(run):
-        return min(run.spec.instances, leftovers.instances_with_data(run) or run.spec.instances)
-    if asked and primary is None:
-        # More would find nobody to copy from; and before the first start they could make an empty database.
-        return min(asked, run.spec.instances)
-    ordinal = run.names.ordinal(primary.name) if primary else None
-    if asked and ordinal is not None and ordinal >= run.spec.instances:
-        # Those above the primary may go: it hands its role on to one below.
-        return min(asked, ordinal + 1)
-    return run.spec.instances
+        return _stopping(run, asked, primary, leader)
+    if leader is not None:
+        wanted = range(max(run.spec.instances, leader + 1))
+        waiting = [ordinal for ordinal in wanted if ordinal not in asked and not kept_volumes.may_join(run, ordinal)]
+        return asked if asked and waiting else wanted
+    running = [pod.name for pod in run.pods if not pod.terminating]
+    begun = [ordinal for name in running if (ordinal := run.names.ordinal(name)) is not None]
+    if not asked and begun:
+        # The StatefulSet was taken away from under its pods.
+        return range(min(begun), max(begun) + 1)
+    if asked and ever_available(run):
+        return asked
+    if asked:
+        return range(asked.start, min(asked.stop, max(run.spec.instances, asked.start + 1)))
+    return kept_volumes.beginning(run)
+
+
+def _stopping(run: Run, asked: range, primary: Pod | None, leader: int | None) -> range:
+    nobody = range(asked.start, asked.start)
+    if primary is None or leader is None or not primary.running or primary.member.get("role") != "primary":
+        since: float = run.services.memory.once(run.key, "stopping without a primary", run.generation, time.monotonic)
+        elected_soon = ever_available(run) and any(pod.running for pod in run.pods)
+        return asked if elected_soon and time.monotonic() - since < _ELECTION else nobody
+    alone = range(leader, leader + 1)
+    return nobody if asked == alone and run.pods == [primary] else alone
 
 
 async def reconcile_stateful_set(run: Run) -> Outcome:
@@ -89,13 +106,14 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
         run.names,
         run.spec,
         run.image,
-        wanted_replicas(run),
+        wanted_instances(run),
         run.owner,
         image_from=image_from,
         claims=live["spec"]["volumeClaimTemplates"] if live else None,
     )
     await run.services.applier.apply(STATEFUL_SET, manifest)
-    return Outcome(status={"image": run.image})
+    stopping = run.spec.hibernate and run.pods
+    return Outcome(status={"image": run.image}, next_look=_LEFTOVERS_EVERY if stopping else None)
 
 
 PARAMETERS = Concern("parameters", Needs.NOTHING, check_parameters, check_parameters, stable=True)

@@ -17,13 +17,18 @@ LOOP_WAIT = 5
 RETRY_TIMEOUT = 5
 
 
-def dynamic_configuration(spec: DatabaseSpec) -> dict[str, Any]:
-    """The configuration in the cluster's own store, which Patroni applies to every member."""
+def dynamic_configuration(spec: DatabaseSpec, *, strict: bool = False) -> dict[str, Any]:
+    """The configuration in the cluster's own store, which Patroni applies to every member.
+
+    Args:
+        strict: a replica that lacks anything of what the last primary was known to have isn't elected, as long as one
+            of them is known to be old.
+    """
     return {
         "ttl": TTL,
         "loop_wait": LOOP_WAIT,
         "retry_timeout": RETRY_TIMEOUT,
-        "maximum_lag_on_failover": 1024 * 1024,
+        "maximum_lag_on_failover": 0 if strict else 1024 * 1024,
         "primary_start_timeout": 60,
         # A primary whose members all answer goes on while the API server is away (Patroni manual, DCS Failsafe Mode).
         "failsafe_mode": True,

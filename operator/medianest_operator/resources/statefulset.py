@@ -252,7 +252,7 @@ def stateful_set(
     names: Names,
     spec: DatabaseSpec,
     image: str,
-    replicas: int,
+    instances: range,
     owner: Mapping[str, Any],
     *,
     image_from: str,
@@ -261,6 +261,7 @@ def stateful_set(
     """The instances. OnDelete, because the operator replaces pods itself: replicas first, then a switchover.
 
     Args:
+        instances: the ordinals of those that run; an empty range keeps the place of the last one.
         image_from: who named the image, the `spec` or the `operator`.
         claims: the claim templates of the live object, which nobody may change in place; `None` makes new ones.
     """
@@ -273,7 +274,8 @@ def stateful_set(
         component=naming.COMPONENT_POSTGRES,
         annotations={naming.ANNOTATION_IMAGE_FROM: image_from},
         spec={
-            "replicas": replicas,
+            "replicas": len(instances),
+            **({"ordinals": {"start": instances.start}} if instances.start else {}),
             "serviceName": names.pods_service,
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "OnDelete"},

@@ -1,0 +1,172 @@
+"""Which volume has the newest data: written on the claims, which outlive the pods, Patroni's objects and the database.
+
+Patroni elects the first instance that is there and not too far behind what it knows of the last primary. That is right
+after a failure. It is wrong where all instances begin from their volumes: one that was scaled away long ago, or stopped
+a moment before the primary, would lead if it is the first, and what was written since would be lost. So the instance
+that led last begins alone, and the others once it leads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import Synchronous
+from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import CLAIM, Manifest
+from medianest_operator.reconcile import patroni
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
+from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.servers import Servers
+from medianest_operator.timestamps import stamp_now
+
+STRICT_ELECTION: Final = "strict election"
+"""The topic under which it is remembered that Patroni elects nobody who is behind at all."""
+_CATCHING_UP: Final = 60.0
+"""Seconds that a replica whose volume was left behind may take until it streams."""
+
+
+def _by_instance(run: Run) -> Mapping[int, Manifest]:
+    """The claims of the data volumes that stay, by their instance's ordinal."""
+    names = {run.names.claim(naming.VOLUME_DATA, number): number for number in range(naming.MAX_INSTANCES)}
+    kept = {
+        names[claim["metadata"]["name"]]: claim
+        for claim in run.claims
+        if claim["metadata"]["name"] in names and "deletionTimestamp" not in claim["metadata"]
+    }
+    return dict(sorted(kept.items()))
+
+
+def _annotation(claim: Manifest, name: str) -> str | None:
+    value: str | None = (claim["metadata"].get("annotations") or {}).get(name)
+    return value
+
+
+def _led(claims: Mapping[int, Manifest]) -> dict[int, str]:
+    """Since when each of them has led, where that is noted."""
+    noted = {ordinal: _annotation(claim, naming.ANNOTATION_LED_SINCE) for ordinal, claim in claims.items()}
+    return {ordinal: since for ordinal, since in noted.items() if since}
+
+
+def left_behind(run: Run) -> frozenset[int]:
+    """The instances whose volumes are from a time before others went on without them."""
+    claims = _by_instance(run).items()
+    return frozenset(ordinal for ordinal, claim in claims if _annotation(claim, naming.ANNOTATION_LEFT_BEHIND))
+
+
+def may_join(run: Run, ordinal: int) -> bool:
+    """Whether an instance may start beside the primary: one that was left behind must not be elected before it follows.
+
+    Under synchronous replication Patroni elects only those that it has named (Patroni manual, Replication modes).
+    """
+    if run.spec.postgresql.synchronous is not Synchronous.OFF or ordinal not in left_behind(run):
+        return True
+    primary = run.primary
+    token = primary.uid if primary else None
+    return bool(run.services.memory.recall(run.key, STRICT_ELECTION, token, math.inf))
+
+
+def beginning(run: Run) -> range:
+    """The ordinals of the instances that begin a database of which none runs.
+
+    Where volumes are kept that is the one that led last. Where nothing says which (volumes that an earlier version of
+    the operator left) those with a volume begin, from the first one on; the others have none to begin with.
+
+    Raises:
+        Permanent: what was written last may be on a volume that isn't there.
+    """
+    claims = _by_instance(run)
+    if not claims:
+        return range(run.spec.instances)
+    names = run.names
+    led = _led(claims)
+    known = run.database.get("status", {}).get("instances", {}).get("lastPrimary")
+    last = max(led, key=lambda ordinal: led[ordinal]) if led else names.ordinal(known or "")
+    if last is not None and last in claims:
+        return range(last, last + 1)
+    gap = next(number for number in range(naming.MAX_INSTANCES + 1) if number not in claims)
+    if last is not None:
+        missing = names.claim(naming.VOLUME_DATA, last)
+    elif left_behind(run):
+        missing = "the volume of the instance that led last"
+    elif gap == 0:
+        missing = names.claim(naming.VOLUME_DATA, 0)
+    else:
+        return range(min(gap, run.spec.instances))
+    other = claims[min(claims)]["metadata"]["name"]
+    raise Permanent(
+        Reason.VOLUME_UNAVAILABLE,
+        f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
+        f" to begin with {other} as it is: kubectl -n {names.namespace} annotate pvc {other}"
+        f' {naming.ANNOTATION_LED_SINCE}="$(date -u +%FT%TZ)"; or delete what is kept, to begin empty',
+    )
+
+
+async def mark(run: Run) -> Outcome:
+    """Note on the claims who leads and who was left behind. One that was, and can't follow any more, is copied again.
+
+    Notes are made while the database is paused, too: Patroni isn't paused.
+    """
+    seen = run.facts.get(Servers) or Servers()
+    leader = run.names.ordinal(seen.primary.name) if seen.leads and seen.primary else None
+    if leader is None:
+        return Outcome()
+    following = frozenset(pod.name for pod in run.pods if seen.follows(pod))
+    token = (run.services.cache.revision(run.key), leader, following)
+    if run.services.memory.recall(run.key, "volumes noted", token, math.inf) is None:
+        await _note(run, leader, following)
+        run.services.memory.keep(run.key, "volumes noted", token, True)
+    return Outcome()
+
+
+async def follow(run: Run) -> Outcome:
+    """Mark, and copy again what was left behind too long ago to catch up."""
+    await mark(run)
+    seen = run.facts.get(Servers) or Servers()
+    behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
+    for pod in run.pods:
+        if run.names.ordinal(pod.name) not in behind or seen.follows(pod) or pod.name not in seen.instances:
+            continue
+        since: float = run.services.memory.once(run.key, f"behind {pod.name}", pod.uid, time.monotonic)
+        if time.monotonic() - since > _CATCHING_UP:
+            return await _copy_again(run, pod)
+    return Outcome()
+
+
+async def _note(run: Run, leader: int, following: frozenset[str]) -> None:
+    claims = _by_instance(run)
+    led = _led(claims)
+    if leader in claims and leader not in led:
+        await _annotate(run, claims[leader], naming.ANNOTATION_LED_SINCE, stamp_now())
+    for ordinal, claim in claims.items():
+        behind = _annotation(claim, naming.ANNOTATION_LEFT_BEHIND)
+        if ordinal != leader and ordinal in led:
+            await _annotate(run, claim, naming.ANNOTATION_LED_SINCE, None)
+        if behind and (ordinal == leader or run.names.pod(ordinal) in following):
+            await _annotate(run, claim, naming.ANNOTATION_LEFT_BEHIND, None)
+        elif not behind and ordinal != leader and ordinal not in run.asked_for:
+            await _annotate(run, claim, naming.ANNOTATION_LEFT_BEHIND, stamp_now())
+
+
+async def _annotate(run: Run, claim: Manifest, annotation: str, value: str | None) -> None:
+    metadata = claim["metadata"]
+    patch = {"metadata": {"uid": metadata["uid"], "annotations": {annotation: value}}}
+    live = await run.services.client.merge(CLAIM, run.names.namespace, metadata["name"], patch)
+    run.services.cache.put(CLAIM, live)
+
+
+async def _copy_again(run: Run, pod: Pod) -> Outcome:
+    run.services.memory.drop(run.key, f"behind {pod.name}")
+    await patroni.reinitialize(run, pod)
+    message = (
+        f"Copying {pod.name} again from the primary: its volume is of a time before the others went on without it, and"
+        " the write-ahead log since then is not kept."
+    )
+    return Outcome(events=(Announcement(Reason.COPYING_AGAIN, message),))
+
+
+CONCERN = Concern("volume notes", Needs.CREDENTIALS, follow, mark)

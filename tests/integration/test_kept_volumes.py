@@ -1,0 +1,250 @@
+"""In which order instances begin and stop, so that the newest data leads. What Patroni would do is played by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from integration.loops import IMAGE, NAMESPACE, Arena, arena
+from integration.serving import serving
+from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, POD, STATEFUL_SET
+from medianest_operator.naming import Key, Names
+from medianest_operator.resources.statefulset import PodInputs
+
+LABELS = {
+    "app.kubernetes.io/managed-by": "medianest-operator",
+    "app.kubernetes.io/component": "postgres",
+    "medianest.io/database": "db",
+    "medianest.io/patroni-scope": "db-rw",
+}
+LED, LEFT = "medianest.io/led-since", "medianest.io/left-behind"
+
+
+def volume(made: Arena, ordinal: int, **annotations: str) -> None:
+    named = {key.replace("_", "-"): value for key, value in annotations.items()}
+    metadata = {
+        "namespace": NAMESPACE, "name": f"data-db-{ordinal}", "labels": LABELS,
+        "annotations": {f"medianest.io/{key}": value for key, value in named.items()},
+    }  # fmt: skip
+    spec = {"resources": {"requests": {"storage": "10Gi"}}}
+    made.server.put(CLAIM, {"metadata": metadata, "spec": spec})
+
+
+def pod(made: Arena, ordinal: int, role: str | None) -> None:
+    """A running pod of the StatefulSet, as Patroni labels it."""
+    (owner,) = made.server.all(STATEFUL_SET)
+    reference = {"kind": "StatefulSet", "name": "db", "uid": owner["metadata"]["uid"], "controller": True}
+    member = json.dumps({"role": role, "state": "running"}) if role else "{}"
+    inputs = PodInputs.of(Names(NAMESPACE, "db"), DatabaseSpec(), IMAGE)
+    metadata = {
+        "namespace": NAMESPACE, "name": f"db-{ordinal}", "ownerReferences": [reference],
+        "labels": LABELS | ({"medianest.io/role": role} if role else {}),
+        "annotations": {"status": member, "medianest.io/pod-inputs": inputs.digest},
+    }  # fmt: skip
+    status = {
+        "podIP": "127.0.0.1", "phase": "Running",
+        "containerStatuses": [{"name": "postgres", "state": {"running": {}}}],
+    }  # fmt: skip
+    containers = [{"name": "postgres", "image": "image"}]
+    made.server.put(POD, {"metadata": metadata, "spec": {"containers": containers}, "status": status})
+
+
+def stop(made: Arena, ordinal: int) -> None:
+    del made.server.objects[(POD.plural, NAMESPACE, f"db-{ordinal}")]
+
+
+def instances(made: Arena) -> range:
+    """The ordinals that the StatefulSet at the server asks for."""
+    (live,) = made.server.all(STATEFUL_SET)
+    start = live["spec"].get("ordinals", {}).get("start", 0)
+    return range(start, start + live["spec"]["replicas"])
+
+
+async def runs(made: Arena, spec: dict[str, Any]) -> Key:
+    """One run for a database with such a spec; the other objects and the status stay as they are."""
+    known = made.server.objects.get((DATABASE.plural, NAMESPACE, "db"), {})
+    key = made.make("db", spec, **({"status": known["status"]} if "status" in known else {}))
+    made.services.memory.forget(key)
+    await made.run(key)
+    return key
+
+
+async def test_a_new_database_begins_with_all_its_instances() -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(3)
+
+
+@pytest.mark.parametrize("leader", [0, 1, 2])
+async def test_hibernation_stops_the_primary_last_and_waking_begins_with_it(leader: int) -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 3})
+        for ordinal in range(3):
+            volume(made, ordinal)
+            pod(made, ordinal, "primary" if ordinal == leader else "replica")
+        await runs(made, {"instances": 3})
+        await runs(made, {"instances": 3, "hibernate": True})
+        assert instances(made) == range(leader, leader + 1)
+        others = [ordinal for ordinal in range(3) if ordinal != leader]
+        stop(made, others[0])
+        await runs(made, {"instances": 3, "hibernate": True})
+        assert instances(made) == range(leader, leader + 1)
+        stop(made, others[1])
+        await runs(made, {"instances": 3, "hibernate": True})
+        assert len(instances(made)) == 0
+        stop(made, leader)
+        await runs(made, {"instances": 3, "hibernate": True})
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(leader, leader + 1)
+        pod(made, leader, None)
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(leader, leader + 1)
+        pod(made, leader, "primary")
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(3)
+
+
+async def test_a_database_woken_with_fewer_instances_begins_with_its_last_primary() -> None:
+    async with arena() as made:
+        for ordinal, led in enumerate((None, None, "2026-01-01T00:00:00Z")):
+            volume(made, ordinal, **({"led_since": led} if led else {}))
+        await runs(made, {"instances": 1, "hibernate": True})
+        await runs(made, {"instances": 1})
+        assert instances(made) == range(2, 3)
+        pod(made, 2, "primary")
+        await runs(made, {"instances": 1})
+        # The role moves down to the one that stays.
+        assert instances(made) == range(3)
+
+
+async def test_kept_volumes_begin_with_the_one_that_led_last() -> None:
+    async with arena() as made:
+        volume(made, 0, left_behind="2026-01-02T00:00:00Z")
+        volume(made, 1, led_since="2026-01-02T00:00:00Z")
+        volume(made, 2, led_since="2026-01-01T00:00:00Z")
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1, 2)
+
+
+async def test_volumes_of_an_earlier_version_begin_where_one_is_known_to_have_led() -> None:
+    async with arena() as made:
+        for ordinal in range(3):
+            volume(made, ordinal)
+        made.make("db", {"instances": 3}, status={"instances": {"lastPrimary": "db-1"}})
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1, 2)
+
+
+async def test_instances_without_data_wait_for_those_with_data() -> None:
+    """Beside them they could make an empty database first, and the application would write into that one."""
+    async with arena() as made:
+        volume(made, 0)
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1)
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1)
+        pod(made, 0, "primary")
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(3)
+
+
+async def test_a_database_made_asleep_beside_a_kept_volume_wakes_with_it_alone() -> None:
+    async with arena() as made:
+        volume(made, 0)
+        await runs(made, {"instances": 2, "hibernate": True})
+        assert len(instances(made)) == 0
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "missing"),
+    [
+        ({1: {}}, {}, "data-db-0 is not there"),
+        ({0: {}, 2: {}}, {"instances": {"lastPrimary": "db-1"}}, "data-db-1 is not there"),
+        ({0: {"left_behind": "2026-01-01T00:00:00Z"}}, {}, "the volume of the instance that led last is not there"),
+    ],
+    ids=["first", "last primary", "left behind alone"],
+)
+async def test_nothing_begins_where_the_newest_data_is_missing(
+    kept: dict[int, dict[str, str]], status: dict[str, Any], missing: str
+) -> None:
+    async with arena() as made:
+        for ordinal, notes in kept.items():
+            volume(made, ordinal, **notes)
+        made.make("db", {"instances": 2}, status=status)
+        key = await runs(made, {"instances": 2})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
+        assert missing in made.message(key, "Ready")
+        chosen = min(kept)
+        assert f"annotate pvc data-db-{chosen} medianest.io/led-since=" in made.message(key, "Ready")
+        # What it says helps.
+        volume(made, chosen, led_since="2026-01-03T00:00:00Z")
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(chosen, chosen + 1)
+
+
+async def test_hibernation_waits_for_an_election() -> None:
+    """Stopped between two primaries, nobody would know which has the newest data."""
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "replica")
+        conditions = [{"type": "Available", "status": "False", "reason": "NoPrimary", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]  # fmt: skip  # noqa: E501
+        made.make("db", {"instances": 2}, status={"conditions": conditions})
+        key = made.make("db", {"instances": 2, "hibernate": True}, status={"conditions": conditions})
+        await made.run(key)
+        assert instances(made) == range(2)
+        pod(made, 1, "primary")
+        await made.run(key)
+        assert instances(made) == range(1, 2)
+
+
+async def test_what_runs_is_kept_while_nobody_leads() -> None:
+    async with arena() as made:
+        key = await runs(made, {"instances": 3})
+        pod(made, 2, "primary")
+        await runs(made, {"instances": 3})
+        pod(made, 2, "replica")
+        made.server.get(DATABASE, *key)["status"]["schema"] = {"version": "1"}
+        await runs(made, {"instances": 1})
+        assert instances(made) == range(3)
+
+
+async def test_the_notes_follow_the_servers() -> None:
+    """The primary's claim says since when it leads; that of an instance that was scaled away, that it is old."""
+    async with serving() as served:
+        made, key = served.arena, served.key
+        volume(made, 0)
+        volume(made, 1, led_since="2026-01-01T00:00:00Z")
+        await made.run(key)
+        notes = {
+            item["metadata"]["name"]: {k: v for k, v in (item["metadata"].get("annotations") or {}).items() if v}
+            for item in made.server.all(CLAIM)
+            if item["metadata"]["name"].startswith("data-")
+        }
+        assert list(notes["data-db-0"]) == [LED]
+        assert list(notes["data-db-1"]) == [LEFT]
+        before = len([call for call in made.server.calls if call.is_write and call.kind == CLAIM.plural])
+        made.services.memory.forget(key)
+        await made.run(key)
+        assert len([call for call in made.server.calls if call.is_write and call.kind == CLAIM.plural]) == before
+
+
+async def test_an_instance_that_was_left_behind_joins_once_nobody_old_can_be_elected() -> None:
+    async with serving() as served:
+        made, key = served.arena, served.key
+        volume(made, 0)
+        volume(made, 1)
+        await made.run(key)
+        wanted = made.make("db", {"instances": 2}, status=made.status(key))
+        await made.run(wanted)
+        assert instances(made) == range(1)
+        assert served.configuration["maximum_lag_on_failover"] == 0
+        await made.run(wanted)
+        assert instances(made) == range(2)
