@@ -325,6 +325,19 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)),
                  AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid >= 16384
     UNION ALL SELECT pg_catalog.concat_ws(':', 'm', objoid, objsubid, xmin) FROM pg_catalog.pg_description
                WHERE objoid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'h', inhrelid, inhparent, inhseqno) FROM pg_catalog.pg_inherits
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'A', oid, xmin) FROM pg_catalog.pg_default_acl
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'B', oid, xmin) FROM pg_catalog.pg_operator WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'C', oid, xmin) FROM pg_catalog.pg_opclass WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'D', oid, xmin) FROM pg_catalog.pg_opfamily WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'E', oid, xmin) FROM pg_catalog.pg_collation WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'F', oid, xmin) FROM pg_catalog.pg_conversion WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'G', oid, xmin) FROM pg_catalog.pg_ts_config WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'H', oid, xmin) FROM pg_catalog.pg_ts_dict WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'I', oid, xmin) FROM pg_catalog.pg_cast WHERE oid >= 16384
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'J', oid, xmin) FROM pg_catalog.pg_event_trigger
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'K', oid, xmin) FROM pg_catalog.pg_foreign_server
+    UNION ALL SELECT pg_catalog.concat_ws(':', 'L', oid, rolname) FROM pg_catalog.pg_roles WHERE oid >= 16384
 ) t
 """
 
