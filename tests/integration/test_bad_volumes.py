@@ -37,3 +37,21 @@ async def test_a_volume_of_a_class_that_cant_grow_is_told_with_the_field() -> No
         said = made.message(key, "Ready")
         assert "storage.size: volume data-db-0 can't grow to 20Gi" in said
         assert "allowVolumeExpansion" in said
+
+
+async def test_a_volume_that_nobody_uses_holds_up_nothing() -> None:
+    """One of an instance that was scaled away, and one of backups, grow when they are mounted next."""
+    async with arena() as made:
+        key = made.make(spec={"storage": {"size": "20Gi"}})
+        await made.run(key)
+        labels = Names(NAMESPACE, "db").labels()
+        for name, requested in (("data-db-0", "20Gi"), ("data-db-1", "10Gi"), ("db-backup-volume", "20Gi")):
+            claim = {
+                "metadata": {"namespace": NAMESPACE, "name": name, "labels": labels},
+                "spec": {"resources": {"requests": {"storage": requested}}},
+                "status": {"capacity": {"storage": "20Gi" if name == "data-db-0" else "10Gi"}},
+            }
+            made.server.put(CLAIM, claim)
+        await made.run(key)
+        assert made.conditions(key)["Ready"] == ("False", "Creating")
+        assert made.server.get(CLAIM, NAMESPACE, "data-db-1")["spec"]["resources"]["requests"]["storage"] == "10Gi"

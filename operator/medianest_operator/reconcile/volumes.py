@@ -18,6 +18,17 @@ def wanted_sizes(run: Run) -> dict[str, str]:
     return sizes
 
 
+def _of_instances(run: Run) -> list[tuple[Manifest, str]]:
+    """The claims of the instances that there are or are to be, each with its volume's name.
+
+    One that was scaled away keeps its size until it is back: a volume that no pod uses may never be grown.
+    """
+    there = {*range(run.spec.instances), *run.asked_for}
+    named = {run.names.claim(volume, ordinal): volume for volume in wanted_sizes(run) for ordinal in there}
+    claims = [(claim, named.get(claim["metadata"]["name"])) for claim in run.claims]
+    return [(claim, volume) for claim, volume in claims if volume is not None]
+
+
 def _requested(claim: Manifest) -> int:
     return to_bytes(claim["spec"]["resources"]["requests"]["storage"])
 
@@ -28,14 +39,10 @@ class TemplateRenewal:
 
 async def reconcile(run: Run) -> Outcome:
     """Ask for larger claims where the spec wants them. Raises Permanent where the storage class can't grow volumes."""
-    names = run.names
-    claims = {claim["metadata"]["name"]: claim for claim in run.claims}
-    for volume, size in wanted_sizes(run).items():
-        for ordinal in range(naming.MAX_INSTANCES):
-            claim = claims.get(names.claim(volume, ordinal))
-            if claim is None or _requested(claim) >= to_bytes(size):
-                continue
-            await _grow(run, claim, size)
+    sizes = wanted_sizes(run)
+    for claim, volume in _of_instances(run):
+        if _requested(claim) < to_bytes(sizes[volume]):
+            await _grow(run, claim, sizes[volume])
     await _renew_template(run)
     return await observe(run)
 
@@ -91,7 +98,7 @@ def _renewal(run: Run) -> Transient:
 def growing(run: Run) -> list[str]:
     """Claims whose file system has not reached the wanted size yet."""
     pending = []
-    for claim in run.claims:
+    for claim, _ in _of_instances(run):
         capacity = claim.get("status", {}).get("capacity", {}).get("storage")
         if capacity and to_bytes(capacity) < _requested(claim):
             pending.append(str(claim["metadata"]["name"]))
