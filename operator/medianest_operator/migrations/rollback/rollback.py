@@ -12,11 +12,11 @@ import psycopg
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access, advice
 from medianest_operator.migrations.journal import result_as_json
-from medianest_operator.migrations.rollback.halt import halt
 from medianest_operator.migrations.rollback.recovery import way_back
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.results import result_of, server_failure
+from medianest_operator.migrations.run.stages import Ready
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.results.migration import Reason, Rollback
 
@@ -24,9 +24,9 @@ STOPPED = "The run was asked to stop before its end."
 
 
 @contextmanager
-def reverted_where_it_fails(work: Work) -> Iterator[None]:
+def reverted_where_it_fails(work: Work, ready: Ready) -> Iterator[None]:
     """From the first change on every failure takes the rollback, unless the connection is gone: then the next run finds
-    the entry open and takes it. With `onFailure: Halt` nothing is taken back.
+    the entry open and takes it.
 
     Raises:
         RunError: what the run ends with.
@@ -35,13 +35,11 @@ def reverted_where_it_fails(work: Work) -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        if work.halts:
-            raise halt(work.connection, failure, work.applied) from failure
-        raise roll_back(work, failure) from failure
+        raise roll_back(work, ready, failure) from failure
     except (Interrupted, RunError, psycopg.Error) as error:
-        if work.halts or not work.is_connected or work.is_applied():
+        if not work.is_connected or work.is_applied():
             raise
-        raise roll_back(work, _told(work, error)) from error
+        raise roll_back(work, ready, _told(work, error)) from error
 
 
 def _told(work: Work, error: BaseException) -> RunError:
@@ -53,18 +51,16 @@ def _told(work: Work, error: BaseException) -> RunError:
     return RunError(Reason.INTERRUPTED, STOPPED)
 
 
-def roll_back(work: Work, cause: Failure | RunError) -> RunError:
+def roll_back(work: Work, ready: Ready, cause: Failure | RunError) -> RunError:
     """Go back, verify that, and write both down; returns what the run ends with.
 
     Raises:
         RunError: it can't be gone to its end now; the next run begins it again.
         psycopg.OperationalError: the connection is lost; likewise.
     """
-    assert work.entry is not None
-    assert work.before is not None
     text = cause.text if isinstance(cause, Failure) else cause.message
     work.report(text)
-    locked_out = work.entry.lockout is not None
+    locked_out = ready.entry.lockout is not None
 
     def remembered(rollback: Rollback) -> Mapping[str, Any]:
         """What the journal keeps is what this run ends with: who doesn't try again tells the same."""
@@ -76,11 +72,11 @@ def roll_back(work: Work, cause: Failure | RunError) -> RunError:
     go = partial(
         way_back,
         work,
-        work.entry,
-        before=work.before,
+        ready.entry,
+        before=ready.before,
         failure=cause if isinstance(cause, Failure) else None,
         why=text,
-        transaction=transaction if work.revert.strategy is Strategy.TRANSACTION else None,
+        transaction=transaction if ready.revert.strategy is Strategy.TRANSACTION else None,
         finish=remembered,
     )
     try:

@@ -1,19 +1,27 @@
-"""Whether a run may begin: what lint found, and whether its backup could be restored."""
+"""Whether a run may begin: what lint found, how it would be rolled back, and whether its backup could be restored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection
 
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.errors import RunError
-from medianest_operator.migrations.lint.lint import Finding, Severity
+from medianest_operator.migrations.lint.lint import Finding, Severity, lint, read_table_sizes
 from medianest_operator.migrations.rollback.clearing import dependents
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.rollback.lockout import obstacle
+from medianest_operator.migrations.run.checks import read_holders
+from medianest_operator.migrations.run.evidence import application_catalog
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, make_parts, parse_all, plan_revert
+from medianest_operator.migrations.run.stages import Admitted, Opened
+from medianest_operator.migrations.run.work import Work
 from medianest_operator.migrations.script import Kind
 from medianest_operator.migrations.traces import Trace
+from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.results.migration import FailedMigration, Reason
 from medianest_operator.results.text import first_three
 
@@ -66,3 +74,49 @@ def check_restorable(connection: Connection[Any], parts: Sequence[Part], revert:
             " (spec.migrations.rehearse), which finds out whether another rollback leads back, or set"
             " spec.migrations.onFailure to Halt.",
         )
+
+
+def lint_files(work: Work) -> None:
+    """Look at what the files say, before any of it runs."""
+    with work.clock.timed("lint"):
+        sizes = read_table_sizes(work.connection)
+        work.tables = {name: size for name, size in sizes.items() if name != prisma.TABLE}
+        findings = lint(work.plan.pending, work.tables)
+    for finding in findings:
+        work.report(f"{finding.severity}: {finding}")
+    work.lint_warnings = tuple(str(finding) for finding in findings if finding.severity is Severity.WARNING)
+    refused = refusal(findings, work.options)
+    if refused is not None:
+        raise refused
+
+
+def admit(work: Work) -> Admitted:
+    """Cut the run into parts, and choose how each would be rolled back."""
+    parts = make_parts(parse_all(work.plan.pending), together=not work.halts)
+    if work.halts:
+        return Admitted(parts, RevertPlan(Strategy.NONE))
+    revert = plan_revert(parts, application_catalog(work.connection))
+    return Admitted(parts, possible(work, revert), read_holders(work.connection))
+
+
+def possible(work: Work, revert: RevertPlan) -> RevertPlan:
+    """The same plan, if this run can go through with it. Raises RunError where it can't."""
+    if revert.locked_out and work.tables:
+        problem = obstacle(work.connection)
+        if problem is None and revert.strategy is Strategy.RESTORE:
+            problem = work.workbench.no_restore
+        if problem:
+            raise RunError(
+                Reason.ROLLBACK_IMPOSSIBLE,
+                f"This run could not be rolled back without locking writers out, since {revert.why}; and they"
+                f" can't be locked out, or nothing could be restored: {problem}. Nothing was changed. Put such"
+                " statements into a migration of their own, or set spec.migrations.onFailure to Halt.",
+            )
+    return revert
+
+
+def unrehearsed(work: Work, opened: Opened, catalog: Catalog) -> Opened:
+    """The run with a rollback that leads back without having been tried."""
+    revert = possible(work, plan_revert(opened.parts, catalog, rehearsed=False))
+    check_restorable(work.connection, opened.parts, revert)
+    return replace(opened, revert=revert)

@@ -107,6 +107,11 @@ class RevertPlan:
     locked_out: bool = False
     why: str = ""
 
+    @property
+    def commits_early(self) -> bool:
+        """Whether something of the run may be committed before its end."""
+        return self.strategy not in (Strategy.TRANSACTION, Strategy.NONE)
+
 
 def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True) -> RevertPlan:
     """Choose how the run would be rolled back.

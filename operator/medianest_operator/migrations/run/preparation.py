@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +25,8 @@ from medianest_operator.migrations.run.checks import check_indexes, named_indexe
 from medianest_operator.migrations.run.description import Description, describing
 from medianest_operator.migrations.run.evidence import LARGE_OBJECTS, Evidence, read_evidence
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.run.parts import Strategy
+from medianest_operator.migrations.run.stages import Opened
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.contents import has_large_objects_of_others, read_tables, read_unreadable, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
@@ -38,6 +38,7 @@ _NO_RIGHT = "42501"
 # foreign_key_violation, not_null_violation, null_value_not_allowed, raise_exception, no_data_found, assert_failure
 # (likewise).
 _WITHOUT_ROWS = frozenset({"23503", "23502", "22004", "P0001", "P0002", "P0004"})
+_SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
 
 
@@ -45,16 +46,18 @@ class Preparation:
     """Observes, backs up, rehearses.
 
     Args:
-        work: the run's; its backup's path is noted in its entry.
+        work: the run's.
+        run: the stage that it is at; its backup's path is noted in its entry.
         stack: closed when the run needs no copy any more.
     """
 
-    def __init__(self, work: Work, stack: ExitStack) -> None:
-        assert work.entry is not None
+    def __init__(self, work: Work, run: Opened, stack: ExitStack) -> None:
         self._work = work
+        self._parts = run.parts
+        self._revert = run.revert
         self._connection = work.connection
         self._journal = work.journal
-        self._entry = work.entry
+        self._entry = run.entry
         self._options = work.options
         self._workbench = work.workbench
         self._clock = work.clock
@@ -62,7 +65,6 @@ class Preparation:
         # Without a table there is nothing yet that a migration could harm, and so nothing to keep.
         self._repositories = self._choose_repositories(not work.tables, stack)
         self._taken: premigration.Taken | None = None
-        self._before: Evidence | None = None
         self._unreadable: list[tuple[str, str]] = []
 
     def observe_and_back_up(self, contents: bool = False) -> Evidence:
@@ -78,23 +80,23 @@ class Preparation:
             self._journal.step(self._entry, Step.BACKING_UP)
         with ExitStack() as stack:
             described = None
-            if self._work.commits_early:
+            if self._revert.commits_early:
                 # Beside the backup: both read, and pg_dump takes longest to log in.
                 described = stack.enter_context(describing(self._connection, self._workbench.environment))
             exported = stack.enter_context(snapshot(self._connection))
             with self._clock.timed("observe"):
-                self._before = read_evidence(self._connection, contents)
+                before = read_evidence(self._connection, contents)
             if self._repositories:
                 with self._clock.timed("backup"):
-                    self._taken = self._back_up(exported)
+                    self._taken = self._back_up(exported, before)
             if described is not None:
                 with self._clock.timed("observe"):
-                    self._before = replace(self._before, description=self._described(described))
+                    before = replace(before, description=self._described(described))
         if self._taken is not None and self._repositories is self._workbench.repositories:
             self._work.stored_backup = StoredBackup(repositories=self._taken.repositories, bytes=self._taken.size)
             self._entry.backup = self._taken.path
             self._report(f"backed up to {self._taken.path}")
-        return self._before
+        return before
 
     def _described(self, described: Future[Description]) -> Description:
         try:
@@ -105,48 +107,50 @@ class Preparation:
                 f"The database can't be described by pg_dump: {error}. Nothing was changed; trying again.",
             ) from error
 
-    def rehearse(self, parts: Sequence[Part], revert: RevertPlan) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
+    def rehearse(self, before: Evidence) -> tuple[rehearsal.Rehearsed | None, Rehearsal]:
         """Apply everything to a copy first: a failure there never touches the database.
 
         Returns what was seen, `None` where no copy could be made, and the same for the result.
 
+        Args:
+            before: what the database looked like when it was backed up.
+
         Raises:
             RunError: the run fails on the copy, or there has to be one and there is none.
         """
-        assert self._before is not None
         self._journal.step(self._entry, Step.REHEARSING)
         schema_only, note = self._choose_data()
         with ExitStack() as stack:
             try:
                 with self._clock.timed("restore"):
-                    copy = self._make_copy(schema_only, stack)
+                    copy = self._make_copy(before, schema_only, stack)
             except RepositoryError as error:
                 raise RunError(
                     Reason.BACKUP_FAILED,
                     f"The pre-migration backup can't be read back: {error}. Nothing was changed; trying again.",
                 ) from error
             except (rehearsal.CopyError, DumpError) as error:
-                return self._unrehearsed(error, revert)
+                return self._unrehearsed(error)
             if self._work.stored_backup is not None and not schema_only:
                 self._work.stored_backup = self._work.stored_backup.model_copy(update={"restored": True})
             self._report("rehearsing on a copy")
             try:
                 with self._clock.timed("rehearse"):
-                    done = self._try_on(copy, parts, revert, schema_only)
+                    done = self._try_on(copy, before, schema_only)
             except rehearsal.CopyError as error:
-                return self._unrehearsed(error, revert)
+                return self._unrehearsed(error)
         for lock in done.locks:
             self._report(f"on the copy it locked {lock}")
         summary = Rehearsal(data=not schema_only, fingerprint=done.catalog.fingerprint(), locks=done.locks, note=note)
         return done, summary
 
-    def _unrehearsed(self, error: rehearsal.CopyError | DumpError, revert: RevertPlan) -> tuple[None, Rehearsal]:
+    def _unrehearsed(self, error: rehearsal.CopyError | DumpError) -> tuple[None, Rehearsal]:
         """Go on without a copy, where that is allowed and another try would not bring one."""
         if error.transient:
             raise RunError(
                 Reason.OUT_OF_RESOURCES, f"The run can't be rehearsed now: {error}. Nothing was changed; trying again."
             ) from error
-        restores = revert.strategy is Strategy.RESTORE
+        restores = self._revert.strategy is Strategy.RESTORE
         lacks_rows = isinstance(error, rehearsal.CopyError) and error.lacks_rows
         # A copy without rows rehearses no restore anyway.
         if self._options.rehearse is Rehearse.ALWAYS or (restores and not lacks_rows):
@@ -166,8 +170,7 @@ class Preparation:
             return ()
         return (open_folder(Path(stack.enter_context(TemporaryDirectory(dir=self._workbench.scratch)))),)
 
-    def _back_up(self, exported: str) -> premigration.Taken:
-        assert self._before is not None
+    def _back_up(self, exported: str, before: Evidence) -> premigration.Taken:
         hidden = [table.name for table in read_tables(self._connection) if table.has_policies]
         if hidden:
             raise RunError(
@@ -179,7 +182,6 @@ class Preparation:
         facts = read_facts(self._connection)
         origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
-        before = self._before
         rows = {name: count for name, count in before.rows.items() if name != LARGE_OBJECTS}
         observed = premigration.Observed(facts, before.catalog, rows, before.sequences, version)
         try:
@@ -209,9 +211,8 @@ class Preparation:
         """Whether only the definitions are copied, and why."""
         if self._options.rehearse is Rehearse.ALWAYS:
             return False, None
-        row = self._connection.execute("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())").fetchone()
-        assert row is not None
-        size, limit = row[0], self._options.rehearsal_limit
+        ((size,),) = self._connection.execute(_SIZE).fetchall()
+        limit = self._options.rehearsal_limit
         if size <= limit:
             return False, None
         note = (
@@ -221,9 +222,8 @@ class Preparation:
         self._report(note)
         return True, note
 
-    def _make_copy(self, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
+    def _make_copy(self, before: Evidence, schema_only: bool, stack: ExitStack) -> rehearsal.Copy:
         """Restore the backup next to this process; a backup that can't be restored is none."""
-        assert self._before is not None
         server = self._work.server
         if server is None or self._taken is None:
             raise rehearsal.CopyError("there is no room for a copy")
@@ -231,19 +231,17 @@ class Preparation:
             raise rehearsal.CopyError(problem)
         chunks = premigration.read(self._repositories, self._taken.path, self._workbench.identities)
         origin = rehearsal.Origin.of(self._connection)
-        return rehearsal.make_copy(server, chunks, origin, self._before, schema_only, stack, self._unreadable)
+        return rehearsal.make_copy(server, chunks, origin, before, schema_only, stack, self._unreadable)
 
-    def _try_on(
-        self, copy: rehearsal.Copy, parts: Sequence[Part], revert: RevertPlan, schema_only: bool
-    ) -> rehearsal.Rehearsed:
-        assert self._before is not None
+    def _try_on(self, copy: rehearsal.Copy, before: Evidence, schema_only: bool) -> rehearsal.Rehearsed:
+        parts, revert = self._parts, self._revert
         try:
             backup = None
             if self._taken is not None:
                 backup = Backup(self._repositories, self._taken.path, {}, self._workbench.identities)
             done = rehearsal.rehearse(copy, parts, self._options, revert, schema_only, self._report, backup)
             if done.restore_problem is None:
-                check_indexes(self._before.catalog, done.catalog, named_indexes(parts))
+                check_indexes(before.catalog, done.catalog, named_indexes(parts))
         except Failure as failure:
             if copy.was_superuser and failure.failed is not None and failure.failed.sqlstate == _NO_RIGHT:
                 raise rehearsal.CopyError(

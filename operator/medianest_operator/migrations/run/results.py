@@ -8,6 +8,7 @@ from medianest_operator.migrations.errors import access
 from medianest_operator.migrations.journal import CHANGING, Ending, result_as_json
 from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout
 from medianest_operator.migrations.run import session
+from medianest_operator.migrations.run.stages import Admitted
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres.execute import ServerError
 from medianest_operator.results.migration import FailedMigration, MigrationResult, Outcome, Reason, reason_for
@@ -107,7 +108,7 @@ def settle(work: Work, result: MigrationResult) -> MigrationResult:
         return result
     try:
         session.roll_back(work.connection)
-        entry = work.entry or work.begin()
+        entry = work.entry or work.begin(Admitted())
         with work.connection.transaction():
             if entry.lockout is not None:
                 lift_lockout(work.connection, Lockout.from_json(entry.lockout))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -19,22 +21,21 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.errors import Interrupted
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.errors import RunError, access
-from medianest_operator.migrations.journal import Ending, Step
-from medianest_operator.migrations.lint.lint import Severity, lint, read_table_sizes
+from medianest_operator.migrations.journal import Ending, Entry, Step
 from medianest_operator.migrations.plan import make_plan
+from medianest_operator.migrations.rollback.halt import halt
 from medianest_operator.migrations.rollback.lockout import (
     Lockout,
     LockoutError,
     lift_lockout,
     lock_out,
     observe,
-    obstacle,
 )
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
 from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.admission import check_restorable, refusal
-from medianest_operator.migrations.run.apply import Application
+from medianest_operator.migrations.run.admission import admit, check_restorable, lint_files, possible, unrehearsed
+from medianest_operator.migrations.run.apply import Application, Failure
 from medianest_operator.migrations.run.checks import (
     check_destruction,
     check_emptied,
@@ -43,11 +44,12 @@ from medianest_operator.migrations.run.checks import (
     named_indexes,
     read_holders,
 )
-from medianest_operator.migrations.run.evidence import application_catalog
+from medianest_operator.migrations.run.evidence import Evidence, application_catalog
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, make_parts, parse_all, plan_revert
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.preparation import Preparation
 from medianest_operator.migrations.run.records import Records
+from medianest_operator.migrations.run.rehearsal import Rehearsed
 from medianest_operator.migrations.run.results import (
     ended_applied,
     result_of,
@@ -56,6 +58,7 @@ from medianest_operator.migrations.run.results import (
     success,
     up_to_date,
 )
+from medianest_operator.migrations.run.stages import Admitted, Opened, Prepared, Ready
 from medianest_operator.migrations.run.watch import Watcher
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.migrations.source import Migration
@@ -124,23 +127,21 @@ class MigrationRun:
         if not work.plan.pending:
             record_version(work)
             return up_to_date(work)
-        self._lint()
+        lint_files(work)
         with ExitStack() as stack:
             if work.rehearses and (sandbox := work.workbench.copies) is not None:
                 work.server = stack.enter_context(making(sandbox))
-            self._choose_parts()
-            work.begin()
+            opened = self._open(admit(work))
             self._look_for_drift()
-            if not work.halts:
-                self._prepare()
+            prepared = None if work.halts else self._prepare(opened)
         work.server = None
-        if not work.halts:
-            self._lockout()
-        with reverted_where_it_fails(work):
-            with work.clock.timed("apply"):
-                self._apply()
-            with work.clock.timed("verify"):
-                self._verify()
+        if prepared is None:
+            self._apply_without_rollback(opened)
+        else:
+            ready = self._lock_out(prepared)
+            with reverted_where_it_fails(work, ready):
+                self._apply(ready, partial(self._before_last_commit, ready))
+                self._verify(ready)
         record_version(work)
         return success(work)
 
@@ -211,47 +212,10 @@ class MigrationRun:
         if not history.exists:
             prisma.ensure_table(work.connection)
 
-    def _lint(self) -> None:
-        """Look at what the files say, before any of it runs."""
-        work = self._work
-        with work.clock.timed("lint"):
-            sizes = read_table_sizes(work.connection)
-            work.tables = {name: size for name, size in sizes.items() if name != prisma.TABLE}
-            findings = lint(work.plan.pending, work.tables)
-        for finding in findings:
-            work.report(f"{finding.severity}: {finding}")
-        work.lint_warnings = tuple(str(finding) for finding in findings if finding.severity is Severity.WARNING)
-        refused = refusal(findings, work.options)
-        if refused is not None:
-            raise refused
-
-    def _choose_parts(self) -> None:
-        """Cut the run into parts, and choose how each would be rolled back."""
-        work = self._work
-        planned = parse_all(work.plan.pending)
-        together = not work.halts
-        work.parts = make_parts(planned, together)
-        if not together:
-            work.revert = RevertPlan(Strategy.NONE)
-            return
-        work.holders = read_holders(work.connection)
-        self._set_revert(plan_revert(work.parts, application_catalog(work.connection)))
-
-    def _set_revert(self, revert: RevertPlan) -> None:
-        """Take an revert plan, if this run can go through with it."""
-        work = self._work
-        if revert.locked_out and work.tables:
-            problem = obstacle(work.connection)
-            if problem is None and revert.strategy is Strategy.RESTORE:
-                problem = work.workbench.no_restore
-            if problem:
-                raise RunError(
-                    Reason.ROLLBACK_IMPOSSIBLE,
-                    f"This run could not be rolled back without locking writers out, since {revert.why}; and they"
-                    f" can't be locked out, or nothing could be restored: {problem}. Nothing was changed. Put such"
-                    " statements into a migration of their own, or set spec.migrations.onFailure to Halt.",
-                )
-        work.revert = revert
+    def _open(self, admitted: Admitted) -> Opened:
+        """Write the run into the journal."""
+        entry = self._work.begin(admitted)
+        return Opened(admitted.parts, admitted.revert, admitted.holders, entry=entry)
 
     def _look_for_drift(self) -> None:
         """Say what no migration has made. It stops no run: the verification compares with what is, not with that."""
@@ -267,56 +231,54 @@ class MigrationRun:
         for line in unlike[:10]:
             work.report(f"warning: drift: {line}")
 
-    def _prepare(self) -> None:
+    def _prepare(self, opened: Opened) -> Prepared:
         """Take the pre-migration backup, and try the run on a copy of it."""
         work = self._work
-        assert work.entry is not None
-        rehearses = work.rehearses
-        if not work.tables and not rehearses:
+        if work.rehearses:
+            return self._rehearse(opened)
+        if work.tables:
+            opened = unrehearsed(work, opened, application_catalog(work.connection))
+        else:
             work.rehearsal = Rehearsal(data=False, note="the database was empty")
-        if not rehearses and work.tables:
-            self._set_revert(plan_revert(work.parts, application_catalog(work.connection), rehearsed=False))
-            check_restorable(work.connection, work.parts, work.revert)
-        if work.revert.locked_out and not rehearses:
-            # What the run goes back to is looked at once nobody writes any more.
-            return
+        before = None
+        if not opened.revert.locked_out:
+            with ExitStack() as stack:
+                before = Preparation(work, opened, stack).observe_and_back_up()
+        return _prepared(opened, before)
+
+    def _rehearse(self, opened: Opened) -> Prepared:
+        work = self._work
         with ExitStack() as stack:
-            preparation = Preparation(work, stack)
-            work.before = preparation.observe_and_back_up()
-            if not rehearses:
-                return
-            work.rehearsed, work.rehearsal = preparation.rehearse(work.parts, work.revert)
-        if work.rehearsed is None:
-            self._set_revert(plan_revert(work.parts, work.before.catalog, rehearsed=False))
-            check_restorable(work.connection, work.parts, work.revert)
-            return
-        if work.rehearsed.restore_problem is not None:
+            preparation = Preparation(work, opened, stack)
+            before = preparation.observe_and_back_up()
+            rehearsed, work.rehearsal = preparation.rehearse(before)
+        if rehearsed is None:
+            return _prepared(unrehearsed(work, opened, before.catalog), before)
+        if rehearsed.restore_problem is not None:
             raise RunError(
                 Reason.ROLLBACK_IMPOSSIBLE,
-                f"This run could not be rolled back: on a copy, {work.rehearsed.restore_problem}. Nothing was changed."
+                f"This run could not be rolled back: on a copy, {rehearsed.restore_problem}. Nothing was changed."
                 " Take the statement that needs it out, or make what it says possible, and set a new"
                 " spec.migrations.retry; or set spec.migrations.onFailure to Halt.",
             )
-        if work.rehearsed.revert_problem is not None:
-            problem = work.rehearsed.revert_problem
-            work.report(f"the rollback by {work.revert.strategy.lower()} fails on the copy: {problem}")
-            why = f"the rollback by {work.revert.strategy.lower()} doesn't lead back on a copy ({problem})"
-            self._set_revert(RevertPlan(Strategy.RESTORE, True, why))
+        if (problem := rehearsed.revert_problem) is not None:
+            way = opened.revert.strategy.lower()
+            work.report(f"the rollback by {way} fails on the copy: {problem}")
+            why = f"the rollback by {way} doesn't lead back on a copy ({problem})"
+            opened = replace(opened, revert=possible(work, RevertPlan(Strategy.RESTORE, True, why)))
         # What this role can't read is in no copy, and so in no rehearsal; a copy without data restores no backup.
-        parts = () if work.rehearsal is not None and work.rehearsal.data else work.parts
-        check_restorable(work.connection, parts, work.revert)
+        check_restorable(work.connection, () if work.rehearsal.data else opened.parts, opened.revert)
+        return _prepared(opened, before, rehearsed if work.rehearsal.data else None)
 
-    def _lockout(self) -> None:
+    def _lock_out(self, prepared: Prepared) -> Ready:
         """Lock the writers out where the rollback needs that, and take the evidence that it goes back to."""
-        work = self._work
-        assert work.entry is not None
-        if work.revert.locked_out:
-            work.report(f"locking writers out: {work.revert.why}")
+        work, entry, revert = self._work, prepared.entry, prepared.revert
+        before = prepared.before
+        if revert.locked_out:
+            work.report(f"locking writers out: {revert.why}")
             lockout = observe(work.connection)
             # Written first: whoever finds the run interrupted has to lift it.
-            work.journal.update(
-                work.entry, step=Step.LOCKING_OUT, strategy=work.revert.strategy, lockout=lockout.to_json()
-            )
+            work.journal.update(entry, step=Step.LOCKING_OUT, strategy=revert.strategy, lockout=lockout.to_json())
             with work.clock.timed("lockout"):
                 try:
                     lock_out(work.connection, lockout, work.report)
@@ -326,83 +288,93 @@ class MigrationRun:
                         f"{access(False)} Writers could not be locked out: {error}. Their rights are given back, and"
                         " nothing was changed; trying again.",
                     ) from error
+        if revert.locked_out or before is None:
             with ExitStack() as stack:
-                work.before = Preparation(work, stack).observe_and_back_up(contents=True)
-        assert work.before is not None
-        work.journal.update(work.entry, step=Step.APPLYING, strategy=work.revert.strategy, before=work.before.to_json())
+                before = Preparation(work, prepared, stack).observe_and_back_up(contents=revert.locked_out)
+        work.journal.update(entry, step=Step.APPLYING, strategy=revert.strategy, before=before.to_json())
+        parts, holders = prepared.parts, prepared.holders
+        return Ready(parts, revert, holders, entry=entry, before=before, rehearsed=prepared.rehearsed)
 
-    def _apply(self) -> None:
-        """Send the files; a failure takes the rollback."""
+    def _apply(self, run: Opened, before_last_commit: Callable[[], None]) -> None:
+        """Send the files."""
         work = self._work
-        assert work.entry is not None
-        if work.halts:
-            self._journal_step(Step.APPLYING)
-        work.records = Records(work.connection, work.journal, work.entry)
+        records = Records(work.connection, work.journal, run.entry)
+
+        def before_commit(part: Part) -> None:
+            records.check(part)
+            if part is run.parts[-1]:
+                before_last_commit()
+
         watcher = Watcher(work.workbench.environment, work.report) if work.workbench.environment else None
         work.application = Application(
             work.connection,
             work.options,
             work.report,
-            before_commit=self._before_commit,
-            after_alone=work.records.check,
+            before_commit=before_commit,
+            after_alone=records.check,
             watcher=watcher,
         )
-        work.application.run(work.parts)
+        with work.clock.timed("apply"):
+            work.application.run(run.parts)
 
-    def _before_commit(self, part: Part) -> None:
-        """The last look before the last commit, which carries the run's end in the journal with it."""
+    def _apply_without_rollback(self, opened: Opened) -> None:
+        """As `onFailure: Halt` wants it: what was applied before a failure stays."""
         work = self._work
-        assert work.records is not None
-        work.records.check(part)
-        if part is not work.parts[-1] or work.halts:
-            return
+        self._journal_step(opened.entry, Step.APPLYING)
+        try:
+            self._apply(opened, lambda: None)
+        except Failure as failure:
+            raise halt(work.connection, failure, work.applied) from failure
         with work.clock.timed("verify"):
-            self._check_reached()
-        self._finish_applied()
+            self._finish_applied(opened.entry)
 
-    def _check_reached(self) -> None:
-        """Whether the database is where the rehearsal came to, and nothing was lost or left invalid."""
-        work = self._work
-        assert work.before is not None
-        reached = application_catalog(work.connection)
-        check_destruction(work.holders, read_holders(work.connection), work.options)
-        check_emptied(work.connection, work.before.rows, work.options)
-        check_indexes(work.before.catalog, reached, named_indexes(work.parts))
-        if work.rehearsed is not None and work.rehearsal is not None and work.rehearsal.data:
-            check_rehearsed(work.rehearsed.catalog, reached)
+    def _before_last_commit(self, ready: Ready) -> None:
+        """The last look before the last commit, which carries the run's end in the journal with it."""
+        with self._work.clock.timed("verify"):
+            self._check_reached(ready)
+        self._finish_applied(ready.entry)
 
-    def _finish_applied(self) -> None:
-        work = self._work
-        assert work.entry is not None
-        assert work.application is not None
-        if work.entry.lockout is not None:
-            lift_lockout(work.connection, Lockout.from_json(work.entry.lockout))
-        result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": work.plan.pending_names[-1]}
-        work.journal.finish(work.entry, Ending.APPLIED, result)
-
-    def _verify(self) -> None:
+    def _verify(self, ready: Ready) -> None:
         """Where the run's last file stood alone, the last look comes after it."""
         work = self._work
-        assert work.entry is not None
-        if work.halts:
-            self._finish_applied()
-            return
-        if work.parts[-1].is_transaction:
-            return
-        self._journal_step(Step.VERIFYING)
-        self._check_reached()
-        with work.connection.transaction():
-            self._finish_applied()
+        with work.clock.timed("verify"):
+            if ready.parts[-1].is_transaction:
+                return
+            self._journal_step(ready.entry, Step.VERIFYING)
+            self._check_reached(ready)
+            with work.connection.transaction():
+                self._finish_applied(ready.entry)
 
     # What the steps use.
 
-    def _journal_step(self, step: Step) -> None:
+    def _check_reached(self, ready: Ready) -> None:
+        """Whether the database is where the rehearsal came to, and nothing was lost or left invalid."""
+        work = self._work
+        reached = application_catalog(work.connection)
+        check_destruction(ready.holders, read_holders(work.connection), work.options)
+        check_emptied(work.connection, ready.before.rows, work.options)
+        check_indexes(ready.before.catalog, reached, named_indexes(ready.parts))
+        if ready.rehearsed is not None:
+            check_rehearsed(ready.rehearsed.catalog, reached)
+
+    def _finish_applied(self, entry: Entry) -> None:
+        work = self._work
+        if entry.lockout is not None:
+            lift_lockout(work.connection, Lockout.from_json(entry.lockout))
+        result = {"outcome": Outcome.APPLIED, "reason": Reason.APPLIED, "version": work.plan.pending_names[-1]}
+        work.journal.finish(entry, Ending.APPLIED, result)
+
+    def _journal_step(self, entry: Entry, step: Step) -> None:
         """Note a step, unless a transaction is open for reading only: then the row follows with the next write."""
         work = self._work
-        assert work.entry is not None
-        work.entry.step = step
+        entry.step = step
         if work.connection.info.transaction_status.name == "IDLE":
-            work.journal.step(work.entry, step)
+            work.journal.step(entry, step)
+
+
+def _prepared(opened: Opened, before: Evidence | None, rehearsed: Rehearsed | None = None) -> Prepared:
+    parts, revert, holders = opened.parts, opened.revert, opened.holders
+    return Prepared(parts, revert, holders, entry=opened.entry, before=before, rehearsed=rehearsed)
 
 
 def _capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What one migration run works with, and what it has found out so far: its steps read and write it in turn."""
+"""What one migration run works with, and what its result tells of it; what a step needs is in `stages`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ from medianest_operator.migrations.lint.lint import TableSize
 from medianest_operator.migrations.plan import Plan
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
-from medianest_operator.migrations.run.checks import Holders, named_indexes
+from medianest_operator.migrations.run.checks import named_indexes
 from medianest_operator.migrations.run.clock import Clock
-from medianest_operator.migrations.run.evidence import Evidence
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
-from medianest_operator.migrations.run.records import Records
-from medianest_operator.migrations.run.rehearsal import Rehearsed
+from medianest_operator.migrations.run.stages import Admitted
 from medianest_operator.migrations.source import Migration, content_digest
 from medianest_operator.postgres.throwaway import ThrowawayServer
 from medianest_operator.results.migration import AppliedMigration, Rehearsal, Rollback, StoredBackup
@@ -40,20 +37,14 @@ class Work:
         report: takes a line of text for people.
         workbench: where backups go and copies are made.
         plan: what is applied and what is to be.
-        parts: what commits together.
-        revert: how the run would be rolled back.
         tables: how much each of the application's tables holds.
         lint_warnings: what lint found that stops nothing.
         earlier: the row of an earlier run, as long as that isn't ended.
         entry: the run's row in the journal; `None` until it is written.
-        before: what the run goes back to; `None` until it was looked at.
         server: for the rehearsal, while it is being made; `None` where nothing is rehearsed, and afterwards.
         undrifted: before the run the schema was as recorded.
-        holders: what held data before the run.
-        rehearsed: what the copy came to; `None` without a rehearsal.
-        rehearsal: the same for the result.
+        rehearsal: what the copy came to; `None` without a rehearsal.
         stored_backup: the backup that this process took; one that an earlier pod took is only in the entry.
-        records: what the run lives by, as it was before the first file; `None` until then.
         application: sends the files; `None` until the first is sent.
         rollback: how the run was rolled back; `None` where it wasn't.
     """
@@ -64,20 +55,14 @@ class Work:
     report: Callable[[str], None]
     workbench: Workbench
     plan: Plan = field(default_factory=Plan)
-    parts: tuple[Part, ...] = ()
-    revert: RevertPlan = field(default_factory=lambda: RevertPlan(Strategy.TRANSACTION))
     tables: Mapping[str, TableSize] = field(default_factory=dict)
     lint_warnings: tuple[str, ...] = ()
     earlier: Entry | None = None
     entry: Entry | None = None
-    before: Evidence | None = None
     server: Future[ThrowawayServer] | None = None
     undrifted: bool = False
-    holders: Holders = field(default_factory=dict)
-    rehearsed: Rehearsed | None = None
     rehearsal: Rehearsal | None = None
     stored_backup: StoredBackup | None = None
-    records: Records | None = None
     application: Application | None = None
     rollback: Rollback | None = None
     clock: Clock = field(default_factory=Clock)
@@ -97,11 +82,6 @@ class Work:
         if self.halts or self.options.rehearse is Rehearse.NEVER:
             return False
         return bool(self.tables) or self.options.rehearse is Rehearse.ALWAYS
-
-    @property
-    def commits_early(self) -> bool:
-        """Whether something of the run may be committed before its end."""
-        return self.revert.strategy not in (Strategy.TRANSACTION, Strategy.NONE)
 
     @property
     def is_connected(self) -> bool:
@@ -126,17 +106,17 @@ class Work:
         session.roll_back(self.connection)
         return self.journal.is_applied(self.entry)
 
-    def begin(self) -> Entry:
+    def begin(self, admitted: Admitted) -> Entry:
         """Write the run into the journal."""
         self.journal.ensure()
         downs = {m.name: m.down for m in self.plan.pending if m.down is not None}
         plan: dict[str, Any] = {"names": list(self.plan.pending_names), "downs": downs, "version": self.plan.version}
         plan["history"] = prisma.rows_as_json(self.connection)
         plan["checksums"] = {m.name: m.checksum for m in self.plan.pending}
-        plan["indexes"] = sorted(named_indexes(self.parts))
-        if self.parts and not self.parts[-1].is_transaction and not self.options.allow_destructive:
+        plan["indexes"] = sorted(named_indexes(admitted.parts))
+        if admitted.parts and not admitted.parts[-1].is_transaction and not self.options.allow_destructive:
             # For whoever takes the last look, if this run is cut off before it does.
-            plan["holders"] = [[*key, label] for key, label in self.holders.items()]
-        self.entry = Entry(source=self.digest, strategy=self.revert.strategy, plan=plan)
+            plan["holders"] = [[*key, label] for key, label in admitted.holders.items()]
+        self.entry = Entry(source=self.digest, strategy=admitted.revert.strategy, plan=plan)
         self.journal.begin(self.entry)
         return self.entry
