@@ -123,7 +123,7 @@ def test_unresolved_failure_of_prisma_stops_everything(medianest: Database) -> N
         "An earlier run of 20251201000000_theirs (started 2025-12-01 10:00:00 UTC) neither finished nor was rolled"
         " back, so parts of it may be in the database. It said: ERROR: division by zero. Look at what it left, then"
         " record it with `prisma migrate resolve --rolled-back 20251201000000_theirs` once its changes are removed, or"
-        " `--applied 20251201000000_theirs` once they are complete. Nothing was changed."
+        " `--applied 20251201000000_theirs` once they are complete. This run changed nothing."
     )
     assert medianest.execute("SELECT to_regclass('notes')") == [(None,)]
 

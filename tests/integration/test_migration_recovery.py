@@ -271,3 +271,18 @@ def test_rights_to_connect_are_given_back_as_they_were(database: Database, start
     assert code == (1 if fails else 0), output
     assert "locking writers out" in output
     assert database.execute("SELECT datacl::text FROM pg_database WHERE datname = current_database()") == rights
+
+
+def test_a_run_that_ends_an_earlier_one_first_says_so(database: Database, start: Start) -> None:
+    """Else "changed nothing" is read beside a journal in which that very run has closed an entry."""
+    files = {"20260101000000_a": f"CREATE TABLE a (id text);\nCOMMIT;\n{AT_THE_GATE}"}
+    with at_the_gate(database, start, files, "--on-failure", "Halt") as job:
+        job.kill()
+    code, result, output = start(files, "--on-failure", "Halt").end()
+    assert (code, result["reason"]) == (1, "UnresolvedFailure"), output
+    assert result["message"].startswith(
+        "An earlier run of 20260101000000_a was cut off; what it had applied stays (onFailure: Halt). An earlier run of"
+    )
+    assert result["message"].endswith("This run changed nothing.")
+    assert endings(database) == ["Refused"]
+    assert open_runs(database) == []

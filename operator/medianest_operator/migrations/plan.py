@@ -136,7 +136,7 @@ def _describe_failed(failed: Sequence[HistoryRow]) -> str:
         f"an earlier run of {names} (started {started:%Y-%m-%d %H:%M:%S} UTC) neither finished nor was rolled back,"
         f" so parts of it may be in the database.{why} Look at what it left, then record it with"
         f" `prisma migrate resolve --rolled-back {first.migration_name}` once its changes are removed, or"
-        f" `--applied {first.migration_name}` once they are complete. Nothing was changed."
+        f" `--applied {first.migration_name}` once they are complete. This run changed nothing."
     )
 
 

@@ -299,6 +299,7 @@ class Recovery:
             outcome = Outcome.APPLIED if ending is Ending.APPLIED else Outcome.TRANSIENT
             self._work.journal.finish(self._entry, ending, {"outcome": outcome, "reason": reason, "message": message})
         self._work.report(f"the earlier run: {message}")
+        self._work.ended.append(f"An earlier run of {', '.join(self._entry.plan['names'])} was {message}.")
 
 
 def resolve(connection: Connection[Any], journal: Journal) -> str | None:

@@ -208,7 +208,7 @@ class MigrationRun:
         for warning in plan.warnings:
             work.report(f"warning: {warning}")
         if plan.blocker is not None:
-            raise RunError(plan.blocker.reason, _capital(plan.blocker.message))
+            raise RunError(plan.blocker.reason, " ".join([*work.ended, _capital(plan.blocker.message)]))
         if not history.exists:
             prisma.ensure_table(work.connection)
 

@@ -39,6 +39,7 @@ class Work:
         plan: what is applied and what is to be.
         tables: how much each of the application's tables holds.
         lint_warnings: what lint found that stops nothing.
+        ended: what became of earlier runs that this one has brought to their end, as sentences.
         earlier: the row of an earlier run, as long as that isn't ended.
         entry: the run's row in the journal; `None` until it is written.
         server: for the rehearsal, while it is being made; `None` where nothing is rehearsed, and afterwards.
@@ -57,6 +58,7 @@ class Work:
     plan: Plan = field(default_factory=Plan)
     tables: Mapping[str, TableSize] = field(default_factory=dict)
     lint_warnings: tuple[str, ...] = ()
+    ended: list[str] = field(default_factory=list)
     earlier: Entry | None = None
     entry: Entry | None = None
     server: Future[ThrowawayServer] | None = None
