@@ -43,48 +43,48 @@ class Services:
 
 @dataclass(frozen=True)
 class Pod:
-    """A database pod: what Kubernetes and Patroni say of it."""
+    """A database pod: what Kubernetes and Patroni say of it. Nobody changes the manifest."""
 
     manifest: Manifest
 
-    @property
+    @cached_property
     def name(self) -> str:
         return str(self.manifest["metadata"]["name"])
 
-    @property
+    @cached_property
     def uid(self) -> str:
         return str(self.manifest["metadata"]["uid"])
 
-    @property
+    @cached_property
     def address(self) -> str | None:
         address: str | None = self.manifest.get("status", {}).get("podIP")
         return address
 
-    @property
+    @cached_property
     def node(self) -> str | None:
         node: str | None = self.manifest["spec"].get("nodeName")
         return node
 
-    @property
+    @cached_property
     def terminating(self) -> bool:
         return "deletionTimestamp" in self.manifest["metadata"]
 
-    @property
+    @cached_property
     def ready(self) -> bool:
         conditions = self.manifest.get("status", {}).get("conditions", [])
         return not self.terminating and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    @property
+    @cached_property
     def running(self) -> bool:
         states = self.manifest.get("status", {}).get("containerStatuses", [])
         return not self.terminating and any("running" in state.get("state", {}) for state in states)
 
-    @property
+    @cached_property
     def inputs(self) -> str | None:
         inputs: str | None = self.manifest["metadata"].get("annotations", {}).get(naming.ANNOTATION_POD_INPUTS)
         return inputs
 
-    @property
+    @cached_property
     def inputs_document(self) -> str | None:
         """What it was made from, as text."""
         document: str | None = (
@@ -92,11 +92,11 @@ class Pod:
         )
         return document
 
-    @property
+    @cached_property
     def image(self) -> str:
         return str(self.manifest["spec"]["containers"][0]["image"])
 
-    @property
+    @cached_property
     def is_primary(self) -> bool:
         return bool(self.manifest["metadata"].get("labels", {}).get(naming.LABEL_ROLE) == naming.ROLE_PRIMARY)
 
@@ -110,13 +110,13 @@ class Pod:
             return {}
         return member if isinstance(member, dict) else {}
 
-    @property
+    @cached_property
     def role(self) -> str:
         if self.is_primary:
             return naming.ROLE_PRIMARY
         return naming.ROLE_REPLICA if self.member.get("role") == naming.ROLE_REPLICA else "unknown"
 
-    @property
+    @cached_property
     def state(self) -> str:
         if self.terminating:
             return "stopping"
@@ -124,12 +124,12 @@ class Pod:
             return "pending" if self.manifest.get("status", {}).get("phase", "Pending") == "Pending" else "down"
         return str(self.member.get("replication_state") or self.member.get("state") or "starting")
 
-    @property
+    @cached_property
     def streaming(self) -> bool:
         """A replica that follows its primary, as Patroni last said: `replication_state` is absent where it doesn't."""
         return self.ready and self.role == naming.ROLE_REPLICA and self.member.get("replication_state") == "streaming"
 
-    @property
+    @cached_property
     def pending_restart(self) -> bool:
         return bool(self.member.get("pending_restart"))
 
@@ -156,7 +156,7 @@ class Run:
     facts: Facts = field(default_factory=Facts)
     """What the concerns before this one have found out."""
 
-    @property
+    @cached_property
     def key(self) -> Key:
         return self.names.namespace, self.names.database
 
@@ -174,6 +174,11 @@ class Run:
         token = (self.database["metadata"].get("uid"), self.generation, self.image)
         return self.services.memory.once(self.key, topic, token, work_out)
 
+    def seen(self, topic: str, work_out: Callable[[], T]) -> T:
+        """What follows from the cache alone, worked out once for each of its states."""
+        token = (self.services.cache.revision(self.key), self.database["metadata"].get("uid"))
+        return self.services.memory.once(self.key, topic, token, work_out)
+
     @cached_property
     def owner(self) -> dict[str, Any]:
         return owner_reference(self.database)
@@ -187,6 +192,9 @@ class Run:
     @property
     def pods(self) -> list[Pod]:
         """The instances' pods, in their order; not those of an earlier StatefulSet."""
+        return self.seen("pods", self._pods)
+
+    def _pods(self) -> list[Pod]:
         live = self.stateful_set
         uid = live["metadata"]["uid"] if live else None
         return [pod for pod in self.pods_of_name if _owner(pod.manifest, STATEFUL_SET) in {None, uid}]

@@ -54,8 +54,12 @@ def _led(claims: Mapping[int, Manifest]) -> dict[int, str]:
 
 def left_behind(run: Run) -> frozenset[int]:
     """The instances whose volumes are from a time before others went on without them."""
-    claims = _by_instance(run).items()
-    return frozenset(ordinal for ordinal, claim in claims if _annotation(claim, naming.ANNOTATION_LEFT_BEHIND))
+
+    def find() -> frozenset[int]:
+        claims = _by_instance(run).items()
+        return frozenset(ordinal for ordinal, claim in claims if _annotation(claim, naming.ANNOTATION_LEFT_BEHIND))
+
+    return run.seen("left behind", find)
 
 
 def may_join(run: Run, ordinal: int) -> bool:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import psycopg
@@ -54,24 +55,24 @@ class Servers:
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     primary: Pod | None = None
 
-    @property
+    @cached_property
     def of_primary(self) -> InstanceFacts | None:
         """What the primary said."""
         return self.instances.get(self.primary.name) if self.primary else None
 
-    @property
+    @cached_property
     def leads(self) -> bool:
         """Whether the primary answers and isn't in recovery."""
         return self.of_primary is not None and not self.of_primary.in_recovery
 
-    @property
+    @cached_property
     def commits_wait(self) -> bool:
         """Whether every commit waits for a synchronous replica that isn't there."""
         facts = self.of_primary
         wanted = facts is not None and bool(facts.synchronous_standbys)
         return wanted and not any(replica.is_synchronous for replica in self.replicas.values())
 
-    @property
+    @cached_property
     def serving(self) -> bool:
         """Whether statements that write come to an end."""
         return self.leads and not self.commits_wait
