@@ -205,6 +205,20 @@ async def test_hibernation_waits_for_an_election() -> None:
         assert instances(made) == range(1, 2)
 
 
+async def test_hibernation_does_not_trust_the_label_of_a_lost_node() -> None:
+    """Nobody takes the old primary's label away there; the new one has the newest data."""
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "primary")
+        await made.run(made.make("db", {"instances": 2, "hibernate": True}, status={"schema": {"version": "1"}}))
+        assert instances(made) == range(2)
+        stop(made, 0)
+        await made.run((NAMESPACE, "db"))
+        assert instances(made) == range(1, 2)
+
+
 async def test_what_runs_is_kept_while_nobody_leads() -> None:
     async with arena() as made:
         key = await runs(made, {"instances": 3})

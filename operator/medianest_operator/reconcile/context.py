@@ -222,11 +222,18 @@ class Run:
         return _owner(manifest, DATABASE) not in {None, self.database["metadata"].get("uid")}
 
     @property
+    def primaries(self) -> list[Pod]:
+        """The pods that Patroni labelled as the primary. The label of one whose node is lost stays as it was."""
+        return [pod for pod in self.pods if pod.is_primary and pod.address and not pod.terminating]
+
+    @property
     def primary(self) -> Pod | None:
-        """The pod that leads, as Patroni labelled it; None while there is none."""
-        primaries = [pod for pod in self.pods if pod.is_primary and pod.address and not pod.terminating]
-        running = [pod for pod in primaries if pod.running and pod.member.get("role") == "primary"]
-        return next(iter(running or primaries), None)
+        """The pod that leads, as Patroni labelled it; None while there is none, or several that look alike."""
+        labelled = self.primaries
+        running = [pod for pod in labelled if pod.running and pod.member.get("role") == "primary"]
+        ready = [pod for pod in running if pod.ready]
+        alike = ready or running or labelled
+        return alike[0] if len(alike) == 1 else None
 
     @property
     def jobs(self) -> list[Manifest]:

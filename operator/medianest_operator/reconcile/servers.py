@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -97,16 +97,18 @@ async def observe(run: Run) -> Outcome:
         await run.services.sessions.forget(*run.key)
         return _hibernated(run)
     pods = run.pods
-    primary = run.primary
     credentials = run.facts.get(Credentials)
     if credentials is None and any(pod.running for pod in pods):
         message = (
             "The servers can't be probed: the operator has no usable certificate for them; see the other conditions"
         )
-        return Outcome(problem=Transient(Reason.NOT_OBSERVED, message), status=_status(run, Servers(primary=primary)))
-    seen = await _probe(run, primary) if credentials else Servers(primary=primary)
+        return Outcome(
+            problem=Transient(Reason.NOT_OBSERVED, message), status=_status(run, Servers(primary=run.primary))
+        )
+    seen = await _probe(run) if credentials else Servers(primary=run.primary)
     if run.spec.hibernate:
         return _hibernating(run, seen)
+    primary = seen.primary
     if primary is not None and primary.name in seen.unreachable:
         await _wake_patroni(run, primary)
     found: list[Finding] = []
@@ -142,10 +144,9 @@ async def _why(run: Run) -> list[Finding]:
 # Probing.
 
 
-async def _probe(run: Run, primary: Pod | None) -> Servers:
+async def _probe(run: Run) -> Servers:
     instances: dict[str, InstanceFacts] = {}
     unreachable: dict[str, str] = {}
-    replicas: dict[str, Replica] = {}
     busy: dict[str, str] = {}
 
     async def one(pod: Pod) -> None:
@@ -163,8 +164,6 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
             unreachable[pod.name] = as_clause(str(error).removeprefix(f"{pod.name}: "))
             return
         instances[pod.name] = facts
-        if primary is not None and pod.name == primary.name:
-            replicas.update({replica.name: replica for replica in facts.replicas})
         _measure(run, pod, facts, time.monotonic() - started)
 
     pods = [pod for pod in run.pods if pod.running and pod.address and pod.member.get("state") == "running"]
@@ -173,9 +172,24 @@ async def _probe(run: Run, primary: Pod | None) -> Servers:
     for gone in run.services.memory.swap(run.key, "measured", names, frozenset()) - names:
         metrics.forget_pod(*run.key, gone)
     await asyncio.gather(*(one(pod) for pod in pods))
+    primary = leading(run.primaries, run.primary, instances)
     if primary is not None and primary.name in busy:
         raise Transient(Reason.NOT_OBSERVED, f"the primary {primary.name} was probed in vain: {busy[primary.name]}")
+    facts = instances.get(primary.name) if primary else None
+    replicas = {replica.name: replica for replica in facts.replicas} if facts else {}
     return Servers(instances, unreachable, replicas, primary)
+
+
+def leading(labelled: Sequence[Pod], likely: Pod | None, instances: Mapping[str, InstanceFacts]) -> Pod | None:
+    """Which of the pods that carry the primary's label leads: the one whose server says so.
+
+    Args:
+        likely: which of them it is by the kubelet's word, if that can be told.
+    """
+    lead = [pod for pod in labelled if pod.name in instances and not instances[pod.name].in_recovery]
+    if len(lead) == 1:
+        return lead[0]
+    return likely or next(iter(labelled), None)
 
 
 def _measure(run: Run, pod: Pod, facts: InstanceFacts, seconds: float) -> None:
