@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -260,5 +261,9 @@ async def test_an_instance_that_was_left_behind_joins_once_nobody_old_can_be_ele
         await made.run(wanted)
         assert instances(made) == range(1)
         assert served.configuration["maximum_lag_on_failover"] == 0
+        # Nothing else happens: no object changes once Patroni has its setting.
         await made.run(wanted)
+        await made.reconciler.reconcile(wanted)
+        await asyncio.sleep(2)
+        await made.reconciler.reconcile(wanted)
         assert instances(made) == range(2)

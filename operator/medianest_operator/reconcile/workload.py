@@ -15,8 +15,9 @@ from medianest_operator.reconcile.servers import ever_available
 from medianest_operator.reconcile.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
-_LEFTOVERS_EVERY: Final = 2.0
-"""Seconds after which it is looked whether an earlier database, or the instances that go first, have ended."""
+_LOOK_AGAIN: Final = 2.0
+"""Seconds after which it is looked again for what has to come first: the end of an earlier database, of the instances
+that stop first, an election."""
 
 _ELECTION: Final = 60.0
 """Seconds that a database without a primary is given to elect one before it is stopped without."""
@@ -100,20 +101,22 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
     if run.facts.get(TemplateRenewal):
         return Outcome()
     if live is None and (earlier := await leftovers.clear(run)):
-        return Outcome(facts=(earlier,), next_look=_LEFTOVERS_EVERY)
+        return Outcome(facts=(earlier,), next_look=_LOOK_AGAIN)
+    wanted = wanted_instances(run)
     image_from = "spec" if run.spec.image else "operator"
     manifest = statefulset.stateful_set(
         run.names,
         run.spec,
         run.image,
-        wanted_instances(run),
+        wanted,
         run.owner,
         image_from=image_from,
         claims=live["spec"]["volumeClaimTemplates"] if live else None,
     )
     await run.services.applier.apply(STATEFUL_SET, manifest)
-    stopping = run.spec.hibernate and run.pods
-    return Outcome(status={"image": run.image}, next_look=_LEFTOVERS_EVERY if stopping else None)
+    # What it waits for is no change of an object: an election, or a setting of Patroni's.
+    waits = bool(run.pods) if run.spec.hibernate else wanted != range(run.spec.instances)
+    return Outcome(status={"image": run.image}, next_look=_LOOK_AGAIN if waits else None)
 
 
 PARAMETERS = Concern("parameters", Needs.NOTHING, check_parameters, check_parameters, stable=True)
