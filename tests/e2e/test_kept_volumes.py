@@ -105,7 +105,7 @@ def test_the_newest_data_leads_again(kube: Kube) -> None:
 
 
 @pytest.mark.parametrize("on_delete", ["Retain", "Delete"])
-def test_a_database_made_again_is_ready_only_when_it_serves(kube: Kube, on_delete: str) -> None:
+def test_ready_is_the_new_objects_own(kube: Kube, on_delete: str) -> None:
     """`kubectl wait` as a script has it: begun at once, it must not be answered by what the earlier object left."""
     storage = {"size": "1Gi", "onDelete": on_delete}
     kube.database("db", storage=storage)
