@@ -13,6 +13,7 @@ from integration.serving import serving
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, POD, STATEFUL_SET
 from medianest_operator.naming import Key, Names
+from medianest_operator.reconcile.handovers import Handover
 from medianest_operator.resources.statefulset import PodInputs
 
 LABELS = {
@@ -267,3 +268,56 @@ async def test_an_instance_that_was_left_behind_joins_once_nobody_old_can_be_ele
         await asyncio.sleep(2)
         await made.reconciler.reconcile(wanted)
         assert instances(made) == range(2)
+
+
+@pytest.mark.parametrize("change", [{"instances": 1}, {"instances": 2, "hibernate": True}], ids=["fewer", "asleep"])
+async def test_nobody_is_taken_away_while_the_role_is_handed_over(change: dict[str, Any]) -> None:
+    """The one that is about to lead would be stopped with what it has acknowledged by then."""
+    async with arena() as made:
+        key = await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "primary" if ordinal == 0 else "replica")
+        handed = asyncio.Event()
+
+        async def hand_over() -> None:
+            await handed.wait()
+
+        made.services.handovers.start(key, Handover("db-0", "db-1"), hand_over)
+        await runs(made, change)
+        assert instances(made) == range(2)
+        handed.set()
+
+
+async def test_what_begins_is_kept_until_it_is_known_who_was_initialized() -> None:
+    """Another than the first may have won Patroni's race, and the others wait for it."""
+    async with arena() as made:
+        await runs(made, {"instances": 3})
+        for ordinal in range(3):
+            volume(made, ordinal)
+            pod(made, ordinal, None)
+        await runs(made, {"instances": 1})
+        assert instances(made) == range(3)
+
+
+@pytest.mark.parametrize("first", [{"left_behind": "2026-01-01T00:00:00Z"}, {}], ids=["older", "made again, empty"])
+async def test_the_message_proposes_the_newest_of_the_old(first: dict[str, str]) -> None:
+    async with arena() as made:
+        volume(made, 0, **first)
+        volume(made, 1, left_behind="2026-03-01T00:00:00Z")
+        key = await runs(made, {"instances": 2})
+        assert "annotate pvc data-db-1 " in made.message(key, "Ready")
+
+
+@pytest.mark.parametrize("wanted", ["Preferred", "Off"])
+async def test_what_commits_wait_for_can_be_taken_back(wanted: str) -> None:
+    """It is what the runbook CommitsWait advises."""
+    async with serving() as served:
+        made = served.arena
+        served.configuration |= {"synchronous_mode": True, "synchronous_mode_strict": True}
+        served.postgres.maintenance.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        served.postgres.maintenance.execute("SELECT pg_reload_conf()")
+        key = made.make("db", {"postgresql": {"synchronous": wanted}}, status=made.status(served.key))
+        await made.run(key)
+        assert made.conditions(key)["Available"] == ("False", "CommitsWait")
+        assert served.configuration["synchronous_mode_strict"] is False

@@ -22,7 +22,10 @@ _CHECK_EVERY: Final = 600.0
 
 async def reconcile(run: Run) -> Outcome:
     """Reload certificates, and leave the wanted parameters in Patroni's shared configuration."""
-    servers = run.facts.require(Servers)
+    servers = run.facts.get(Servers)
+    # Also while commits wait: what they wait for may be what changes here.
+    if servers is None or not servers.leads or run.spec.hibernate:
+        return Outcome()
     for pod in run.pods:
         facts = servers.instances.get(pod.name)
         if facts and facts.certificate_newer:
@@ -34,7 +37,8 @@ async def reconcile(run: Run) -> Outcome:
     primary, memory = servers.primary, run.services.memory
     if primary is None:
         return Outcome()
-    strict = any(ordinal < run.spec.instances for ordinal in kept_volumes.left_behind(run))
+    leader = run.names.ordinal(primary.name) or 0
+    strict = any(ordinal < max(run.spec.instances, leader + 1) for ordinal in kept_volumes.left_behind(run))
     token = (primary.uid, run.generation, strict)
     if memory.recall(run.key, "configuration", token, _CHECK_EVERY) is None:
         await patroni.reconcile_configuration(run, primary, strict=strict)
@@ -45,7 +49,9 @@ async def reconcile(run: Run) -> Outcome:
 
 async def observe(run: Run) -> Outcome:
     """Whether the servers have loaded the parameters, and which they refused."""
-    servers = run.facts.require(Servers)
+    servers = run.facts.get(Servers)
+    if servers is None or not servers.leads:
+        return Outcome()
     if refused := sorted({line for facts in servers.instances.values() for line in facts.refused_parameters}):
         message = f"postgresql.parameters: PostgreSQL refused {'; '.join(refused)}"
         return Outcome(problem=Permanent(Reason.INVALID_PARAMETER, message))
@@ -57,4 +63,4 @@ async def observe(run: Run) -> Outcome:
     return Outcome(obstacle=Verdict("False", Reason.CONFIGURING, message), next_look=SOON)
 
 
-CONCERN = Concern("configuration", Needs.PRIMARY, reconcile)
+CONCERN = Concern("configuration", Needs.CREDENTIALS, reconcile)

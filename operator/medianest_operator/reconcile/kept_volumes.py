@@ -101,7 +101,8 @@ def beginning(run: Run) -> range:
         missing = names.claim(naming.VOLUME_DATA, 0)
     else:
         return range(min(gap, run.spec.instances))
-    other = claims[min(claims)]["metadata"]["name"]
+    since = {ordinal: _annotation(claim, naming.ANNOTATION_LEFT_BEHIND) or "" for ordinal, claim in claims.items()}
+    other = claims[max(claims, key=lambda ordinal: (since[ordinal], -ordinal))]["metadata"]["name"]
     raise Permanent(
         Reason.VOLUME_UNAVAILABLE,
         f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
@@ -133,7 +134,7 @@ async def follow(run: Run) -> Outcome:
     seen = run.facts.get(Servers) or Servers()
     behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
     for pod in run.pods:
-        if run.names.ordinal(pod.name) not in behind or seen.follows(pod) or pod.name not in seen.instances:
+        if run.names.ordinal(pod.name) not in behind or pod.name in seen.replicas or pod.name not in seen.instances:
             continue
         since: float = run.services.memory.once(run.key, f"behind {pod.name}", pod.uid, time.monotonic)
         if time.monotonic() - since > _CATCHING_UP:

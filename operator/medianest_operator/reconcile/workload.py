@@ -64,6 +64,12 @@ def wanted_instances(run: Run) -> range:
     To hibernate, the others stop first: the primary stops with all that was written; the StatefulSet keeps its place.
     """
     asked, primary = run.asked_for, run.primary
+    if not asked and run.stateful_set is None and (there := _there(run)):
+        # The StatefulSet was taken away from under its pods.
+        asked = range(min(there), max(there) + 1)
+    if asked and run.services.handovers.under_way(run.key):
+        # Whoever leads then must not be taken away now.
+        return asked
     leader = run.names.ordinal(primary.name) if primary else None
     if run.spec.hibernate:
         return _stopping(run, asked, primary, leader)
@@ -71,16 +77,14 @@ def wanted_instances(run: Run) -> range:
         wanted = range(max(run.spec.instances, leader + 1))
         waiting = [ordinal for ordinal in wanted if ordinal not in asked and not kept_volumes.may_join(run, ordinal)]
         return asked if asked and waiting else wanted
-    running = [pod.name for pod in run.pods if not pod.terminating]
-    begun = [ordinal for name in running if (ordinal := run.names.ordinal(name)) is not None]
-    if not asked and begun:
-        # The StatefulSet was taken away from under its pods.
-        return range(min(begun), max(begun) + 1)
-    if asked and ever_available(run):
-        return asked
-    if asked:
-        return range(asked.start, min(asked.stop, max(run.spec.instances, asked.start + 1)))
-    return kept_volumes.beginning(run)
+    # Before the first leader, too: nobody knows which of them won Patroni's race for the initialization.
+    return asked or kept_volumes.beginning(run)
+
+
+def _there(run: Run) -> list[int]:
+    """The ordinals of the pods that there are."""
+    names = [pod.name for pod in run.pods if not pod.terminating]
+    return [ordinal for name in names if (ordinal := run.names.ordinal(name)) is not None]
 
 
 def _stopping(run: Run, asked: range, primary: Pod | None, leader: int | None) -> range:
