@@ -321,3 +321,33 @@ async def test_what_commits_wait_for_can_be_taken_back(wanted: str) -> None:
         await made.run(key)
         assert made.conditions(key)["Available"] == ("False", "CommitsWait")
         assert served.configuration["synchronous_mode_strict"] is False
+
+
+async def test_the_policy_reaches_every_volume_at_once() -> None:
+    """Asleep, scaled away, or under a StatefulSet that somebody deletes: what is to stay has no owner to go with."""
+    async with arena() as made:
+        key = await runs(made, {"instances": 1, "hibernate": True, "storage": {"onDelete": "Delete"}})
+        volume(made, 0)
+        volume(made, 1)
+        uid = made.server.get(DATABASE, *key)["metadata"]["uid"]
+        await runs(made, {"instances": 1, "hibernate": True, "storage": {"onDelete": "Delete"}})
+        assert owners(made) == {"data-db-0": [uid], "data-db-1": [uid]}
+        await runs(made, {"instances": 1, "hibernate": True, "storage": {"onDelete": "Retain"}})
+        assert owners(made) == {"data-db-0": [], "data-db-1": []}
+        (live,) = made.server.all(STATEFUL_SET)
+        assert live["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+async def test_volumes_that_go_with_an_earlier_object_are_not_taken_for_kept() -> None:
+    async with arena() as made:
+        volume(made, 0)
+        claim = made.server.get(CLAIM, NAMESPACE, "data-db-0")
+        claim["metadata"]["ownerReferences"] = [{"kind": "MediaNestDatabase", "name": "db", "uid": "earlier"}]
+        key = await runs(made, {})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert "data-db-0 of an earlier database of this name is still being deleted" in made.message(key, "Ready")
+
+
+def owners(made: Arena) -> dict[str, list[str]]:
+    claims = [item["metadata"] for item in made.server.all(CLAIM) if item["metadata"]["name"].startswith("data-")]
+    return {claim["name"]: [item["uid"] for item in claim.get("ownerReferences") or []] for claim in claims}

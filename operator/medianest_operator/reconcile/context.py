@@ -261,6 +261,12 @@ class Run:
 
     @property
     def claims(self) -> list[Manifest]:
+        """This object's; not those that go with an earlier one."""
+        return [claim for claim in self.claims_of_name if not self._is_of_another(claim)]
+
+    @property
+    def claims_of_name(self) -> list[Manifest]:
+        """All of this database's name."""
         return self.services.cache.of_database(CLAIM, self.key)
 
     @cached_property

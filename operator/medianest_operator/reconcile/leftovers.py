@@ -43,8 +43,9 @@ async def clear(run: Run) -> EarlierDatabase | None:
             return None
         return EarlierDatabase(f"Pod {pods[0].name} of an earlier StatefulSet is still ending.")
     of_instances = {names.claim(volume, number) for volume in _VOLUMES for number in range(naming.MAX_INSTANCES)}
-    claims = [claim["metadata"] for claim in run.claims if claim["metadata"]["name"] in of_instances]
-    if going := [claim["name"] for claim in claims if "deletionTimestamp" in claim]:
+    kept = {claim["metadata"]["name"] for claim in run.claims if "deletionTimestamp" not in claim["metadata"]}
+    claims = of_instances & {claim["metadata"]["name"] for claim in run.claims_of_name}
+    if going := sorted(claims - kept):
         return EarlierDatabase(f"Volume {going[0]} of an earlier database of this name is still being deleted.")
     if claims:
         return None

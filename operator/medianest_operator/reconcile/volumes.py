@@ -2,12 +2,14 @@
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.model import OnDelete
 from medianest_operator.api.quantity import to_bytes
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.client import ApiError
 from medianest_operator.kubernetes.kinds import CLAIM, STATEFUL_SET, Manifest
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
+from medianest_operator.resources.meta import owner_reference
 
 
 def wanted_sizes(run: Run) -> dict[str, str]:
@@ -43,6 +45,7 @@ async def reconcile(run: Run) -> Outcome:
     for claim, volume in _of_instances(run):
         if _requested(claim) < to_bytes(sizes[volume]):
             await _grow(run, claim, sizes[volume])
+    await _own(run)
     await _renew_template(run)
     return await observe(run)
 
@@ -71,6 +74,26 @@ async def _grow(run: Run, claim: Manifest, size: str) -> None:
             ) from error
         raise
     run.services.cache.put(CLAIM, live)
+
+
+async def _own(run: Run) -> None:
+    """Let the volumes of the instances, of those that were scaled away too, go with the object or stay, as the policy
+    says. A StatefulSet's own retention policy would let them go with it, and reaches no claim without a pod."""
+    owners = [owner_reference(run.database) | {"controller": False}] if _goes(run) else []
+    volumes = (naming.VOLUME_DATA, naming.VOLUME_WAL)
+    names = {run.names.claim(volume, number) for volume in volumes for number in range(naming.MAX_INSTANCES)}
+    for claim in run.claims:
+        metadata = claim["metadata"]
+        known = {item["uid"] for item in metadata.get("ownerReferences") or []}
+        if metadata["name"] not in names or known == {item["uid"] for item in owners}:
+            continue
+        patch = {"metadata": {"uid": metadata["uid"], "ownerReferences": owners}}
+        live = await run.services.client.merge(CLAIM, run.names.namespace, metadata["name"], patch)
+        run.services.cache.put(CLAIM, live)
+
+
+def _goes(run: Run) -> bool:
+    return run.spec.storage.on_delete is OnDelete.DELETE
 
 
 async def _renew_template(run: Run) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec, Resources
-from medianest_operator.api.model import OnDelete
 from medianest_operator.api.quantity import MIB, to_bytes
 from medianest_operator.api.scheduling import AntiAffinity, Scheduling
 from medianest_operator.kubernetes.kinds import DISRUPTION_BUDGET, STATEFUL_SET, Manifest, digest
@@ -265,7 +264,6 @@ def stateful_set(
         image_from: who named the image, the `spec` or the `operator`.
         claims: the claim templates of the live object, which nobody may change in place; `None` makes new ones.
     """
-    kept = "Delete" if spec.storage.on_delete == OnDelete.DELETE else "Retain"
     return manifest(
         STATEFUL_SET,
         names,
@@ -279,7 +277,8 @@ def stateful_set(
             "serviceName": names.pods_service,
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "OnDelete"},
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": kept, "whenScaled": "Retain"},
+            # A StatefulSet may go and be made again; with the object the volumes go by their own owner (volumes.py).
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "selector": {"matchLabels": names.pod_selector},
             "template": pod_template(PodInputs.of(names, spec, image)),
             "volumeClaimTemplates": claims or volume_claims(names, spec),
