@@ -112,7 +112,7 @@ def beginning(run: Run) -> range:
 
 
 async def mark(run: Run) -> Outcome:
-    """Note on the claims who leads and who was left behind. One that was, and can't follow any more, is copied again.
+    """Note on the claims who leads and who was left behind.
 
     Notes are made while the database is paused, too: Patroni isn't paused.
     """

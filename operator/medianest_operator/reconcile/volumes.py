@@ -41,11 +41,12 @@ class TemplateRenewal:
 
 async def reconcile(run: Run) -> Outcome:
     """Ask for larger claims where the spec wants them. Raises Permanent where the storage class can't grow volumes."""
+    # First: a volume that can't grow must not keep another from staying.
+    await _own(run)
     sizes = wanted_sizes(run)
     for claim, volume in _of_instances(run):
         if _requested(claim) < to_bytes(sizes[volume]):
             await _grow(run, claim, sizes[volume])
-    await _own(run)
     await _renew_template(run)
     return await observe(run)
 
@@ -79,7 +80,8 @@ async def _grow(run: Run, claim: Manifest, size: str) -> None:
 async def _own(run: Run) -> None:
     """Let the volumes of the instances, of those that were scaled away too, go with the object or stay, as the policy
     says. A StatefulSet's own retention policy would let them go with it, and reaches no claim without a pod."""
-    owners = [owner_reference(run.database) | {"controller": False}] if _goes(run) else []
+    goes = run.spec.storage.on_delete is OnDelete.DELETE
+    owners = [owner_reference(run.database) | {"controller": False}] if goes else []
     volumes = (naming.VOLUME_DATA, naming.VOLUME_WAL)
     names = {run.names.claim(volume, number) for volume in volumes for number in range(naming.MAX_INSTANCES)}
     for claim in run.claims:
@@ -90,10 +92,6 @@ async def _own(run: Run) -> None:
         patch = {"metadata": {"uid": metadata["uid"], "ownerReferences": owners}}
         live = await run.services.client.merge(CLAIM, run.names.namespace, metadata["name"], patch)
         run.services.cache.put(CLAIM, live)
-
-
-def _goes(run: Run) -> bool:
-    return run.spec.storage.on_delete is OnDelete.DELETE
 
 
 async def _renew_template(run: Run) -> None:
