@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,16 +112,28 @@ class Writer:
         """Wait for the writer's end and for the status, and count what it was promised in the database."""
         self._kube.wait("Pod", self._name, self._done, "done", seconds)
         self._kube.wait_condition(self._database, "Available", "True", "PrimaryServing")
-        return self._count(self._kube.primary(self._database))
+        return self._count(lambda: self._kube.primary(self._database))
 
     def settle_alone(self, seconds: float = 120) -> Account:
         """The same where no operator runs: the pod that Patroni labelled is asked."""
         self._kube.wait("Pod", self._name, self._done, "done", seconds)
         labels = f"medianest.io/database={self._database},medianest.io/role=primary"
-        return self._count(self._kube.kubectl("get", "pods", "-l", labels, "-o", "jsonpath={.items[0].metadata.name}"))
+        name = "jsonpath={.items[0].metadata.name}"
+        return self._count(lambda: self._kube.kubectl("get", "pods", "-l", labels, "-o", name))
 
-    def _count(self, primary: str) -> Account:
+    def _count(self, primary: Callable[[], str]) -> Account:
         result = json.loads(self._kube.kubectl("logs", self._name).strip().splitlines()[-1])
-        have = {int(row) for row in self._kube.sql(primary, "SELECT n FROM writes").split()}
+        have = {int(row) for row in self._rows(primary).split()}
         acknowledged = set(result["acknowledged"])
         return Account(len(acknowledged), len(acknowledged - have), result["gap"])
+
+    def _rows(self, primary: Callable[[], str]) -> str:
+        """Ask whoever leads, again while that one restarts in its place: the status may not say so yet."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self._kube.sql(primary(), "SELECT n FROM writes")
+            except (KeyError, RuntimeError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
