@@ -60,6 +60,8 @@ ANNOTATION_LED_SINCE: Final = f"{GROUP}/led-since"
 """On the claim of an instance's data: when it was first seen to lead, where it led last."""
 ANNOTATION_LEFT_BEHIND: Final = f"{GROUP}/left-behind"
 """On the claim of an instance's data: when the others went on without it."""
+ANNOTATION_BEGIN_WITH: Final = f"{GROUP}/begin-with"
+"""On the claim of an instance's data, by a person: begin with this one, although another may have newer data."""
 ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
 ANNOTATION_RECHECK: Final = f"{GROUP}/recheck"
 """On a migration Job that only looks whether an image has other migrations by now."""
@@ -71,6 +73,10 @@ PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
 PATRONI_SYNC_ANNOTATION: Final = "sync_standby"
 """The annotation in which Patroni names the synchronous replicas, separated by commas."""
+PATRONI_LEADER_ANNOTATION: Final = "leader"
+"""The annotation of Patroni's lock: the member that holds it; absent or empty where it was given back."""
+PATRONI_HISTORY_ANNOTATION: Final = "history"
+"""The annotation with every promotion: [timeline that ended, position, reason, time, member that was promoted]."""
 
 # Ports
 POSTGRES_PORT: Final = 5432
@@ -193,7 +199,17 @@ class Names:
         The endpoints controller deletes Endpoints without a Service when it starts; Patroni's configuration and its
         list of synchronous replicas live in such objects.
         """
-        return (f"{self.scope}-config", self.patroni_sync)
+        return (self.patroni_store, self.patroni_sync)
+
+    @property
+    def patroni_store(self) -> str:
+        """Where Patroni keeps the shared configuration, the server's identity and the history of promotions."""
+        return f"{self.scope}-config"
+
+    @property
+    def patroni_failover(self) -> str:
+        """Where a switchover that somebody asked for stands until it was made."""
+        return f"{self.scope}-failover"
 
     @property
     def patroni_sync(self) -> str:

@@ -11,3 +11,8 @@ def stamp(moment: datetime) -> str:
 def stamp_now() -> str:
     """This moment."""
     return stamp(datetime.now(UTC))
+
+
+def seconds_since(text: str) -> float:
+    """Seconds since such a moment; negative where it is still to come."""
+    return (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()

@@ -14,7 +14,7 @@ import kubernetes.dynamic
 import yaml
 from kubernetes.dynamic.exceptions import NotFoundError
 
-from environment import Environment, secret
+from environment import NAMESPACE, Environment, secret
 
 Manifest = dict[str, Any]
 
@@ -197,3 +197,17 @@ def acted_on(manifest: Manifest | None) -> bool:
     """Whether the operator has acted on an object as it is now."""
     current = manifest or {}
     return bool(current["status"].get("observedGeneration") == current["metadata"]["generation"])
+
+
+@contextmanager
+def stopped_operator(environment: Environment) -> Iterator[None]:
+    """No operator, but one that the test may run itself."""
+    scale = ("-n", NAMESPACE, "scale", "deployment/medianest-operator")
+    environment.kubectl(*scale, "--replicas=0")
+    selector = "app.kubernetes.io/name=medianest-operator"
+    environment.kubectl("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", selector, "--timeout=60s")
+    try:
+        yield
+    finally:
+        environment.kubectl(*scale, "--replicas=2")
+        environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from e2e.kube import KIND, Kube, condition_of
+from e2e.kube import KIND, Kube, condition_of, stopped_operator
+from e2e.workload import Writer
+from environment import Environment
 from soaking import rounds
 
 KEPT = {"size": "1Gi", "onDelete": "Retain"}
@@ -23,9 +25,13 @@ class Ledger:
         self._written = 0
         kube.sql(kube.primary("db"), "SET ROLE medianest; CREATE TABLE ledger (n int PRIMARY KEY)")
 
-    def write(self) -> None:
-        """A single row: as little as an old volume can lack, which Patroni's own limit (1 MiB) lets pass."""
-        self._kube.sql(self._kube.primary("db"), f"INSERT INTO ledger VALUES ({self._written + 1})")
+    def write(self, primary: str | None = None) -> None:
+        """A single row: as little as an old volume can lack, which Patroni's own limit (1 MiB) lets pass.
+
+        Args:
+            primary: the pod that leads, where no operator says so.
+        """
+        self._kube.sql(primary or self._kube.primary("db"), f"INSERT INTO ledger VALUES ({self._written + 1})")
         self._written += 1
 
     def missing(self) -> set[int]:
@@ -123,6 +129,81 @@ def test_the_newest_data_leads_again(kube: Kube) -> None:
         kube.patch("db", {"instances": 3})
         kube.wait_ready("db")
         assert ledger.missing() == set(), way.__doc__
+
+
+def test_all_pods_deleted_at_once_lose_nothing(kube: Kube) -> None:
+    """A replica stops a moment before the primary, and is the first to come back."""
+    kube.database("db", instances=3, storage=KEPT)
+    kube.wait_ready("db")
+    for number in range(rounds(3, 20)):
+        writer = Writer(kube, "db", seconds=15, name=f"writer-{number}")
+        kube.kubectl("delete", "pod", *(f"db-{ordinal}" for ordinal in range(3)), "--wait=false")
+        account = writer.settle()
+        print(f"all pods deleted: gap {account.gap} s, {account.acknowledged} rows acknowledged, {account.lost} lost")
+        assert account.lost == 0
+        kube.wait_ready("db", seconds=240)
+
+
+def _set_deleted(kube: Kube) -> None:
+    kube.kubectl("delete", "statefulset", "db", "--timeout=60s")
+
+
+def _made_again(kube: Kube) -> None:
+    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("wait", "--for=delete", "statefulset/db", "--timeout=60s")
+    kube.database("db", instances=3, storage=KEPT)
+
+
+@pytest.mark.alone
+def test_a_primary_that_no_operator_saw_leads_again(kube: Kube, environment: Environment) -> None:
+    """The claims' notes are of the one before; Patroni's own record is not."""
+    kube.database("db", instances=3, storage=KEPT)
+    kube.wait_ready("db")
+    ledger = Ledger(kube)
+    for stop in [_set_deleted, _made_again] * rounds(1, 5):
+        leader = kube.primary("db")
+        chosen = f"db-{(int(leader[-1]) + 1) % 3}"
+        with stopped_operator(environment):
+            command = ["patronictl", "switchover", "--leader", leader, "--candidate", chosen, "--force"]
+            kube.kubectl("exec", leader, "-c", "postgres", "--", *command)
+            kube.wait("Pod", chosen, _is_primary, "the primary")
+            ledger.write(chosen)
+            stop(kube)
+            kube.wait("Pod", chosen, lambda pod: pod is None, "gone")
+        kube.wait_ready("db", seconds=240)
+        assert ledger.missing() == set(), stop.__name__
+
+
+def _is_primary(pod: dict[str, Any] | None) -> bool:
+    return pod is not None and pod["metadata"]["labels"].get("medianest.io/role") == "primary"
+
+
+def test_an_older_volume_can_be_chosen_and_all_be_given_up(kube: Kube) -> None:
+    """Each way out that the message of VolumeUnavailable names."""
+    kube.database("db", instances=2, storage=KEPT)
+    kube.wait_ready("db")
+    _lead(kube, 0)
+    ledger = Ledger(kube)
+    ledger.write()
+    kube.patch("db", {"instances": 1})
+    kube.wait_ready("db")
+    # More than a replica of Patroni's may lack.
+    kube.sql("db-0", "SET ROLE medianest; CREATE TABLE many AS SELECT repeat('x', 200) FROM generate_series(1, 20000)")
+    _hibernate(kube)
+    kube.kubectl("delete", "pvc", "data-db-0")
+    kube.patch("db", {"hibernate": False, "instances": 2})
+    kube.wait_condition("db", "Ready", "False", "VolumeUnavailable")
+    said = condition_of(kube.get(KIND, "db"), "Ready")["message"]
+    assert "annotate pvc data-db-1 medianest.io/begin-with=true" in said
+    kube.kubectl("annotate", "pvc", "data-db-1", "medianest.io/begin-with=true")
+    kube.wait_ready("db", seconds=240)
+    assert ledger.missing() == set()
+    assert kube.sql(kube.primary("db"), "SELECT to_regclass('many') IS NULL") == "t"
+    _hibernate(kube)
+    kube.kubectl("delete", "pvc", "data-db-0", "data-db-1")
+    kube.patch("db", {"hibernate": False})
+    kube.wait_ready("db", seconds=240)
+    assert kube.sql(kube.primary("db"), "SELECT to_regclass('ledger') IS NULL") == "t"
 
 
 @pytest.mark.parametrize("on_delete", ["Retain", "Delete"])

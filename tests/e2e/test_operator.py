@@ -6,14 +6,12 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import environment as environments
-from e2e.kube import KIND, Kube
+from e2e.kube import KIND, Kube, stopped_operator
 from environment import NAMESPACE, POSTGRES_IMAGE, ROOT, Environment
 from soaking import rounds
 
@@ -43,20 +41,6 @@ def _children(kube: Kube, name: str) -> set[tuple[str, str]]:
     return found
 
 
-@contextmanager
-def _stopped_deployment(environment: Environment) -> Iterator[None]:
-    """No operator but the one that the test runs itself."""
-    scale = ("-n", NAMESPACE, "scale", "deployment/medianest-operator")
-    environment.kubectl(*scale, "--replicas=0")
-    selector = "app.kubernetes.io/name=medianest-operator"
-    environment.kubectl("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", selector, "--timeout=60s")
-    try:
-        yield
-    finally:
-        environment.kubectl(*scale, "--replicas=2")
-        environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
-
-
 def test_operator_killed_at_random_moments_converges(kube: Kube, environment: Environment) -> None:
     if environment.local is None:
         pytest.skip("runs the operator as a process on the cluster's network, which only the local cluster opens")
@@ -66,7 +50,7 @@ def test_operator_killed_at_random_moments_converges(kube: Kube, environment: En
     names = [f"db{number}" for number in range(_ROUNDS)]
     tiny = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}}
     running = {"env": os.environ | {"PYTHONPATH": str(ROOT / "operator")}, "capture_output": True}
-    with _stopped_deployment(environment):
+    with stopped_operator(environment):
         for name in names:
             kube.database(name, **tiny)
             with pytest.raises(subprocess.TimeoutExpired):
@@ -162,7 +146,7 @@ def test_another_pod_template_restarts_no_database(kube: Kube, environment: Envi
 
     before = pods()
     running = {"env": os.environ | {"PYTHONPATH": str(ROOT / "operator")}, "capture_output": True}
-    with _stopped_deployment(environment):
+    with stopped_operator(environment):
         with pytest.raises(subprocess.TimeoutExpired):
             environment.local.run(
                 [sys.executable, "-c", _ANOTHER_VERSION, *_OPERATOR[3:], *_PORTS], timeout=25, **running

@@ -3,75 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
-from integration.loops import IMAGE, NAMESPACE, Arena, arena
+from integration.loops import NAMESPACE, Arena, arena
 from integration.serving import serving
-from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, POD, STATEFUL_SET
-from medianest_operator.naming import Key, Names
+from integration.volumes import LED, LEFT, instances, notes, pod, runs, stop, volume
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, STATEFUL_SET
 from medianest_operator.reconcile.handovers import Handover
-from medianest_operator.resources.statefulset import PodInputs
-
-LABELS = {
-    "app.kubernetes.io/managed-by": "medianest-operator",
-    "app.kubernetes.io/component": "postgres",
-    "medianest.io/database": "db",
-    "medianest.io/patroni-scope": "db-rw",
-}
-LED, LEFT = "medianest.io/led-since", "medianest.io/left-behind"
-
-
-def volume(made: Arena, ordinal: int, **annotations: str) -> None:
-    named = {key.replace("_", "-"): value for key, value in annotations.items()}
-    metadata = {
-        "namespace": NAMESPACE, "name": f"data-db-{ordinal}", "labels": LABELS,
-        "annotations": {f"medianest.io/{key}": value for key, value in named.items()},
-    }  # fmt: skip
-    spec = {"resources": {"requests": {"storage": "10Gi"}}}
-    made.server.put(CLAIM, {"metadata": metadata, "spec": spec})
-
-
-def pod(made: Arena, ordinal: int, role: str | None) -> None:
-    """A running pod of the StatefulSet, as Patroni labels it."""
-    (owner,) = made.server.all(STATEFUL_SET)
-    reference = {"kind": "StatefulSet", "name": "db", "uid": owner["metadata"]["uid"], "controller": True}
-    member = json.dumps({"role": role, "state": "running"}) if role else "{}"
-    inputs = PodInputs.of(Names(NAMESPACE, "db"), DatabaseSpec(), IMAGE)
-    metadata = {
-        "namespace": NAMESPACE, "name": f"db-{ordinal}", "ownerReferences": [reference],
-        "labels": LABELS | ({"medianest.io/role": role} if role else {}),
-        "annotations": {"status": member, "medianest.io/pod-inputs": inputs.digest},
-    }  # fmt: skip
-    status = {
-        "podIP": "127.0.0.1", "phase": "Running",
-        "containerStatuses": [{"name": "postgres", "state": {"running": {}}}],
-    }  # fmt: skip
-    containers = [{"name": "postgres", "image": "image"}]
-    made.server.put(POD, {"metadata": metadata, "spec": {"containers": containers}, "status": status})
-
-
-def stop(made: Arena, ordinal: int) -> None:
-    del made.server.objects[(POD.plural, NAMESPACE, f"db-{ordinal}")]
-
-
-def instances(made: Arena) -> range:
-    """The ordinals that the StatefulSet at the server asks for."""
-    (live,) = made.server.all(STATEFUL_SET)
-    start = live["spec"].get("ordinals", {}).get("start", 0)
-    return range(start, start + live["spec"]["replicas"])
-
-
-async def runs(made: Arena, spec: dict[str, Any]) -> Key:
-    """One run for a database with such a spec; the other objects and the status stay as they are."""
-    known = made.server.objects.get((DATABASE.plural, NAMESPACE, "db"), {})
-    key = made.make("db", spec, **({"status": known["status"]} if "status" in known else {}))
-    made.services.memory.forget(key)
-    await made.run(key)
-    return key
 
 
 async def test_a_new_database_begins_with_all_its_instances() -> None:
@@ -104,9 +44,8 @@ async def test_hibernation_stops_the_primary_last_and_waking_begins_with_it(lead
         pod(made, leader, None)
         await runs(made, {"instances": 3})
         assert instances(made) == range(leader, leader + 1)
-        pod(made, leader, "primary")
-        await runs(made, {"instances": 3})
-        assert instances(made) == range(3)
+        # Until they follow, the others are known to be old.
+        assert notes(made, LEFT) == [f"data-db-{ordinal}" for ordinal in others]
 
 
 async def test_a_database_woken_with_fewer_instances_begins_with_its_last_primary() -> None:
@@ -116,9 +55,15 @@ async def test_a_database_woken_with_fewer_instances_begins_with_its_last_primar
         await runs(made, {"instances": 1, "hibernate": True})
         await runs(made, {"instances": 1})
         assert instances(made) == range(2, 3)
+        assert notes(made, LEFT) == ["data-db-0", "data-db-1"]
+
+
+async def test_the_role_comes_to_an_instance_that_stays() -> None:
+    """A database of one instance that is led by its third is given the others, down to which the role moves."""
+    async with arena() as made:
+        await runs(made, {"instances": 3})
         pod(made, 2, "primary")
         await runs(made, {"instances": 1})
-        # The role moves down to the one that stays.
         assert instances(made) == range(3)
 
 
@@ -183,9 +128,9 @@ async def test_nothing_begins_where_the_newest_data_is_missing(
         assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
         assert missing in made.message(key, "Ready")
         chosen = min(kept)
-        assert f"annotate pvc data-db-{chosen} medianest.io/led-since=" in made.message(key, "Ready")
+        assert f"annotate pvc data-db-{chosen} medianest.io/begin-with=true" in made.message(key, "Ready")
         # What it says helps.
-        volume(made, chosen, led_since="2026-01-03T00:00:00Z")
+        volume(made, chosen, **kept[chosen], begin_with="true")
         await runs(made, {"instances": 2})
         assert instances(made) == range(chosen, chosen + 1)
 
@@ -239,13 +184,8 @@ async def test_the_notes_follow_the_servers() -> None:
         volume(made, 0)
         volume(made, 1, led_since="2026-01-01T00:00:00Z")
         await made.run(key)
-        notes = {
-            item["metadata"]["name"]: {k: v for k, v in (item["metadata"].get("annotations") or {}).items() if v}
-            for item in made.server.all(CLAIM)
-            if item["metadata"]["name"].startswith("data-")
-        }
-        assert list(notes["data-db-0"]) == [LED]
-        assert list(notes["data-db-1"]) == [LEFT]
+        assert notes(made, LED) == ["data-db-0"]
+        assert notes(made, LEFT) == ["data-db-1"]
         before = len([call for call in made.server.calls if call.is_write and call.kind == CLAIM.plural])
         made.services.memory.forget(key)
         await made.run(key)
@@ -283,7 +223,8 @@ async def test_nobody_is_taken_away_while_the_role_is_handed_over(change: dict[s
         async def hand_over() -> None:
             await handed.wait()
 
-        made.services.handovers.start(key, Handover("db-0", "db-1"), hand_over)
+        uid = made.server.get(DATABASE, *key)["metadata"]["uid"]
+        made.services.handovers.start(key, uid, Handover("db-0", "db-1"), hand_over)
         await runs(made, change)
         assert instances(made) == range(2)
         handed.set()

@@ -126,7 +126,7 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
     owner = meta.owner_reference(database)
     return [
         *rbac.access(names, owner, naming.INSTANCE_ROLE),
-        *services.services(names, owner),
+        *services.services(names, owner, keeps=True),
         patroni.config_map(names, spec, owner),
         statefulset.stateful_set(names, spec, IMAGE, range(spec.instances), owner, image_from="spec"),
         statefulset.disruption_budget(names, owner),

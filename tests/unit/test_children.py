@@ -33,16 +33,20 @@ def test_pods_are_restricted(manifests: list[Manifest]) -> None:
 
 
 def test_every_child_goes_with_its_database(manifests: list[Manifest]) -> None:
+    kept: list[tuple[str, str]] = []
     for manifest in manifests:
         assert manifest["metadata"]["labels"][naming.LABEL_DATABASE] == "medianest"
-        if manifest["kind"] == "PersistentVolumeClaim" and "ownerReferences" not in manifest["metadata"]:
-            # Backups outlive the object.
+        if "ownerReferences" not in manifest["metadata"]:
+            # Backups outlive the object, and what Patroni knows of the volumes.
+            kept.append((manifest["kind"], manifest["metadata"]["name"]))
             continue
         (owner,) = manifest["metadata"]["ownerReferences"]
         assert owner["uid"] == DATABASE["metadata"]["uid"]
         # Nothing that a deletion would have to wait for.
         assert "blockOwnerDeletion" not in owner
         assert "finalizers" not in manifest["metadata"]
+    assert ("Service", "medianest-rw-config") in kept
+    assert {kind for kind, name in kept if name != "medianest-rw-config"} <= {"PersistentVolumeClaim"}
 
 
 @pytest.mark.parametrize(("policy", "owned"), [("Retain", False), ("Delete", True)])

@@ -43,7 +43,7 @@ async def reconcile(run: Run) -> Outcome:
     if memory.recall(run.key, "configuration", token, _CHECK_EVERY) is None:
         await patroni.reconcile_configuration(run, primary, strict=strict)
         memory.keep(run.key, "configuration", token, True)
-        run.services.memory.keep(run.key, kept_volumes.STRICT_ELECTION, primary.uid, strict)
+        memory.keep(run.key, kept_volumes.STRICT_ELECTION, (primary.uid, run.generation), strict)
     return await observe(run)
 
 

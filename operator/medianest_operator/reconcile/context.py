@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
@@ -12,7 +12,7 @@ from medianest_operator.kubernetes.apply import Applier
 from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
-from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest
 from medianest_operator.naming import Key, Names
 from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
@@ -22,8 +22,12 @@ from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.resources.meta import owner_reference
 from medianest_operator.settings import Settings
+from medianest_operator.timestamps import seconds_since
 
 T = TypeVar("T")
+
+_LONG_PAST_ITS_END: Final = 30.0
+"""Seconds after the end of its grace period (which `deletionTimestamp` names) at which a pod counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,18 @@ class Pod:
     @cached_property
     def terminating(self) -> bool:
         return "deletionTimestamp" in self.manifest["metadata"]
+
+    @property
+    def lost(self) -> bool:
+        """Whether it should have ended long ago: its kubelet is away, and will stop it when it is back."""
+        ends: str | None = self.manifest["metadata"].get("deletionTimestamp")
+        return ends is not None and seconds_since(ends) > _LONG_PAST_ITS_END
+
+    @cached_property
+    def disruption(self) -> str | None:
+        """Why Kubernetes itself ends it, if that is so (Kubernetes manual, Pod disruption conditions)."""
+        conditions = self.manifest.get("status", {}).get("conditions", [])
+        return next((c.get("reason") for c in conditions if c["type"] == "DisruptionTarget"), None)
 
     @cached_property
     def ready(self) -> bool:
@@ -166,6 +182,10 @@ class Run:
         return Names(metadata["namespace"], metadata["name"])
 
     @property
+    def uid(self) -> str:
+        return str(self.database["metadata"]["uid"])
+
+    @property
     def generation(self) -> int:
         return int(self.database["metadata"]["generation"])
 
@@ -247,7 +267,9 @@ class Run:
     @property
     def backup_jobs(self) -> list[Manifest]:
         """The Jobs that take backups, and those that verify one."""
-        return self._jobs_of(naming.COMPONENT_BACKUP) + self._jobs_of(naming.COMPONENT_VERIFICATION)
+        jobs = self._jobs_of(naming.COMPONENT_BACKUP) + self._jobs_of(naming.COMPONENT_VERIFICATION)
+        own = {item["metadata"]["uid"] for item in self.services.cache.of_database(CRON_JOB, self.key)}
+        return [job for job in jobs if _owner(job, CRON_JOB) in {None, *own}]
 
     @property
     def restore_jobs(self) -> list[Manifest]:

@@ -33,35 +33,39 @@ class Handovers:
             wake: called with a database's key when its handover has ended.
         """
         self._wake = wake
-        self._tasks: dict[Key, tuple[Handover, asyncio.Task[None]]] = {}
-        self._failures: dict[Key, Transient] = {}
+        self._tasks: dict[str, tuple[Handover, asyncio.Task[None]]] = {}
+        self._failures: dict[str, Transient] = {}
 
-    def start(self, key: Key, handover: Handover, act: Callable[[], Awaitable[None]]) -> None:
-        """Begin one; while another is under way, nothing happens."""
-        if key in self._tasks:
+    def start(self, key: Key, uid: str, handover: Handover, act: Callable[[], Awaitable[None]]) -> None:
+        """Begin one; while another is under way, nothing happens.
+
+        Args:
+            uid: of the object, which an object that is made again under the name does not share.
+        """
+        if uid in self._tasks:
             return
 
         async def work() -> None:
             try:
                 await act()
             except Transient as error:
-                self._failures[key] = error
+                self._failures[uid] = error
             except Exception:
                 log.exception("the handover broke", extra={"database": "/".join(key)})
             finally:
-                self._tasks.pop(key, None)
+                self._tasks.pop(uid, None)
                 self._wake(key)
 
-        self._tasks[key] = handover, asyncio.create_task(work())
+        self._tasks[uid] = handover, asyncio.create_task(work())
 
-    def under_way(self, key: Key) -> Handover | None:
-        """The handover that is under way."""
-        found = self._tasks.get(key)
+    def under_way(self, uid: str) -> Handover | None:
+        """The handover that is under way in a database, by its object's UID."""
+        found = self._tasks.get(uid)
         return found[0] if found else None
 
-    def failure(self, key: Key) -> Transient | None:
+    def failure(self, uid: str) -> Transient | None:
         """Why the last one failed; asked once, it is forgotten."""
-        return self._failures.pop(key, None)
+        return self._failures.pop(uid, None)
 
     async def close(self) -> None:
         """Let go of what is under way; Patroni ends what it began."""

@@ -1,22 +1,15 @@
-"""Which volume has the newest data: written on the claims, which outlive the pods, Patroni's objects and the database.
-
-Patroni elects the first instance that is there and not too far behind what it knows of the last primary. That is right
-after a failure. It is wrong where all instances begin from their volumes: one that was scaled away long ago, or stopped
-a moment before the primary, would lead if it is the first, and what was written since would be lost. So the instance
-that led last begins alone, and the others once it leads.
-"""
+"""Notes on the claims, which outlive the pods, Patroni's objects and the database: who leads, and who was left behind
+when the others went on. An instance that was left behind comes back only where nobody old can be elected."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.api.database import Synchronous
-from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
@@ -30,7 +23,7 @@ _CATCHING_UP: Final = 60.0
 """Seconds that a replica whose volume was left behind may take until it streams."""
 
 
-def _by_instance(run: Run) -> Mapping[int, Manifest]:
+def by_instance(run: Run) -> Mapping[int, Manifest]:
     """The claims of the data volumes that stay, by their instance's ordinal."""
     names = {run.names.claim(naming.VOLUME_DATA, number): number for number in range(naming.MAX_INSTANCES)}
     kept = {
@@ -41,14 +34,14 @@ def _by_instance(run: Run) -> Mapping[int, Manifest]:
     return dict(sorted(kept.items()))
 
 
-def _annotation(claim: Manifest, name: str) -> str | None:
+def annotation(claim: Manifest, name: str) -> str | None:
     value: str | None = (claim["metadata"].get("annotations") or {}).get(name)
     return value
 
 
-def _led(claims: Mapping[int, Manifest]) -> dict[int, str]:
+def led_since(claims: Mapping[int, Manifest]) -> dict[int, str]:
     """Since when each of them has led, where that is noted."""
-    noted = {ordinal: _annotation(claim, naming.ANNOTATION_LED_SINCE) for ordinal, claim in claims.items()}
+    noted = {ordinal: annotation(claim, naming.ANNOTATION_LED_SINCE) for ordinal, claim in claims.items()}
     return {ordinal: since for ordinal, since in noted.items() if since}
 
 
@@ -56,59 +49,28 @@ def left_behind(run: Run) -> frozenset[int]:
     """The instances whose volumes are from a time before others went on without them."""
 
     def find() -> frozenset[int]:
-        claims = _by_instance(run).items()
-        return frozenset(ordinal for ordinal, claim in claims if _annotation(claim, naming.ANNOTATION_LEFT_BEHIND))
+        claims = by_instance(run).items()
+        return frozenset(ordinal for ordinal, claim in claims if annotation(claim, naming.ANNOTATION_LEFT_BEHIND))
 
     return run.seen("left behind", find)
 
 
 def may_join(run: Run, ordinal: int) -> bool:
-    """Whether an instance may start beside the primary: one that was left behind must not be elected before it follows.
-
-    Under synchronous replication Patroni elects only those that it has named (Patroni manual, Replication modes).
-    """
-    if run.spec.postgresql.synchronous is not Synchronous.OFF or ordinal not in left_behind(run):
+    """Whether an instance may start beside the primary: one that was left behind must not be elected before it follows,
+    so that Patroni must have the configuration first which forbids it."""
+    if ordinal not in left_behind(run):
         return True
     primary = run.primary
-    token = primary.uid if primary else None
+    token = (primary.uid, run.generation) if primary else None
     return bool(run.services.memory.recall(run.key, STRICT_ELECTION, token, math.inf))
 
 
-def beginning(run: Run) -> range:
-    """The ordinals of the instances that begin a database of which none runs.
-
-    Where volumes are kept that is the one that led last. Where nothing says which (volumes that an earlier version of
-    the operator left) those with a volume begin, from the first one on; the others have none to begin with.
-
-    Raises:
-        Permanent: what was written last may be on a volume that isn't there.
-    """
-    claims = _by_instance(run)
-    if not claims:
-        return range(run.spec.instances)
-    names = run.names
-    led = _led(claims)
-    known = run.database.get("status", {}).get("instances", {}).get("lastPrimary")
-    last = max(led, key=lambda ordinal: led[ordinal]) if led else names.ordinal(known or "")
-    if last is not None and last in claims:
-        return range(last, last + 1)
-    gap = next(number for number in range(naming.MAX_INSTANCES + 1) if number not in claims)
-    if last is not None:
-        missing = names.claim(naming.VOLUME_DATA, last)
-    elif left_behind(run):
-        missing = "the volume of the instance that led last"
-    elif gap == 0:
-        missing = names.claim(naming.VOLUME_DATA, 0)
-    else:
-        return range(min(gap, run.spec.instances))
-    since = {ordinal: _annotation(claim, naming.ANNOTATION_LEFT_BEHIND) or "" for ordinal, claim in claims.items()}
-    other = claims[max(claims, key=lambda ordinal: (since[ordinal], -ordinal))]["metadata"]["name"]
-    raise Permanent(
-        Reason.VOLUME_UNAVAILABLE,
-        f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
-        f" to begin with {other} as it is: kubectl -n {names.namespace} annotate pvc {other}"
-        f' {naming.ANNOTATION_LED_SINCE}="$(date -u +%FT%TZ)"; or delete what is kept, to begin empty',
-    )
+async def leave_behind(run: Run, ordinals: Iterable[int]) -> None:
+    """Note on the claims of instances that others begin without them: until they follow, nobody old is elected."""
+    claims = by_instance(run)
+    for ordinal in ordinals:
+        if not annotation(claims[ordinal], naming.ANNOTATION_LEFT_BEHIND):
+            await _annotate(run, claims[ordinal], naming.ANNOTATION_LEFT_BEHIND, stamp_now())
 
 
 async def mark(run: Run) -> Outcome:
@@ -143,12 +105,15 @@ async def follow(run: Run) -> Outcome:
 
 
 async def _note(run: Run, leader: int, following: frozenset[str]) -> None:
-    claims = _by_instance(run)
-    led = _led(claims)
+    claims = by_instance(run)
+    led = led_since(claims)
     if leader in claims and leader not in led:
         await _annotate(run, claims[leader], naming.ANNOTATION_LED_SINCE, stamp_now())
     for ordinal, claim in claims.items():
-        behind = _annotation(claim, naming.ANNOTATION_LEFT_BEHIND)
+        if annotation(claim, naming.ANNOTATION_BEGIN_WITH) is not None:
+            # Somebody leads: it was heard, or came too late.
+            await _annotate(run, claim, naming.ANNOTATION_BEGIN_WITH, None)
+        behind = annotation(claim, naming.ANNOTATION_LEFT_BEHIND)
         if ordinal != leader and ordinal in led:
             await _annotate(run, claim, naming.ANNOTATION_LED_SINCE, None)
         if behind and (ordinal == leader or run.names.pod(ordinal) in following):

@@ -36,7 +36,8 @@ async def clear(run: Run) -> EarlierDatabase | None:
         ApiError: that can't be done now.
     """
     names = run.names
-    if run.services.cache.get(STATEFUL_SET, names.namespace, names.stateful_set) is not None:
+    known = run.services.cache.get(STATEFUL_SET, names.namespace, names.stateful_set)
+    if known is not None and run.stateful_set is None:
         return EarlierDatabase(f"StatefulSet {names.stateful_set} of an earlier database is still being deleted.")
     if pods := run.pods_of_name:
         if any(not pod.terminating for pod in run.pods):
@@ -49,8 +50,13 @@ async def clear(run: Run) -> EarlierDatabase | None:
         return EarlierDatabase(f"Volume {going[0]} of an earlier database of this name is still being deleted.")
     if claims:
         return None
-    labels = f"{naming.LABEL_SCOPE}={names.scope}"
-    found, _ = await run.services.client.snapshot(ENDPOINTS, names.namespace, labels=labels, metadata_only=True)
+    await forget(run)
+    return None
+
+
+async def forget(run: Run) -> None:
+    """Remove all that Patroni knows of a database of which no pod runs."""
+    labels = f"{naming.LABEL_SCOPE}={run.names.scope}"
+    found, _ = await run.services.client.snapshot(ENDPOINTS, run.names.namespace, labels=labels, metadata_only=True)
     for item in found:
         await run.services.applier.delete(ENDPOINTS, item)
-    return None

@@ -91,10 +91,37 @@ async def reconcile_configuration(run: Run, leader: Pod, *, strict: bool) -> boo
 async def synchronous_replicas(run: Run) -> list[str]:
     """The replicas that Patroni would promote under synchronous replication: it names them in an object of its own, a
     moment after they began to stream, and promotes no other (Patroni manual, Replication modes)."""
-    service = run.names.patroni_sync
-    live = await run.services.client.get(ENDPOINTS, run.names.namespace, service) or {}
-    named: str = live.get("metadata", {}).get("annotations", {}).get(naming.PATRONI_SYNC_ANNOTATION, "")
+    named = (await _record(run, run.names.patroni_sync)).get(naming.PATRONI_SYNC_ANNOTATION, "")
     return [name for name in named.split(",") if name]
+
+
+async def last_leader(run: Run) -> str | None:
+    """The member that led last, as Patroni wrote it down; `None` where it doesn't tell.
+
+    That is who holds the lock; where it was given back, who was promoted last (patroni.ha, `update_cluster_history`).
+    """
+    if holder := (await _record(run, run.names.scope)).get(naming.PATRONI_LEADER_ANNOTATION):
+        return holder
+    text = (await _record(run, run.names.patroni_store)).get(naming.PATRONI_HISTORY_ANNOTATION)
+    try:
+        last = json.loads(text or "[]")[-1]
+        return str(last[4])
+    except (ValueError, LookupError, TypeError):
+        # Of a database without a promotion, or of one whose members wrote what Patroni never does.
+        return None
+
+
+async def handover_asked_for(run: Run) -> bool:
+    """Whether a switchover stands that is to be made at once, also one that a person asked Patroni for."""
+    asked = await _record(run, run.names.patroni_failover)
+    return any(asked.get(key) for key in ("leader", "member")) and not asked.get("scheduled_at")
+
+
+async def _record(run: Run, name: str) -> Mapping[str, str]:
+    """The annotations of one of Patroni's objects; none where it isn't there."""
+    live = await run.services.client.get(ENDPOINTS, run.names.namespace, name) or {}
+    annotations: Mapping[str, str] = live.get("metadata", {}).get("annotations") or {}
+    return annotations
 
 
 async def wake(run: Run, pod: Pod) -> None:

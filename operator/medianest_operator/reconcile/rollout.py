@@ -106,10 +106,10 @@ async def reconcile(run: Run) -> Outcome:
     servers = run.facts.get(Servers)
     if servers is None or not servers.leads:
         return await _replace_broken(run)
-    if under_way := run.services.handovers.under_way(run.key):
+    if under_way := run.services.handovers.under_way(run.uid):
         message = f"Handing the primary role from {under_way.source} to {under_way.target}."
         return Outcome(obstacle=Verdict("False", Reason.SWITCHING_OVER, message), next_look=SOON)
-    if refused := run.services.handovers.failure(run.key):
+    if refused := run.services.handovers.failure(run.uid):
         run.services.memory.keep(run.key, "refused-handover", None, refused)
         return Outcome(problem=refused)
     waiting = frozenset(name for name, facts in servers.instances.items() if facts.pending_restart)
@@ -145,7 +145,7 @@ async def hand_over(run: Run, leader: Pod, candidate: Pod, why: str) -> None:
     message = f"Switching over from {leader.name} to {candidate.name}: {why}."
     await run.services.recorder.record(run.database, "Normal", Reason.SWITCHING_OVER, message)
     run.services.handovers.start(
-        run.key, Handover(leader.name, candidate.name), lambda: patroni.switch_over(run, leader, candidate)
+        run.key, run.uid, Handover(leader.name, candidate.name), lambda: patroni.switch_over(run, leader, candidate)
     )
 
 

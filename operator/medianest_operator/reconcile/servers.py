@@ -231,7 +231,7 @@ def _available(run: Run, seen: Servers) -> Verdict:
             )
             return Verdict("False", Reason.CONNECTIONS_REFUSED, message)
         return Verdict("True", Reason.PRIMARY_SERVING, f"{primary.name} serves reads and writes.")
-    handover = run.services.handovers.under_way(run.key)
+    handover = run.services.handovers.under_way(run.uid)
     if handover is not None:
         message = f"Handing the primary role from {handover.source} to {handover.target}; writes wait until it leads."
         return Verdict("False", Reason.SWITCHING_OVER, message)

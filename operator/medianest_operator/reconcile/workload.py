@@ -5,10 +5,19 @@ import time
 from typing import Final
 
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.model import OnDelete
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import BY_KIND, CONFIG_MAP, DISRUPTION_BUDGET, ROLE_BINDING, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import (
+    BY_KIND,
+    CONFIG_MAP,
+    DISRUPTION_BUDGET,
+    ROLE_BINDING,
+    STATEFUL_SET,
+    Manifest,
+)
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import kept_volumes, leftovers
+from medianest_operator.reconcile import beginning, kept_volumes, leftovers
+from medianest_operator.reconcile import patroni as members
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.servers import ever_available
@@ -43,7 +52,11 @@ async def reconcile_surroundings(run: Run) -> Outcome:
         # What a binding refers to can't be changed in place.
         await applier.delete(ROLE_BINDING, known_binding)
         run.services.cache.remove(ROLE_BINDING, known_binding)
-    manifests = [account, binding, *services.services(names, owner)]
+    manifests = [
+        account,
+        binding,
+        *services.services(names, owner, keeps=run.spec.storage.on_delete is OnDelete.RETAIN),
+    ]
     known_file = run.services.cache.get(CONFIG_MAP, names.namespace, names.patroni_config)
     if run.facts.get(AcceptedParameters) or known_file is None:
         # It holds the parameters that a new cluster begins with.
@@ -57,28 +70,38 @@ async def reconcile_surroundings(run: Run) -> Outcome:
     return Outcome()
 
 
-def wanted_instances(run: Run) -> range:
+async def wanted_instances(run: Run) -> range:
     """The ordinals of the instances to ask for.
 
     What was begun changes only while there is a primary: the others copy from it or follow it, and it never goes.
     To hibernate, the others stop first: the primary stops with all that was written; the StatefulSet keeps its place.
+
+    Raises:
+        Permanent: there is nothing to begin with.
+        ApiError: what has to be known for that can't be read now.
     """
     asked, primary = run.asked_for, run.primary
     if not asked and run.stateful_set is None and (there := _there(run)):
         # The StatefulSet was taken away from under its pods.
         asked = range(min(there), max(there) + 1)
-    if asked and run.services.handovers.under_way(run.key):
+    if asked and run.services.handovers.under_way(run.uid):
         # Whoever leads then must not be taken away now.
         return asked
     leader = run.names.ordinal(primary.name) if primary else None
     if run.spec.hibernate:
-        return _stopping(run, asked, primary, leader)
-    if leader is not None:
+        wanted = _stopping(run, asked, primary, leader)
+    elif leader is not None:
+        beginning.led(run)
         wanted = range(max(run.spec.instances, leader + 1))
-        waiting = [ordinal for ordinal in wanted if ordinal not in asked and not kept_volumes.may_join(run, ordinal)]
-        return asked if asked and waiting else wanted
-    # Before the first leader, too: nobody knows which of them won Patroni's race for the initialization.
-    return asked or kept_volumes.beginning(run)
+        if asked and any(ordinal not in asked and not kept_volumes.may_join(run, ordinal) for ordinal in wanted):
+            return asked
+    else:
+        # Before the first leader, too: nobody knows which of them won Patroni's race for the initialization.
+        return await (beginning.first_again(run, asked) if asked else beginning.first_instances(run))
+    if set(asked) - set(wanted) and run.pods and await members.handover_asked_for(run):
+        # Whoever leads then must not be taken away either.
+        return asked
+    return wanted
 
 
 def _there(run: Run) -> list[int]:
@@ -94,19 +117,31 @@ def _stopping(run: Run, asked: range, primary: Pod | None, leader: int | None) -
         elected_soon = ever_available(run) and any(pod.running for pod in run.pods)
         return asked if elected_soon and time.monotonic() - since < _ELECTION else nobody
     alone = range(leader, leader + 1)
-    return nobody if asked == alone and run.pods == [primary] else alone
+    others = [pod for pod in run.pods if pod != primary and not pod.lost]
+    return alone if asked != alone or others else nobody
+
+
+async def _find(run: Run) -> Manifest | None:
+    """The StatefulSet, also where it lost the labels by which it is watched."""
+    if run.stateful_set is None and run.pods_of_name:
+        found = await run.services.client.get(STATEFUL_SET, run.names.namespace, run.names.stateful_set)
+        owners = {item["uid"] for item in found["metadata"].get("ownerReferences") or []} if found else set()
+        if found is not None and run.uid in owners and "deletionTimestamp" not in found["metadata"]:
+            run.services.cache.put(STATEFUL_SET, found)
+    return run.stateful_set
 
 
 async def reconcile_stateful_set(run: Run) -> Outcome:
     """The instances themselves. A new database isn't begun with parameters that its servers couldn't start with."""
-    live = run.stateful_set
+    live = await _find(run)
     if live is None and run.facts.get(AcceptedParameters) is None:
         return Outcome()
     if run.facts.get(TemplateRenewal):
         return Outcome()
-    if live is None and (earlier := await leftovers.clear(run)):
+    begins = live is None or not (run.asked_for or run.spec.hibernate)
+    if begins and (earlier := await leftovers.clear(run)):
         return Outcome(facts=(earlier,), next_look=_LOOK_AGAIN)
-    wanted = wanted_instances(run)
+    wanted = await wanted_instances(run)
     image_from = "spec" if run.spec.image else "operator"
     manifest = statefulset.stateful_set(
         run.names,

@@ -29,6 +29,8 @@ def dynamic_configuration(spec: DatabaseSpec, *, strict: bool = False) -> dict[s
         "loop_wait": LOOP_WAIT,
         "retry_timeout": RETRY_TIMEOUT,
         "maximum_lag_on_failover": 0 if strict else 1024 * 1024,
+        # Nobody is elected whose volume is of a time before the last promotion that Patroni wrote down.
+        "check_timeline": True,
         "primary_start_timeout": 60,
         # A primary whose members all answer goes on while the API server is away (Patroni manual, DCS Failsafe Mode).
         "failsafe_mode": True,

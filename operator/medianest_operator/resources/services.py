@@ -11,11 +11,17 @@ from medianest_operator.resources.meta import manifest
 _POSTGRES_PORT = {"name": "postgres", "port": naming.POSTGRES_PORT, "targetPort": naming.POSTGRES_PORT}
 
 
-def services(names: Names, owner: Mapping[str, Any]) -> list[Manifest]:
-    """All Services of a database."""
+def services(names: Names, owner: Mapping[str, Any], *, keeps: bool) -> list[Manifest]:
+    """All Services of a database.
+
+    Args:
+        keeps: the volumes outlive the object. What Patroni knows of them does so too: whose data it is, and which
+            instance was promoted last. Its Endpoints go with their Service.
+    """
 
     def service(name: str, **spec: Any) -> Manifest:
-        return manifest(SERVICE, names, name, owner, component=naming.COMPONENT_POSTGRES, spec=spec)
+        kept = keeps and name == names.patroni_store
+        return manifest(SERVICE, names, name, None if kept else owner, component=naming.COMPONENT_POSTGRES, spec=spec)
 
     replicas = names.pod_selector | {naming.LABEL_ROLE: naming.ROLE_REPLICA}
     return [

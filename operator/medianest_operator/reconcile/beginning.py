@@ -1,0 +1,166 @@
+"""Which instance begins a database of which none runs: the one that led last, alone. The others join once it leads.
+
+Patroni elects the first instance that is there and not too far behind what it knows of the last primary. That is right
+after a failure. It is wrong where all instances begin from their volumes: one that was scaled away long ago, or stopped
+a moment before the primary, would lead if it is the first, and what was written since would be lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import Synchronous
+from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.kinds import CLAIM, Manifest
+from medianest_operator.reconcile import kept_volumes, leftovers, patroni
+from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.resources.patroni import TTL
+
+_LOST_WITH_ITS_NODE: Final = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
+"""Reasons of a pod's condition DisruptionTarget (Kubernetes manual, Pod disruption conditions)."""
+
+
+async def first_instances(run: Run) -> range:
+    """The ordinals of the instances that begin a database of which none is asked for.
+
+    Where nothing says who led last (volumes that nobody of this operator has noted) those with a volume begin, from the
+    first one on; the others have none to begin with.
+
+    Raises:
+        Permanent: what was written last may be on a volume that isn't there.
+        ApiError: who led last can't be known now.
+    """
+    claims = await _kept(run)
+    chosen = _chosen(run, claims)
+    if chosen is not None:
+        if run.pods:
+            return range(0)
+        # How far another had come, which keeps this one from being elected.
+        await leftovers.forget(run)
+    last = chosen if chosen is not None else await _led_last(run, claims)
+    if last in claims and last is not None:
+        await kept_volumes.leave_behind(run, [ordinal for ordinal in claims if ordinal != last])
+        return range(last, last + 1)
+    if not claims:
+        _refuse_log_alone(run)
+        return range(run.spec.instances)
+    gap = next(number for number in range(naming.MAX_INSTANCES + 1) if number not in claims)
+    if last is not None:
+        raise _unavailable(run, claims, run.names.claim(naming.VOLUME_DATA, last))
+    if kept_volumes.left_behind(run):
+        raise _unavailable(run, claims, "the volume of the instance that led last")
+    if gap == 0:
+        raise _unavailable(run, claims, run.names.claim(naming.VOLUME_DATA, 0))
+    return range(min(gap, run.spec.instances))
+
+
+async def first_again(run: Run, asked: range) -> range:
+    """The ordinals to ask for where some are asked for already and none leads. Most often the same: Patroni elects.
+
+    Where all were stopped at once the one that led begins again alone: it stops last, with what was acknowledged last.
+    Where none of them may lead (a person has chosen another, or another is known to have led) they stop first.
+
+    Raises:
+        ApiError: who led last can't be known now.
+    """
+    claims = kept_volumes.by_instance(run)
+    nobody = range(asked.start, asked.start)
+    chosen = _chosen(run, claims)
+    if chosen is not None:
+        return asked if asked == range(chosen, chosen + 1) else nobody
+    if len(asked) > 1 and run.spec.postgresql.synchronous is Synchronous.OFF and _stopped_by_hand(run.pods):
+        last = await _led_last(run, claims)
+        if last in claims and last is not None and last in asked:
+            await kept_volumes.leave_behind(run, [ordinal for ordinal in claims if ordinal != last])
+            return range(last, last + 1)
+        return asked
+    without_leader: float = run.services.memory.once(run.key, "without a leader", asked, time.monotonic)
+    if not set(claims) - set(asked) or time.monotonic() - without_leader < TTL:
+        return asked
+    last = await _led_last(run, claims)
+    returning = last is None or last in asked or any(run.names.ordinal(pod.name) == last for pod in run.pods)
+    return asked if returning else nobody
+
+
+def led(run: Run) -> None:
+    """Note that there is a leader."""
+    run.services.memory.drop(run.key, "without a leader")
+
+
+async def _kept(run: Run) -> Mapping[int, Manifest]:
+    """The claims by their ordinal, also those that lost their labels or never had any: a StatefulSet takes them too."""
+    names = run.names
+    for ordinal in range(run.spec.instances):
+        name = names.claim(naming.VOLUME_DATA, ordinal)
+        if run.services.cache.get(CLAIM, names.namespace, name) is not None:
+            continue
+        claim = await run.services.client.get(CLAIM, names.namespace, name)
+        if claim is not None:
+            patch = {"metadata": {"uid": claim["metadata"]["uid"], "labels": names.labels(naming.COMPONENT_POSTGRES)}}
+            run.services.cache.put(CLAIM, await run.services.client.merge(CLAIM, names.namespace, name, patch))
+    return kept_volumes.by_instance(run)
+
+
+def _chosen(run: Run, claims: Mapping[int, Manifest]) -> int | None:
+    """Which one a person wants. Raises Permanent where that is more than one."""
+    chosen = [
+        ordinal
+        for ordinal, claim in claims.items()
+        if kept_volumes.annotation(claim, naming.ANNOTATION_BEGIN_WITH) is not None
+    ]
+    if len(chosen) > 1:
+        names = " and ".join(run.names.claim(naming.VOLUME_DATA, ordinal) for ordinal in chosen)
+        message = f"{names} carry the annotation {naming.ANNOTATION_BEGIN_WITH}; leave it on the one to begin with"
+        raise Permanent(Reason.VOLUME_UNAVAILABLE, message)
+    return chosen[0] if chosen else None
+
+
+async def _led_last(run: Run, claims: Mapping[int, Manifest]) -> int | None:
+    """Who led last, by Patroni's word, which is written whether the operator runs or not; else by the claims' notes,
+    which outlive Patroni's objects; else by the status."""
+    if not claims:
+        return None
+    ordinal = run.names.ordinal(await patroni.last_leader(run) or "")
+    if ordinal is not None:
+        return ordinal
+    since = kept_volumes.led_since(claims)
+    if since:
+        return max(since, key=lambda ordinal: since[ordinal])
+    return run.names.ordinal(run.database.get("status", {}).get("instances", {}).get("lastPrimary") or "")
+
+
+def _stopped_by_hand(pods: list[Pod]) -> bool:
+    """Whether all are ending, and none because its node was lost: an instance may not come back from there."""
+    return bool(pods) and all(pod.terminating and pod.disruption not in _LOST_WITH_ITS_NODE for pod in pods)
+
+
+def _refuse_log_alone(run: Run) -> None:
+    """Raises Permanent where the write-ahead log of an instance is kept without its data."""
+    there = {claim["metadata"]["name"] for claim in run.claims}
+    for ordinal in range(run.spec.instances):
+        log = run.names.claim(naming.VOLUME_WAL, ordinal)
+        if log in there:
+            data = run.names.claim(naming.VOLUME_DATA, ordinal)
+            message = (
+                f"Volume {log} is kept, a write-ahead log, but {data} is not there, whose it is. Bring {data} back; or"
+                f" delete {log}, to begin empty"
+            )
+            raise Permanent(Reason.VOLUME_UNAVAILABLE, message)
+
+
+def _unavailable(run: Run, claims: Mapping[int, Manifest], missing: str) -> Permanent:
+    left = {
+        ordinal: kept_volumes.annotation(claim, naming.ANNOTATION_LEFT_BEHIND) or ""
+        for ordinal, claim in claims.items()
+    }
+    other = claims[max(claims, key=lambda ordinal: (left[ordinal], -ordinal))]["metadata"]["name"]
+    return Permanent(
+        Reason.VOLUME_UNAVAILABLE,
+        f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
+        f" to begin with {other} as it is: kubectl -n {run.names.namespace} annotate pvc {other}"
+        f" {naming.ANNOTATION_BEGIN_WITH}=true; or delete what is kept, to begin empty",
+    )

@@ -1,0 +1,318 @@
+"""Which instance begins where several volumes are kept. Patroni's own objects are written by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from integration.loops import NAMESPACE, Arena, arena
+from integration.serving import serving
+from integration.volumes import LABELS, LEFT, instances, notes, pod, runs, stop, volume
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, DATABASE, ENDPOINTS, JOB, POD, SERVICE, STATEFUL_SET
+from medianest_operator.reconcile.handovers import Handover
+
+BEGIN = "medianest.io/begin-with"
+
+
+def record(made: Arena, suffix: str, **annotations: str) -> None:
+    """One of Patroni's objects."""
+    metadata = {"namespace": NAMESPACE, "name": f"db-rw{suffix}", "labels": LABELS, "annotations": annotations}
+    made.server.put(ENDPOINTS, {"metadata": metadata})
+
+
+def records(made: Arena) -> list[str]:
+    return sorted(item["metadata"]["name"] for item in made.server.all(ENDPOINTS))
+
+
+def history(*promoted: str) -> str:
+    """Patroni's list of promotions (patroni.ha, `update_cluster_history`)."""
+    lines = [[n + 1, 1000 * n, "no recovery target specified", "", name] for n, name in enumerate(promoted)]
+    return json.dumps(lines)
+
+
+def end(made: Arena, ordinal: int, reason: str | None = None, at: str = "2999-01-01T00:00:00Z") -> None:
+    """Let a pod be on its way out."""
+    found = made.server.get(POD, NAMESPACE, f"db-{ordinal}")
+    found["metadata"]["deletionTimestamp"] = at
+    if reason:
+        found["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": reason}]
+    made.server.put(POD, found)
+
+
+@pytest.mark.parametrize(
+    ("lock", "promoted", "leader"),
+    [("db-2", ["db-1"], 2), ("", ["db-1", "db-2"], 2), ("", ["db-2", "db-1"], 1), ("", [], 0)],
+    ids=["lock", "promoted last", "promoted back", "noted"],
+)
+async def test_patronis_word_is_newer_than_the_notes(lock: str, promoted: list[str], leader: int) -> None:
+    """It is written, too, while no operator runs."""
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        volume(made, 1)
+        volume(made, 2)
+        record(made, "", **({"leader": lock} if lock else {}), optime="5000")
+        record(made, "-config", history=history(*promoted), initialize="7")
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(leader, leader + 1)
+        assert notes(made, LEFT) == [f"data-db-{ordinal}" for ordinal in range(3) if ordinal != leader]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "no list", "[[1]]", '[[1, 2, "", "", "stranger"]]'])
+async def test_what_patroni_never_writes_is_not_believed(text: str) -> None:
+    async with arena() as made:
+        volume(made, 0)
+        volume(made, 1, led_since="2026-01-01T00:00:00Z")
+        record(made, "-config", history=text)
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(1, 2)
+
+
+async def test_the_missing_volume_of_who_was_promoted_last_is_noticed() -> None:
+    async with arena() as made:
+        volume(made, 0)
+        volume(made, 1)
+        record(made, "-config", history=history("db-2"))
+        key = await runs(made, {"instances": 3})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert "data-db-2 is not there" in made.message(key, "Ready")
+
+
+async def test_a_person_may_choose_an_older_volume() -> None:
+    """What Patroni knows of the newest one goes: it would keep the chosen one from leading."""
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        volume(made, 1, left_behind="2026-01-01T00:00:00Z", begin_with="")
+        record(made, "", leader="db-0", optime="5000")
+        record(made, "-config", history=history("db-1", "db-0"), initialize="7")
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(1, 2)
+        assert records(made) == []
+
+
+async def test_a_choice_is_heard_while_another_is_waited_for() -> None:
+    """What was begun stops first, so that two of them never meet without Patroni's word on who is newer."""
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        volume(made, 1, left_behind="2026-01-01T00:00:00Z")
+        await runs(made, {"instances": 2})
+        pod(made, 0, None)
+        record(made, "", leader="db-0")
+        volume(made, 1, left_behind="2026-01-01T00:00:00Z", begin_with="true")
+        await runs(made, {"instances": 2})
+        assert len(instances(made)) == 0
+        await runs(made, {"instances": 2})
+        assert len(instances(made)) == 0
+        assert records(made) == ["db-rw"]
+        stop(made, 0)
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(1, 2)
+        assert records(made) == []
+
+
+async def test_of_two_choices_none_is_taken() -> None:
+    async with arena() as made:
+        volume(made, 0, begin_with="true")
+        volume(made, 1, begin_with="true")
+        key = await runs(made, {"instances": 2})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
+        assert "data-db-0 and data-db-1 carry the annotation" in made.message(key, "Ready")
+
+
+async def test_a_choice_ends_once_there_is_a_leader() -> None:
+    """Else it would be taken up years later."""
+    async with serving() as served:
+        volume(served.arena, 0, begin_with="true")
+        volume(served.arena, 1, begin_with="true")
+        await served.arena.run(served.key)
+        assert notes(served.arena, BEGIN) == []
+
+
+async def test_a_volume_without_labels_is_one_of_the_instances() -> None:
+    """A person makes it from a snapshot; the StatefulSet takes it by its name."""
+    async with arena() as made:
+        made.server.put(CLAIM, {
+            "metadata": {"namespace": NAMESPACE, "name": "data-db-0"},
+            "spec": {"resources": {"requests": {"storage": "10Gi"}}},
+        })  # fmt: skip
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1)
+        labels = made.server.get(CLAIM, NAMESPACE, "data-db-0")["metadata"]["labels"]
+        assert labels["medianest.io/database"] == "db"
+
+
+async def test_a_log_without_its_data_is_named() -> None:
+    async with arena() as made:
+        metadata = {"namespace": NAMESPACE, "name": "wal-db-0", "labels": LABELS}
+        made.server.put(CLAIM, {"metadata": metadata, "spec": {"resources": {"requests": {"storage": "10Gi"}}}})
+        record(made, "-config", initialize="7")
+        key = await runs(made, {"walStorage": {"size": "10Gi"}})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert "delete wal-db-0, to begin empty" in made.message(key, "Ready")
+        del made.server.objects[(CLAIM.plural, NAMESPACE, "wal-db-0")]
+        await runs(made, {"walStorage": {"size": "10Gi"}})
+        assert instances(made) == range(1)
+        assert records(made) == []
+
+
+async def test_a_sleeping_database_whose_volumes_were_deleted_begins_empty() -> None:
+    """Its servers would wait for the one that Patroni remembers."""
+    async with arena() as made:
+        volume(made, 0)
+        await runs(made, {"instances": 2, "hibernate": True})
+        record(made, "-config", initialize="7")
+        del made.server.objects[(CLAIM.plural, NAMESPACE, "data-db-0")]
+        await runs(made, {"instances": 2, "hibernate": True})
+        assert records(made) == ["db-rw-config"]
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(2)
+        assert records(made) == []
+
+
+@pytest.mark.parametrize("reason", [None, "EvictionByEvictionAPI"])
+async def test_who_led_begins_alone_where_all_were_stopped_at_once(reason: str | None) -> None:
+    """A replica stops a moment before its primary, and could be the first to come back."""
+    async with arena() as made:
+        await runs(made, {"instances": 3})
+        for ordinal in range(3):
+            volume(made, ordinal, **({"led_since": "2026-01-01T00:00:00Z"} if ordinal == 1 else {}))
+            pod(made, ordinal, "primary" if ordinal == 1 else "replica")
+            end(made, ordinal, reason)
+        await runs(made, {"instances": 3})
+        assert instances(made) == range(1, 2)
+
+
+@pytest.mark.parametrize("reason", ["DeletionByTaintManager", "DeletionByPodGC"])
+async def test_patroni_elects_where_nodes_were_lost(reason: str) -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal, **({} if ordinal else {"led_since": "2026-01-01T00:00:00Z"}))
+            pod(made, ordinal, "replica" if ordinal else "primary")
+            end(made, ordinal, reason)
+        await runs(made, {"instances": 2})
+        assert instances(made) == range(2)
+
+
+async def test_who_was_promoted_while_it_was_taken_away_begins_again() -> None:
+    """The one that is left is of the time before, and Patroni elects nobody of that."""
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        volume(made, 1)
+        await runs(made, {"instances": 1})
+        pod(made, 0, "replica")
+        record(made, "-config", history=history("db-1"))
+        key = (NAMESPACE, "db")
+        made.services.memory.keep(key, "without a leader", range(1), -1e9)
+        made.services.memory.drop(key, "report of instances")
+        await made.run(key)
+        assert len(instances(made)) == 0
+        stop(made, 0)
+        await made.run(key)
+        assert instances(made) == range(1, 2)
+
+
+async def test_hibernation_does_not_wait_for_the_pod_of_a_lost_node() -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "replica" if ordinal else "primary")
+        end(made, 1)
+        await runs(made, {"instances": 2, "hibernate": True})
+        await runs(made, {"instances": 2, "hibernate": True})
+        assert instances(made) == range(1)
+        end(made, 1, at="2026-01-01T00:00:00Z")
+        await runs(made, {"instances": 2, "hibernate": True})
+        assert len(instances(made)) == 0
+
+
+@pytest.mark.parametrize("change", [{"instances": 1}, {"instances": 2, "hibernate": True}], ids=["fewer", "asleep"])
+async def test_a_switchover_that_a_person_asked_for_is_waited_for(change: dict[str, Any]) -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "replica" if ordinal else "primary")
+        record(made, "-failover", leader="db-0", member="db-1")
+        await runs(made, change)
+        assert instances(made) == range(2)
+        record(made, "-failover", leader="db-0", member="db-1", scheduled_at="2999-01-01T00:00:00+00:00")
+        await runs(made, change)
+        assert instances(made) == range(1)
+
+
+async def test_a_statefulset_that_lost_its_labels_is_still_this_ones() -> None:
+    async with arena() as made:
+        await runs(made, {"instances": 1})
+        volume(made, 0)
+        pod(made, 0, "primary")
+        live = made.server.get(STATEFUL_SET, NAMESPACE, "db")
+        uid = live["metadata"]["uid"]
+        live["metadata"]["labels"] = {}
+        made.server.put(STATEFUL_SET, live)
+        made.services.cache.remove(STATEFUL_SET, live)
+        key = await runs(made, {"instances": 1})
+        found = made.server.get(STATEFUL_SET, NAMESPACE, "db")["metadata"]
+        assert (found["uid"], found["labels"]["medianest.io/database"]) == (uid, "db")
+        assert "earlier" not in made.message(key, "Ready")
+
+
+async def test_a_handover_of_an_earlier_object_is_not_told_of() -> None:
+    async with arena() as made:
+        key = await runs(made, {"instances": 2})
+        earlier = made.server.get(DATABASE, *key)["metadata"]["uid"]
+        ended = asyncio.Event()
+
+        async def hand_over() -> None:
+            await ended.wait()
+
+        made.services.handovers.start(key, earlier, Handover("db-0", "db-1"), hand_over)
+        await runs(made, {"instances": 2})
+        assert made.conditions(key)["Available"] == ("False", "SwitchingOver")
+        del made.server.objects[(DATABASE.plural, *key)]
+        await runs(made, {"instances": 2})
+        assert made.server.get(DATABASE, *key)["metadata"]["uid"] != earlier
+        assert made.conditions(key)["Available"] == ("False", "Creating")
+        ended.set()
+
+
+async def test_what_patroni_knows_is_kept_with_the_volumes() -> None:
+    """Its Endpoints go with their Service; they say whose data the volumes hold, and who was promoted last."""
+    async with arena() as made:
+        key = await runs(made, {"storage": {"onDelete": "Delete"}})
+        uid = made.server.get(DATABASE, *key)["metadata"]["uid"]
+        assert owners(made) == {"db-rw-config": [uid], "db-rw-sync": [uid]}
+        await runs(made, {"storage": {"onDelete": "Retain"}})
+        assert owners(made) == {"db-rw-config": [], "db-rw-sync": [uid]}
+
+
+def owners(made: Arena) -> dict[str, list[str]]:
+    """Who owns the Services that hold Patroni's objects."""
+    found = [item["metadata"] for item in made.server.all(SERVICE) if "-rw-" in item["metadata"]["name"]]
+    return {item["name"]: [owner["uid"] for owner in item.get("ownerReferences") or []] for item in found}
+
+
+async def test_a_backup_of_an_earlier_object_is_not_told_of() -> None:
+    async with arena() as made:
+        key = made.make("db")
+        labels = LABELS | {"app.kubernetes.io/component": "backup", "medianest.io/tier": "daily"}
+        owner = {"kind": "CronJob", "name": "db-backup-daily", "uid": "earlier", "controller": True}
+        status = {
+            "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z", "failed": 1,
+            "conditions": [{"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+        }  # fmt: skip
+        metadata = {"namespace": NAMESPACE, "name": "db-backup-daily-1", "labels": labels, "ownerReferences": [owner]}
+        made.server.put(JOB, {"metadata": metadata, "spec": {}, "status": status})
+        await made.run(key)
+        assert "BackupFailed" not in {reason for _, reason in made.conditions(key).values()}
+        # This object's own is told of.
+        (own, *_) = (item["metadata"] for item in made.server.all(CRON_JOB) if "daily" in item["metadata"]["name"])
+        metadata["ownerReferences"] = [owner | {"name": own["name"], "uid": own["uid"]}]
+        made.server.put(JOB, {"metadata": metadata, "spec": {}, "status": status})
+        made.services.memory.forget(key)
+        await made.run(key)
+        assert "BackupFailed" in {reason for _, reason in made.conditions(key).values()}
