@@ -75,6 +75,8 @@ PATRONI_SYNC_ANNOTATION: Final = "sync_standby"
 """The annotation in which Patroni names the synchronous replicas, separated by commas."""
 PATRONI_LEADER_ANNOTATION: Final = "leader"
 """The annotation of Patroni's lock: the member that holds it; absent or empty where it was given back."""
+PATRONI_POSITION_ANNOTATION: Final = "optime"
+"""The annotation beside the lock: how far the primary had written its log when it last renewed it, in bytes."""
 PATRONI_HISTORY_ANNOTATION: Final = "history"
 """The annotation with every promotion: [timeline that ended, position, reason, time, member that was promoted]."""
 

@@ -39,7 +39,8 @@ class Ledger:
         deadline = time.monotonic() + 120
         while True:
             try:
-                rows = self._kube.sql(self._kube.primary("db"), "SELECT n FROM ledger")
+                # A replica, which the status may still call the primary, has no transaction to write in.
+                rows = self._kube.sql(self._kube.primary("db"), "BEGIN READ WRITE; SELECT n FROM ledger")
             except (KeyError, RuntimeError):
                 # A primary that was killed a moment ago still stands in the status.
                 if time.monotonic() > deadline:
@@ -56,8 +57,12 @@ def _lead(kube: Kube, ordinal: int) -> None:
         return
     command = ["patronictl", "switchover", "--leader", leader, "--candidate", f"db-{ordinal}", "--force"]
     kube.kubectl("exec", leader, "-c", "postgres", "--", *command)
-    kube.wait(KIND, "db", lambda found: found is not None and _leads(found, ordinal), f"led by db-{ordinal}")
+    _wait_led(kube, ordinal)
     kube.wait_ready("db")
+
+
+def _wait_led(kube: Kube, ordinal: int) -> None:
+    kube.wait(KIND, "db", lambda found: found is not None and _leads(found, ordinal), f"led by db-{ordinal}")
 
 
 def _leads(found: dict[str, Any], ordinal: int) -> bool:
@@ -169,7 +174,8 @@ def test_a_primary_that_no_operator_saw_leads_again(kube: Kube, environment: Env
             kube.wait("Pod", chosen, _is_primary, "the primary")
             ledger.write(chosen)
             stop(kube)
-            kube.wait("Pod", chosen, lambda pod: pod is None, "gone")
+            kube.wait_gone("Pod", chosen)
+        _wait_led(kube, int(chosen[-1]))
         kube.wait_ready("db", seconds=240)
         assert ledger.missing() == set(), stop.__name__
 

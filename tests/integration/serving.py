@@ -96,8 +96,9 @@ async def _patroni(made: Arena, address: str) -> AsyncIterator[dict[str, Any]]:
     configuration = dynamic_configuration(DatabaseSpec.model_validate(SPEC))
 
     async def answer(request: web.Request) -> web.Response:
-        if request.method == "PUT":
-            configuration.clear()
+        if request.method in {"PUT", "PATCH"}:
+            if request.method == "PUT":
+                configuration.clear()
             configuration.update(await request.json())
         return web.json_response(configuration)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -172,47 +173,108 @@ async def test_a_sleeping_database_whose_volumes_were_deleted_begins_empty() -> 
         assert records(made) == []
 
 
-@pytest.mark.parametrize("reason", [None, "EvictionByEvictionAPI"])
-async def test_who_led_begins_alone_where_all_were_stopped_at_once(reason: str | None) -> None:
-    """A replica stops a moment before its primary, and could be the first to come back."""
-    async with arena() as made:
-        await runs(made, {"instances": 3})
-        for ordinal in range(3):
-            volume(made, ordinal, **({"led_since": "2026-01-01T00:00:00Z"} if ordinal == 1 else {}))
-            pod(made, ordinal, "primary" if ordinal == 1 else "replica")
-            end(made, ordinal, reason)
-        await runs(made, {"instances": 3})
-        assert instances(made) == range(1, 2)
+def say(made: Arena, ordinal: int, position: int) -> None:
+    """Let Patroni of a replica tell how far its log goes."""
+    found = made.server.get(POD, NAMESPACE, f"db-{ordinal}")
+    member = {"role": "replica", "state": "running", "xlog_location": position}
+    found["metadata"]["annotations"]["status"] = json.dumps(member)
+    found["metadata"]["labels"]["medianest.io/role"] = "replica"
+    made.server.put(POD, found)
 
 
-@pytest.mark.parametrize("reason", ["DeletionByTaintManager", "DeletionByPodGC"])
-async def test_patroni_elects_where_nodes_were_lost(reason: str) -> None:
-    async with arena() as made:
-        await runs(made, {"instances": 2})
-        for ordinal in range(2):
-            volume(made, ordinal, **({} if ordinal else {"led_since": "2026-01-01T00:00:00Z"}))
-            pod(made, ordinal, "replica" if ordinal else "primary")
-            end(made, ordinal, reason)
-        await runs(made, {"instances": 2})
-        assert instances(made) == range(2)
+def without_leader_for_long(made: Arena) -> None:
+    key = (NAMESPACE, "db")
+    made.services.memory.forget(key)
+    made.services.memory.keep(key, "without a leader", None, time.monotonic() - 100)
 
 
-async def test_who_was_promoted_while_it_was_taken_away_begins_again() -> None:
-    """The one that is left is of the time before, and Patroni elects nobody of that."""
+@pytest.mark.parametrize(("position", "wanted"), [(4000, range(2)), (5000, range(1))], ids=["lacks some", "has all"])
+async def test_others_begin_too_where_the_first_is_not_elected(position: int, wanted: range) -> None:
+    """Another has newer data than the notes say. Who has less than Patroni knows of isn't elected."""
     async with arena() as made:
         volume(made, 0, led_since="2026-01-01T00:00:00Z")
         volume(made, 1)
         await runs(made, {"instances": 1})
         pod(made, 0, "replica")
-        record(made, "-config", history=history("db-1"))
-        key = (NAMESPACE, "db")
-        made.services.memory.keep(key, "without a leader", range(1), -1e9)
-        made.services.memory.drop(key, "report of instances")
+        say(made, 0, position)
+        record(made, "", optime="5000")
+        await made.run((NAMESPACE, "db"))
+        assert instances(made) == range(1)
+        without_leader_for_long(made)
+        await made.run((NAMESPACE, "db"))
+        assert instances(made) == wanted
+
+
+async def test_an_outage_starts_no_old_volumes() -> None:
+    """The only instance is down: what was scaled away long ago has nothing to give."""
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        volume(made, 1, left_behind="2026-01-01T00:00:00Z")
+        await runs(made, {"instances": 1})
+        record(made, "", leader="db-0", optime="5000")
+        without_leader_for_long(made)
+        await made.run((NAMESPACE, "db"))
+        assert instances(made) == range(1)
+
+
+async def test_a_little_lag_is_tolerated_where_the_last_primary_stays_away() -> None:
+    """Asynchronous replication allows for it; before, who has everything leads, within seconds."""
+    async with serving() as served:
+        made = served.arena
+        before = dict(served.configuration)
+        wanted = made.make("db", {"instances": 2}, status=made.status(served.key))
+        await made.run(wanted)
+        say(made, 0, 4000)
+        record(made, "", leader="db-1", optime="5000")
+        await made.run(wanted)
+        assert served.configuration["maximum_lag_on_failover"] == 0
+        without_leader_for_long(made)
+        await made.run(wanted)
+        assert served.configuration["maximum_lag_on_failover"] == 1 << 20
+        assert "LagTolerated" in {item["reason"] for item in made.events("Warning")}
+        found = made.server.get(POD, NAMESPACE, "db-0")
+        found["metadata"]["labels"]["medianest.io/role"] = "primary"
+        found["metadata"]["annotations"]["status"] = json.dumps({"role": "primary", "state": "running"})
+        made.server.put(POD, found)
+        await made.run(wanted)
+        assert served.configuration == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "notes", "lock"),
+    [
+        ({"instances": 2, "postgresql": {"synchronous": "Required"}}, {}, "db-1"),
+        ({"instances": 2}, {"left_behind": "2026-01-01T00:00:00Z"}, "db-1"),
+        ({"instances": 2}, {}, "db-0"),
+    ],
+    ids=["synchronous", "old volume", "last primary is there"],
+)
+async def test_no_lag_is_tolerated_otherwise(spec: dict[str, Any], notes: dict[str, str], lock: str) -> None:
+    async with serving() as served:
+        made = served.arena
+        wanted = made.make("db", spec, status=made.status(served.key))
+        await made.run(wanted)
+        say(made, 0, 4000)
+        volume(made, 0, **notes)
+        record(made, "", leader=lock, optime="5000")
+        without_leader_for_long(made)
+        await made.run(wanted)
+        assert served.configuration["maximum_lag_on_failover"] == 0
+
+
+async def test_an_election_that_nobody_can_win_is_explained() -> None:
+    """For instance: a volume that somebody put back as it was yesterday."""
+    async with serving() as served:
+        made, key = served.arena, served.key
+        volume(made, 0)
+        say(made, 0, 4000)
+        record(made, "", leader="db-0", optime="5000")
+        without_leader_for_long(made)
         await made.run(key)
-        assert len(instances(made)) == 0
-        stop(made, 0)
-        await made.run(key)
-        assert instances(made) == range(1, 2)
+        assert made.conditions(key)["Stalled"] == ("True", "VolumeUnavailable")
+        assert "db-0 lacks 1000 bytes" in made.message(key, "Stalled")
+        assert "annotate pvc data-db-0 medianest.io/begin-with=true" in made.message(key, "Stalled")
+        assert made.message(key, "Ready") == made.message(key, "Stalled")
 
 
 async def test_hibernation_does_not_wait_for_the_pod_of_a_lost_node() -> None:

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     RESTARTING = "Restarting"
     UPDATING = "Updating"
     COPYING_AGAIN = "CopyingAgain"
+    LAG_TOLERATED = "LagTolerated"
     CONFIGURING = "Configuring"
     GROWING_VOLUMES = "GrowingVolumes"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
@@ -146,6 +147,11 @@ class Reason(StrEnum):
         return REASONS[self].passes
 
     @property
+    def is_cause(self) -> bool:
+        """Whether it explains an outage."""
+        return REASONS[self].cause
+
+    @property
     def has_runbook(self) -> bool:
         """Whether docs/runbooks has a page of this name."""
         return REASONS[self].runbook
@@ -159,12 +165,14 @@ class Facts(NamedTuple):
         passes: nobody has to do anything for it to end.
         runbook: docs/runbooks has a page of its name.
         quiet: it is neither an Event's Warning nor sent to webhooks, although it isn't good.
+        cause: where nothing serves it is why, and Ready says so rather than how the outage looks.
     """
 
     severity: Severity
     passes: bool = True
     runbook: bool = False
     quiet: bool = False
+    cause: bool = False
 
 
 _GOOD = Facts(Severity.GOOD)
@@ -184,6 +192,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.RESTARTING: _PROGRESS,
         Reason.UPDATING: _PROGRESS,
         Reason.COPYING_AGAIN: _PROGRESS,
+        Reason.LAG_TOLERATED: Facts(Severity.DEGRADED),
         Reason.CONFIGURING: _PROGRESS,
         Reason.GROWING_VOLUMES: _PROGRESS,
         Reason.WAITING_FOR_REPLICAS: _PROGRESS,
@@ -197,7 +206,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.INVALID_CERTIFICATE: _STUCK,
         Reason.IMAGE_UNAVAILABLE: _DEGRADED,
         Reason.UNSCHEDULABLE: _DEGRADED,
-        Reason.VOLUME_UNAVAILABLE: _DEGRADED,
+        Reason.VOLUME_UNAVAILABLE: _DEGRADED._replace(cause=True),
         Reason.VOLUME_CANNOT_GROW: _STUCK,
         Reason.QUOTA_EXCEEDED: _DEGRADED,
         Reason.POD_REJECTED: _DEGRADED,

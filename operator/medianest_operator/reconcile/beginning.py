@@ -13,15 +13,13 @@ from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.api.database import Synchronous
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile import kept_volumes, leftovers, patroni
-from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.context import Run
 from medianest_operator.resources.patroni import TTL
 
-_LOST_WITH_ITS_NODE: Final = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
-"""Reasons of a pod's condition DisruptionTarget (Kubernetes manual, Pod disruption conditions)."""
+_WITHOUT_LEADER: Final = "without a leader"
 
 
 async def first_instances(run: Run) -> range:
@@ -61,34 +59,35 @@ async def first_instances(run: Run) -> range:
 async def first_again(run: Run, asked: range) -> range:
     """The ordinals to ask for where some are asked for already and none leads. Most often the same: Patroni elects.
 
-    Where all were stopped at once the one that led begins again alone: it stops last, with what was acknowledged last.
-    Where none of them may lead (a person has chosen another, or another is known to have led) they stop first.
+    Where a person has chosen another they stop first. Where none of them is elected, because another has newer data,
+    all begin whose volumes are kept: who lacks something isn't elected.
 
     Raises:
-        ApiError: who led last can't be known now.
+        Permanent: a person has chosen more than one.
+        ApiError: what Patroni knows can't be read now.
     """
     claims = kept_volumes.by_instance(run)
-    nobody = range(asked.start, asked.start)
     chosen = _chosen(run, claims)
     if chosen is not None:
-        return asked if asked == range(chosen, chosen + 1) else nobody
-    if len(asked) > 1 and run.spec.postgresql.synchronous is Synchronous.OFF and _stopped_by_hand(run.pods):
-        last = await _led_last(run, claims)
-        if last in claims and last is not None and last in asked:
-            await kept_volumes.leave_behind(run, [ordinal for ordinal in claims if ordinal != last])
-            return range(last, last + 1)
+        return asked if asked == range(chosen, chosen + 1) else range(asked.start, asked.start)
+    others = set(claims) - set(asked)
+    there = [pod for pod in run.pods if pod.serves]
+    if not others or len(there) < len(asked) or seconds_without_leader(run) < TTL:
         return asked
-    without_leader: float = run.services.memory.once(run.key, "without a leader", asked, time.monotonic)
-    if not set(claims) - set(asked) or time.monotonic() - without_leader < TTL:
+    if max((await patroni.positions(run, there)).values()) >= await patroni.known_position(run):
         return asked
-    last = await _led_last(run, claims)
-    returning = last is None or last in asked or any(run.names.ordinal(pod.name) == last for pod in run.pods)
-    return asked if returning else nobody
+    return range(min({*others, asked.start}), max({*others, *asked}) + 1)
 
 
-def led(run: Run) -> None:
+def seconds_without_leader(run: Run) -> float:
+    """Since when this process has seen none."""
+    since: float = run.services.memory.once(run.key, _WITHOUT_LEADER, None, time.monotonic)
+    return time.monotonic() - since
+
+
+def note_leader(run: Run) -> None:
     """Note that there is a leader."""
-    run.services.memory.drop(run.key, "without a leader")
+    run.services.memory.drop(run.key, _WITHOUT_LEADER)
 
 
 async def _kept(run: Run) -> Mapping[int, Manifest]:
@@ -133,11 +132,6 @@ async def _led_last(run: Run, claims: Mapping[int, Manifest]) -> int | None:
     return run.names.ordinal(run.database.get("status", {}).get("instances", {}).get("lastPrimary") or "")
 
 
-def _stopped_by_hand(pods: list[Pod]) -> bool:
-    """Whether all are ending, and none because its node was lost: an instance may not come back from there."""
-    return bool(pods) and all(pod.terminating and pod.disruption not in _LOST_WITH_ITS_NODE for pod in pods)
-
-
 def _refuse_log_alone(run: Run) -> None:
     """Raises Permanent where the write-ahead log of an instance is kept without its data."""
     there = {claim["metadata"]["name"] for claim in run.claims}
@@ -161,6 +155,11 @@ def _unavailable(run: Run, claims: Mapping[int, Manifest], missing: str) -> Perm
     return Permanent(
         Reason.VOLUME_UNAVAILABLE,
         f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
-        f" to begin with {other} as it is: kubectl -n {run.names.namespace} annotate pvc {other}"
-        f" {naming.ANNOTATION_BEGIN_WITH}=true; or delete what is kept, to begin empty",
+        f" {how_to_choose(run, other)}; or delete what is kept, to begin empty",
     )
+
+
+def how_to_choose(run: Run, claim: str) -> str:
+    """What a person does to begin with a volume that may lack something, as a clause."""
+    command = f"kubectl -n {run.names.namespace} annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true"
+    return f"to begin with {claim} as it is: {command}"

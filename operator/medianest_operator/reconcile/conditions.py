@@ -111,7 +111,9 @@ def _ready(reports: Sequence[Report], previous: Mapping[str, Any], generation: i
     )
     obstacles = [report.outcome.obstacle for report in reports if report.outcome and report.outcome.obstacle]
     errors = [report.error for report in reports if report.error and not _is_unobserved(report.error)]
-    worst = _worst([*obstacles, *(_of_error(error, serving) for error in errors)])
+    found = [*obstacles, *(_of_error(error, serving) for error in errors)]
+    causes = [verdict for verdict in found if verdict.reason.is_cause and not serving]
+    worst = _worst(causes or found)
     if worst is not None:
         return worst
     unseen = _worst(_unobserved(reports))

@@ -8,9 +8,10 @@ from typing import Final
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import kept_volumes, patroni
+from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.kept_volumes import WRITTEN
 from medianest_operator.reconcile.servers import SOON, Servers
 from medianest_operator.reconcile.workload import AcceptedParameters
 
@@ -37,13 +38,10 @@ async def reconcile(run: Run) -> Outcome:
     primary, memory = servers.primary, run.services.memory
     if primary is None:
         return Outcome()
-    leader = run.names.ordinal(primary.name) or 0
-    strict = any(ordinal < max(run.spec.instances, leader + 1) for ordinal in kept_volumes.left_behind(run))
-    token = (primary.uid, run.generation, strict)
-    if memory.recall(run.key, "configuration", token, _CHECK_EVERY) is None:
-        await patroni.reconcile_configuration(run, primary, strict=strict)
-        memory.keep(run.key, "configuration", token, True)
-        memory.keep(run.key, kept_volumes.STRICT_ELECTION, (primary.uid, run.generation), strict)
+    token = primary.uid, run.generation
+    if memory.recall(run.key, WRITTEN, token, _CHECK_EVERY) is None:
+        await patroni.reconcile_configuration(run, primary)
+        memory.keep(run.key, WRITTEN, token, True)
     return await observe(run)
 
 

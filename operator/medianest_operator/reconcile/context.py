@@ -80,12 +80,6 @@ class Pod:
         return ends is not None and seconds_since(ends) > _LONG_PAST_ITS_END
 
     @cached_property
-    def disruption(self) -> str | None:
-        """Why Kubernetes itself ends it, if that is so (Kubernetes manual, Pod disruption conditions)."""
-        conditions = self.manifest.get("status", {}).get("conditions", [])
-        return next((c.get("reason") for c in conditions if c["type"] == "DisruptionTarget"), None)
-
-    @cached_property
     def ready(self) -> bool:
         conditions = self.manifest.get("status", {}).get("conditions", [])
         return not self.terminating and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
@@ -125,6 +119,11 @@ class Pod:
         except ValueError:
             return {}
         return member if isinstance(member, dict) else {}
+
+    @cached_property
+    def serves(self) -> bool:
+        """Whether its server runs, as a primary or a replica, by Patroni's last word."""
+        return self.running and self.member.get("state") == "running"
 
     @cached_property
     def role(self) -> str:

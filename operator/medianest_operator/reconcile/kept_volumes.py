@@ -17,8 +17,8 @@ from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.servers import Servers
 from medianest_operator.timestamps import stamp_now
 
-STRICT_ELECTION: Final = "strict election"
-"""The topic under which it is remembered that Patroni elects nobody who is behind at all."""
+WRITTEN: Final = "configuration"
+"""The topic under which it is remembered that Patroni has its configuration, and so elects nobody who is behind."""
 _CATCHING_UP: Final = 60.0
 """Seconds that a replica whose volume was left behind may take until it streams."""
 
@@ -57,12 +57,12 @@ def left_behind(run: Run) -> frozenset[int]:
 
 def may_join(run: Run, ordinal: int) -> bool:
     """Whether an instance may start beside the primary: one that was left behind must not be elected before it follows,
-    so that Patroni must have the configuration first which forbids it."""
+    and what an earlier operator configured didn't forbid that."""
     if ordinal not in left_behind(run):
         return True
     primary = run.primary
     token = (primary.uid, run.generation) if primary else None
-    return bool(run.services.memory.recall(run.key, STRICT_ELECTION, token, math.inf))
+    return bool(run.services.memory.recall(run.key, WRITTEN, token, math.inf))
 
 
 async def leave_behind(run: Run, ordinals: Iterable[int]) -> None:

@@ -9,6 +9,7 @@ from medianest_operator.reconcile import (
     backups,
     certificates,
     configuration,
+    elections,
     hardening,
     indexes,
     kept_volumes,
@@ -35,6 +36,7 @@ ORDER: Final[tuple[Concern, ...]] = (
     backups.CONCERN,
     # The servers, and what is inside them.
     servers.CONCERN,
+    elections.CONCERN,
     kept_volumes.CONCERN,
     configuration.CONCERN,
     roles.CONCERN,

@@ -8,7 +8,7 @@ import json
 import logging
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,10 @@ import aiohttp
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Transient
-from medianest_operator.kubernetes.kinds import ENDPOINTS
+from medianest_operator.kubernetes.kinds import ENDPOINTS, POD
 from medianest_operator.postgres.sessions import Credentials
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.resources.patroni import LOOP_WAIT, dynamic_configuration
+from medianest_operator.resources.patroni import LOOP_WAIT, TOLERATED_LAG, dynamic_configuration
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,9 @@ async def _call(
         raise Transient(Reason.PATRONI_UNREACHABLE, f"Patroni of {pod.name} can't be reached: {what}") from error
 
 
-async def reconcile_configuration(run: Run, leader: Pod, *, strict: bool) -> bool:
-    """Make the cluster's shared configuration the wanted one. Returns whether it was changed.
-
-    Args:
-        strict: nobody is elected that lacks anything of what Patroni knows of the last primary.
-    """
-    wanted = dynamic_configuration(run.spec, strict=strict)
+async def reconcile_configuration(run: Run, leader: Pod) -> bool:
+    """Make the cluster's shared configuration the wanted one. Returns whether it was changed."""
+    wanted = dynamic_configuration(run.spec)
     status, live = await _call(run, leader, "GET", "/config")
     if status == 200 and live == wanted:
         return False
@@ -111,6 +107,22 @@ async def last_leader(run: Run) -> str | None:
         return None
 
 
+async def known_position(run: Run) -> int:
+    """Up to which byte of the log the last primary is known to have written; 0 where Patroni doesn't tell."""
+    text = (await _record(run, run.names.scope)).get(naming.PATRONI_POSITION_ANNOTATION, "")
+    return int(text) if text.isdecimal() else 0
+
+
+async def positions(run: Run, pods: Iterable[Pod]) -> dict[str, int]:
+    """How far the logs of these members go, in bytes, by their names. It is not among what is watched of a pod."""
+    found = {}
+    for pod in pods:
+        live = await run.services.client.get(POD, run.names.namespace, pod.name)
+        position = Pod(live).member.get("xlog_location") if live else None
+        found[pod.name] = position if isinstance(position, int) else 0
+    return found
+
+
 async def handover_asked_for(run: Run) -> bool:
     """Whether a switchover stands that is to be made at once, also one that a person asked Patroni for."""
     asked = await _record(run, run.names.patroni_failover)
@@ -130,6 +142,13 @@ async def wake(run: Run, pod: Pod) -> None:
     A PATCH of the configuration that changes nothing wakes the loop and writes nothing (patroni.api, do_PATCH_config).
     """
     await _call(run, pod, "PATCH", "/config", {"loop_wait": LOOP_WAIT})
+
+
+async def tolerate_lag(run: Run, pod: Pod) -> None:
+    """Let a replica be elected that lacks a little, until the configuration is the wanted one again."""
+    status, answer = await _call(run, pod, "PATCH", "/config", {"maximum_lag_on_failover": TOLERATED_LAG})
+    if status != 200:
+        raise Transient(Reason.PATRONI_REFUSED, f"Patroni of {pod.name} refused to tolerate lag: {status} {answer}")
 
 
 async def reload(run: Run, pod: Pod) -> None:

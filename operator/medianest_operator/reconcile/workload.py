@@ -91,7 +91,7 @@ async def wanted_instances(run: Run) -> range:
     if run.spec.hibernate:
         wanted = _stopping(run, asked, primary, leader)
     elif leader is not None:
-        beginning.led(run)
+        beginning.note_leader(run)
         wanted = range(max(run.spec.instances, leader + 1))
         if asked and any(ordinal not in asked and not kept_volumes.may_join(run, ordinal) for ordinal in wanted):
             return asked
@@ -154,7 +154,7 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
     )
     await run.services.applier.apply(STATEFUL_SET, manifest)
     # What it waits for is no change of an object: an election, or a setting of Patroni's.
-    waits = bool(run.pods) if run.spec.hibernate else wanted != range(run.spec.instances)
+    waits = bool(run.pods) if run.spec.hibernate else wanted != range(run.spec.instances) or run.primary is None
     return Outcome(status={"image": run.image}, next_look=_LOOK_AGAIN if waits else None)
 
 

@@ -17,18 +17,19 @@ LOOP_WAIT = 5
 RETRY_TIMEOUT = 5
 
 
-def dynamic_configuration(spec: DatabaseSpec, *, strict: bool = False) -> dict[str, Any]:
-    """The configuration in the cluster's own store, which Patroni applies to every member.
+TOLERATED_LAG = 1024 * 1024
+"""Bytes that a replica may lack where nobody has more and the last primary doesn't come back."""
 
-    Args:
-        strict: a replica that lacks anything of what the last primary was known to have isn't elected, as long as one
-            of them is known to be old.
-    """
+
+def dynamic_configuration(spec: DatabaseSpec) -> dict[str, Any]:
+    """The configuration in the cluster's own store, which Patroni applies to every member."""
     return {
         "ttl": TTL,
         "loop_wait": LOOP_WAIT,
         "retry_timeout": RETRY_TIMEOUT,
-        "maximum_lag_on_failover": 0 if strict else 1024 * 1024,
+        # Who lacks anything that the last primary had published isn't elected: a volume that slept through it, or a
+        # replica that stopped a moment before it. A replica that streams has it within milliseconds.
+        "maximum_lag_on_failover": 0,
         # Nobody is elected whose volume is of a time before the last promotion that Patroni wrote down.
         "check_timeline": True,
         "primary_start_timeout": 60,
