@@ -212,6 +212,26 @@ def test_an_older_volume_can_be_chosen_and_all_be_given_up(kube: Kube) -> None:
     assert kube.sql(kube.primary("db"), "SELECT to_regclass('ledger') IS NULL") == "t"
 
 
+def test_a_volume_of_another_history_is_copied_again(kube: Kube) -> None:
+    """A person begins with one volume, then with the other: both are on the second timeline, each on its own. PostgreSQL
+    lets the one connect to the other, and refuses what it asks for, over and over."""
+    kube.database("db", instances=2, storage=KEPT)
+    kube.wait_ready("db")
+    _lead(kube, 0)
+    kube.patch("db", {"instances": 1})
+    kube.wait_ready("db")
+    for ordinal in (1, 0):
+        _hibernate(kube)
+        kube.kubectl("annotate", "pvc", f"data-db-{ordinal}", "medianest.io/begin-with=true")
+        kube.patch("db", {"hibernate": False})
+        _wait_led(kube, ordinal)
+        kube.sql(f"db-{ordinal}", f"SET ROLE medianest; CREATE TABLE of_{ordinal} AS SELECT repeat('x', 9000)")
+    kube.patch("db", {"instances": 2})
+    kube.wait_event("db", "CopyingAgain", seconds=240)
+    kube.wait_ready("db", seconds=240)
+    assert kube.sql("db-1", "SELECT to_regclass('of_0') IS NOT NULL AND to_regclass('of_1') IS NULL") == "t"
+
+
 @pytest.mark.parametrize("on_delete", ["Retain", "Delete"])
 def test_ready_is_the_new_objects_own(kube: Kube, on_delete: str) -> None:
     """`kubectl wait` as a script has it: begun at once, it must not be answered by what the earlier object left."""

@@ -343,18 +343,18 @@ async def test_a_handover_of_an_earlier_object_is_not_told_of() -> None:
 
 
 async def test_what_patroni_knows_is_kept_with_the_volumes() -> None:
-    """Its Endpoints go with their Service; they say whose data the volumes hold, and who was promoted last."""
+    """Its Endpoints go with their Service; they say whose data the volumes hold, and who led last."""
     async with arena() as made:
         key = await runs(made, {"storage": {"onDelete": "Delete"}})
         uid = made.server.get(DATABASE, *key)["metadata"]["uid"]
-        assert owners(made) == {"db-rw-config": [uid], "db-rw-sync": [uid]}
+        assert owners(made) == {"db-rw": [uid], "db-rw-config": [uid], "db-rw-sync": [uid]}
         await runs(made, {"storage": {"onDelete": "Retain"}})
-        assert owners(made) == {"db-rw-config": [], "db-rw-sync": [uid]}
+        assert owners(made) == {"db-rw": [], "db-rw-config": [], "db-rw-sync": [uid]}
 
 
 def owners(made: Arena) -> dict[str, list[str]]:
     """Who owns the Services that hold Patroni's objects."""
-    found = [item["metadata"] for item in made.server.all(SERVICE) if "-rw-" in item["metadata"]["name"]]
+    found = [item["metadata"] for item in made.server.all(SERVICE) if "-rw" in item["metadata"]["name"]]
     return {item["name"]: [owner["uid"] for owner in item.get("ownerReferences") or []] for item in found}
 
 

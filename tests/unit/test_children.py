@@ -45,8 +45,8 @@ def test_every_child_goes_with_its_database(manifests: list[Manifest]) -> None:
         # Nothing that a deletion would have to wait for.
         assert "blockOwnerDeletion" not in owner
         assert "finalizers" not in manifest["metadata"]
-    assert ("Service", "medianest-rw-config") in kept
-    assert {kind for kind, name in kept if name != "medianest-rw-config"} <= {"PersistentVolumeClaim"}
+    assert {name for kind, name in kept if kind == "Service"} == {"medianest-rw", "medianest-rw-config"}
+    assert {kind for kind, _ in kept} <= {"Service", "PersistentVolumeClaim"}
 
 
 @pytest.mark.parametrize(("policy", "owned"), [("Retain", False), ("Delete", True)])

@@ -54,6 +54,8 @@ class InstanceFacts:
     """Another text whenever a role, or its password, does."""
     replicas: tuple[Replica, ...] = ()
     """Those that stream from it, where it is a primary."""
+    replayed: int | None = field(default=None, compare=False)
+    """How far a replica has replayed the log, in bytes."""
 
     @property
     def is_full(self) -> bool:
@@ -63,6 +65,7 @@ class InstanceFacts:
 
 _FACTS: LiteralString = """
 SELECT pg_is_in_recovery() AS in_recovery,
+       pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint AS replayed,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
        current_setting('max_connections')::int AS max_connections,
        current_setting('superuser_reserved_connections')::int AS reserved_connections,

@@ -20,7 +20,9 @@ from medianest_operator.timestamps import stamp_now
 WRITTEN: Final = "configuration"
 """The topic under which it is remembered that Patroni has its configuration, and so elects nobody who is behind."""
 _CATCHING_UP: Final = 60.0
-"""Seconds that a replica whose volume was left behind may take until it streams."""
+"""Seconds without any progress after which a replica whose volume was left behind won't catch up."""
+_STARTING: Final = 600.0
+"""The same where it doesn't answer yet, but recovers from a crash."""
 
 
 def by_instance(run: Run) -> Mapping[int, Manifest]:
@@ -91,17 +93,27 @@ async def mark(run: Run) -> Outcome:
 
 
 async def follow(run: Run) -> Outcome:
-    """Mark, and copy again what was left behind too long ago to catch up."""
+    """Mark, and copy again what was left behind and can't catch up."""
     await mark(run)
     seen = run.facts.get(Servers) or Servers()
     behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
     for pod in run.pods:
-        if run.names.ordinal(pod.name) not in behind or pod.name in seen.replicas or pod.name not in seen.instances:
-            continue
-        since: float = run.services.memory.once(run.key, f"behind {pod.name}", pod.uid, time.monotonic)
-        if time.monotonic() - since > _CATCHING_UP:
+        if run.names.ordinal(pod.name) in behind and not seen.follows(pod) and _is_stuck(run, seen, pod):
             return await _copy_again(run, pod)
     return Outcome()
+
+
+def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
+    """Whether it has replayed nothing for a while. Nobody asks whether it has a connection to its primary: one of
+    another history is let in, and refused what it asks for, over and over."""
+    facts = seen.instances.get(pod.name)
+    if facts is None and pod.member.get("state") != "starting":
+        # It is being copied, or not there yet.
+        run.services.memory.drop(run.key, f"behind {pod.name}")
+        return False
+    token = pod.uid, facts.replayed if facts else None
+    since: float = run.services.memory.once(run.key, f"behind {pod.name}", token, time.monotonic)
+    return time.monotonic() - since > (_CATCHING_UP if facts else _STARTING)
 
 
 async def _note(run: Run, leader: int, following: frozenset[str]) -> None:

@@ -15,12 +15,12 @@ def services(names: Names, owner: Mapping[str, Any], *, keeps: bool) -> list[Man
     """All Services of a database.
 
     Args:
-        keeps: the volumes outlive the object. What Patroni knows of them does so too: whose data it is, and which
-            instance was promoted last. Its Endpoints go with their Service.
+        keeps: the volumes outlive the object. What Patroni knows of them does so too: whose data it is, who led last,
+            and how far it had written. Its Endpoints go with their Service.
     """
 
     def service(name: str, **spec: Any) -> Manifest:
-        kept = keeps and name == names.patroni_store
+        kept = keeps and name in {names.scope, names.patroni_store}
         return manifest(SERVICE, names, name, None if kept else owner, component=naming.COMPONENT_POSTGRES, spec=spec)
 
     replicas = names.pod_selector | {naming.LABEL_ROLE: naming.ROLE_REPLICA}
