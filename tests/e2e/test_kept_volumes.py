@@ -213,8 +213,10 @@ def test_an_older_volume_can_be_chosen_and_all_be_given_up(kube: Kube) -> None:
 
 
 def test_a_volume_of_another_history_is_copied_again(kube: Kube) -> None:
-    """A person begins with one volume, then with the other: both are on the second timeline, each on its own. PostgreSQL
-    lets the one connect to the other, and refuses what it asks for, over and over."""
+    """A person begins with one volume, then with the other: both are on the second timeline, each on its own.
+
+    PostgreSQL lets the one connect to the other, and refuses what it asks for, over and over.
+    """
     kube.database("db", instances=2, storage=KEPT)
     kube.wait_ready("db")
     _lead(kube, 0)

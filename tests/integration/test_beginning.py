@@ -88,9 +88,15 @@ async def test_a_person_may_choose_an_older_volume() -> None:
         volume(made, 1, left_behind="2026-01-01T00:00:00Z", begin_with="")
         record(made, "", leader="db-0", optime="5000")
         record(made, "-config", history=history("db-1", "db-0"), initialize="7")
+        labels = LABELS | {"app.kubernetes.io/component": "migration"}
+        made.server.put(
+            JOB, {"metadata": {"namespace": NAMESPACE, "name": "db-migrate-1", "labels": labels}, "spec": {}}
+        )
         await runs(made, {"instances": 2})
         assert instances(made) == range(1, 2)
         assert records(made) == []
+        # It says of another volume that it was migrated.
+        assert list(made.server.all(JOB)) == []
 
 
 async def test_a_choice_is_heard_while_another_is_waited_for() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import ENDPOINTS, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import ENDPOINTS, JOB, STATEFUL_SET
 from medianest_operator.reconcile.context import Run
 
 _VOLUMES = (naming.VOLUME_DATA, naming.VOLUME_WAL)
@@ -55,8 +55,12 @@ async def clear(run: Run) -> EarlierDatabase | None:
 
 
 async def forget(run: Run) -> None:
-    """Remove all that Patroni knows of a database of which no pod runs."""
+    """Remove all that Patroni knows of a database of which no pod runs, and the Jobs that changed one which is gone: an
+    empty database, or an older volume, has to be migrated again."""
     labels = f"{naming.LABEL_SCOPE}={run.names.scope}"
     found, _ = await run.services.client.snapshot(ENDPOINTS, run.names.namespace, labels=labels, metadata_only=True)
     for item in found:
         await run.services.applier.delete(ENDPOINTS, item)
+    for job in [*run.jobs, *run.hardening_jobs]:
+        await run.services.applier.delete(JOB, job)
+        run.services.cache.remove(JOB, job)
