@@ -1,5 +1,8 @@
 """What one probe of an instance over SQL tells."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -102,3 +105,37 @@ async def database_size(connection: Connection) -> int:
     cursor = await connection.execute("SELECT pg_database_size(current_database())")
     row = await cursor.fetchone()
     return int(row[0]) if row else 0
+
+
+@dataclass(frozen=True)
+class History:
+    """Which way a server's data has come.
+
+    Attributes:
+        promotions: the server's history files by their names; each holds all promotions before its timeline.
+        position: how far its log goes, in bytes.
+    """
+
+    promotions: Mapping[str, str]
+    position: int
+
+    def continues(self, other: History) -> bool:
+        """Whether the other's data is an earlier state of these, as far as can be seen.
+
+        PostgreSQL itself compares nothing where both are on one timeline: it overwrites what is different in the log.
+        """
+        return self.promotions.items() >= other.promotions.items() and self.position >= other.position
+
+
+async def history(connection: Connection) -> History:
+    """The history of a server, a primary or a replica."""
+    cursor = await connection.execute(
+        "SELECT name, pg_read_file('pg_wal/' || name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{8}[.]history$'"
+    )
+    promotions = {str(name): str(text) for name, text in await cursor.fetchall()}
+    cursor = await connection.execute(
+        "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+        " ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint"
+    )
+    row = await cursor.fetchone()
+    return History(promotions, int(row[0] or 0) if row else 0)

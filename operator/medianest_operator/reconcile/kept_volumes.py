@@ -10,6 +10,7 @@ from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
+from medianest_operator.health import probe
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
@@ -21,6 +22,8 @@ WRITTEN: Final = "configuration"
 """The topic under which it is remembered that Patroni has its configuration, and so elects nobody who is behind."""
 _CATCHING_UP: Final = 60.0
 """Seconds without any progress after which a replica whose volume was left behind won't catch up."""
+_COPYING: Final = 5.0
+"""Seconds until it is looked again after a copy was asked for."""
 _STARTING: Final = 600.0
 """The same where it doesn't answer yet, but recovers from a crash."""
 
@@ -84,7 +87,12 @@ async def mark(run: Run) -> Outcome:
     leader = run.names.ordinal(seen.primary.name) if seen.leads and seen.primary else None
     if leader is None:
         return Outcome()
-    following = frozenset(pod.name for pod in run.pods if seen.follows(pod))
+    behind = left_behind(run)
+    following = frozenset(
+        pod.name
+        for pod in run.pods
+        if seen.follows(pod) and (run.names.ordinal(pod.name) not in behind or _is_compared(run, pod))
+    )
     token = (run.services.cache.revision(run.key), leader, following)
     if run.services.memory.recall(run.key, "volumes noted", token, math.inf) is None:
         await _note(run, leader, following)
@@ -93,14 +101,37 @@ async def mark(run: Run) -> Outcome:
 
 
 async def follow(run: Run) -> Outcome:
-    """Mark, and copy again what was left behind and can't catch up."""
-    await mark(run)
+    """Mark, and copy again what was left behind and is of another history, or can't catch up."""
     seen = run.facts.get(Servers) or Servers()
     behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
-    for pod in run.pods:
-        if run.names.ordinal(pod.name) in behind and not seen.follows(pod) and _is_stuck(run, seen, pod):
-            return await _copy_again(run, pod)
+    joining = [pod for pod in run.pods if run.names.ordinal(pod.name) in behind and pod != seen.primary]
+    for pod in joining:
+        if pod.name in seen.instances and not _is_compared(run, pod) and not await _compare(run, seen, pod):
+            return await _copy_again(run, pod, "went another way than the primary's")
+    await mark(run)
+    for pod in joining:
+        if not seen.follows(pod) and _is_stuck(run, seen, pod):
+            return await _copy_again(run, pod, "lacks write-ahead log that is not kept")
     return Outcome()
+
+
+def _is_compared(run: Run, pod: Pod) -> bool:
+    return bool(run.services.memory.recall(run.key, f"history of {pod.name}", pod.uid, math.inf))
+
+
+async def _compare(run: Run, seen: Servers, pod: Pod) -> bool:
+    """Whether the primary's data continues those of a replica. It is remembered for as long as its pod lives."""
+    if seen.primary is None:
+        return True
+    histories = []
+    for server in (pod, seen.primary):
+        instance = run.instance(server, naming.MAINTENANCE_DATABASE)
+        async with run.services.sessions.use(instance, run.credentials) as connection:
+            histories.append(await probe.history(connection))
+    if histories[1].continues(histories[0]):
+        run.services.memory.keep(run.key, f"history of {pod.name}", pod.uid, True)
+        return True
+    return False
 
 
 def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
@@ -141,14 +172,11 @@ async def _annotate(run: Run, claim: Manifest, annotation: str, value: str | Non
     run.services.cache.put(CLAIM, live)
 
 
-async def _copy_again(run: Run, pod: Pod) -> Outcome:
+async def _copy_again(run: Run, pod: Pod, why: str) -> Outcome:
     run.services.memory.drop(run.key, f"behind {pod.name}")
     await patroni.reinitialize(run, pod)
-    message = (
-        f"Copying {pod.name} again from the primary: its volume is of a time before the others went on without it, and"
-        " the write-ahead log since then is not kept."
-    )
-    return Outcome(events=(Announcement(Reason.COPYING_AGAIN, message),))
+    message = f"Copying {pod.name} again from the primary: its volume is of a time before the others began, and {why}."
+    return Outcome(events=(Announcement(Reason.COPYING_AGAIN, message),), next_look=_COPYING)
 
 
 CONCERN = Concern("volume notes", Needs.CREDENTIALS, follow, mark)
