@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
+import linecache
 import logging
 import os
 import signal
@@ -122,7 +123,9 @@ async def _serve(settings: Settings) -> int:
         from medianest_operator.controller import handlers
         from medianest_operator.controller.loop import Loop
 
-        # What was imported stays; and a cache of thousands of objects isn't searched for cycles with every few of them.
+        # The models' sources were read for their descriptions. What was imported stays; and a cache of thousands of
+        # objects isn't searched for cycles with every few of them.
+        linecache.clearcache()
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
