@@ -17,7 +17,7 @@ from environment import Environment
 
 pytestmark = pytest.mark.alone
 
-ROUNDS = int(os.environ.get("MEDIANEST_KILLS", "9"))
+ROUNDS = int(os.environ.get("MEDIANEST_KILLS", "6"))
 VICTIMS = ("job", "operator", "primary")
 
 

@@ -17,7 +17,7 @@ from soaking import rounds
 
 pytestmark = pytest.mark.alone
 
-_ROUNDS = rounds(8, 40)
+_ROUNDS = rounds(5, 40)
 _OPERATOR = [
     sys.executable,
     "-m",

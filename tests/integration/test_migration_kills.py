@@ -184,7 +184,7 @@ def sources(field: Field) -> list[Source]:
 # Three minutes on a machine that does nothing else, as CI is not while it builds.
 @pytest.mark.timeout(rounds(1500, 20_000))
 def test_run_killed_at_random_moments(field: Field, sources: list[Source]) -> None:
-    count = rounds(40, 1000)
+    count = rounds(20, 1000)
     played = field.play_all("kills", field.cases(sources, count), lambda job: job.process.kill())
     assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.
@@ -203,7 +203,7 @@ def test_session_ended_at_random_moments(field: Field, sources: list[Source]) ->
                 (job.database.name, RUN),
             )
 
-    count = rounds(20, 200)
+    count = rounds(10, 200)
     played = field.play_all("sessions ended", field.cases(sources[:10], count), cut)
     assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.
@@ -238,7 +238,7 @@ def test_server_that_crashes(careful: Field) -> None:
     sources = [
         careful.source(shape, fails) for shape in ("one transaction", "commit inside") for fails in (False, True)
     ]
-    count = rounds(8, 80)
+    count = rounds(5, 80)
     played = careful.play_all("crashes of the server", careful.cases(sources, count), crash, at_once=1)
     assert played.outcomes.total() == count
     # The moments are worth something: both ends were reached, and runs were cut off in their midst.

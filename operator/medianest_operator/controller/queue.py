@@ -15,9 +15,11 @@ log = logging.getLogger(__name__)
 _BACKOFF_FIRST: Final = 0.5
 _BACKOFF_LAST: Final = 60.0
 """Seconds. Not longer, since what can be observed of a database is observed in the same run."""
-_TICK: Final = 5.0
+_TICK: Final = 15.0
 """Seconds. What isn't urgent is due together with others: a run just after another one costs a third, since what it
 needs is still in the processor's caches."""
+_MANY: Final = 100
+"""With more keys than these the ticks are shorter, so that nobody waits for all the others."""
 
 
 class WorkQueue:
@@ -43,11 +45,12 @@ class WorkQueue:
             metrics.QUEUE_DEPTH.set(len(self._waiting))
 
     def add_after(self, key: Key, delay: float) -> None:
-        """Run `key` after `delay` seconds, or up to five earlier where it is long; unless it is due already."""
+        """Run `key` after `delay` seconds, or at the tick before where it is long; unless it is due already."""
         loop = asyncio.get_running_loop()
         due = loop.time() + delay
-        if delay > 2 * _TICK:
-            due -= due % _TICK
+        tick = _TICK if len(self._timers) <= _MANY else _TICK / 3
+        if delay >= _TICK:
+            due -= due % tick
         timer = self._timers.get(key)
         if timer:
             if timer.when() <= due:

@@ -177,9 +177,9 @@ class DatabaseReconciler:
         """The earliest that a concern asked for; else the next probe, or the sweep where there are no servers."""
         settings = self._services.settings
         probed = bool(run.pods) or not run.spec.hibernate
-        regular = settings.probe_interval if probed else settings.sweep_interval
+        regular = settings.probe_interval if probed else settings.sweep_interval * random.uniform(0.9, 1.1)
         asked = [report.outcome.next_look for report in reports if report.outcome and report.outcome.next_look]
-        return max(_SOON, min([regular * random.uniform(0.9, 1.1), *asked]))
+        return max(_SOON, min([regular, *asked]))
 
     async def forget(self, key: Key) -> None:
         await self._services.sessions.forget(*key)
