@@ -234,6 +234,20 @@ def test_a_volume_of_another_history_is_copied_again(kube: Kube) -> None:
     assert kube.sql("db-1", "SELECT to_regclass('of_0') IS NOT NULL AND to_regclass('of_1') IS NULL") == "t"
 
 
+@pytest.mark.parametrize("lost", ["data", "wal"])
+def test_a_replica_that_lost_one_of_its_volumes_is_copied_again(kube: Kube, lost: str) -> None:
+    """As somebody repairs one, or by mistake: the other volume still holds what belonged to it."""
+    kube.database("db", instances=2, storage=KEPT, walStorage={"size": "512Mi"})
+    kube.wait_ready("db")
+    _lead(kube, 0)
+    kube.sql("db-0", "SET ROLE medianest; CREATE TABLE there AS SELECT 1 AS n")
+    _hibernate(kube)
+    kube.kubectl("delete", "pvc", f"{lost}-db-1")
+    kube.patch("db", {"hibernate": False})
+    kube.wait_ready("db", seconds=240)
+    assert kube.sql("db-1", "SELECT n FROM there WHERE pg_is_in_recovery()") == "1"
+
+
 @pytest.mark.parametrize("on_delete", ["Retain", "Delete"])
 def test_ready_is_the_new_objects_own(kube: Kube, on_delete: str) -> None:
     """`kubectl wait` as a script has it: begun at once, it must not be answered by what the earlier object left."""

@@ -165,6 +165,22 @@ async def test_a_log_without_its_data_is_named() -> None:
         assert records(made) == []
 
 
+@pytest.mark.parametrize(("others", "way_out"), [((), "delete data-db-0"), ((1,), "annotate pvc data-db-1")])
+async def test_data_without_its_log_is_named(others: tuple[int, ...], way_out: str) -> None:
+    async with arena() as made:
+        volume(made, 0, led_since="2026-01-01T00:00:00Z")
+        for ordinal in others:
+            volume(made, ordinal)
+        key = await runs(made, {"instances": 2, "walStorage": {"size": "10Gi"}})
+        assert list(made.server.all(STATEFUL_SET)) == []
+        assert "wal-db-0 is not there" in made.message(key, "Ready")
+        assert way_out in made.message(key, "Ready")
+        metadata = {"namespace": NAMESPACE, "name": "wal-db-0", "labels": LABELS}
+        made.server.put(CLAIM, {"metadata": metadata, "spec": {"resources": {"requests": {"storage": "10Gi"}}}})
+        await runs(made, {"instances": 2, "walStorage": {"size": "10Gi"}})
+        assert instances(made) == range(1)
+
+
 async def test_a_sleeping_database_whose_volumes_were_deleted_begins_empty() -> None:
     """Its servers would wait for the one that Patroni remembers."""
     async with arena() as made:

@@ -258,6 +258,20 @@ def make_blank_cluster(folder: Path) -> None:
     make_blank(folder)
 
 
+@app.command("copy-primary", hidden=True)
+def copy_the_primary(
+    datadir: Annotated[Path, typer.Option()],
+    waldir: Annotated[Path, typer.Option()],
+    connstring: Annotated[str, typer.Option()],
+    scope: Annotated[str, typer.Option()] = "",
+    role: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Make a replica whose log has a volume of its own. Patroni gives the options (its manual, Building replicas)."""
+    from medianest_operator.agent.replica import copy_primary
+
+    copy_primary(datadir, waldir, connstring)
+
+
 backup_commands.register(app)
 
 

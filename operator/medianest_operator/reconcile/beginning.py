@@ -41,6 +41,7 @@ async def first_instances(run: Run) -> range:
         await leftovers.forget(run)
     last = chosen if chosen is not None else await _led_last(run, claims)
     if last in claims and last is not None:
+        await _check_log(run, claims, last)
         await kept_volumes.leave_behind(run, [ordinal for ordinal in claims if ordinal != last])
         return range(last, last + 1)
     if not claims:
@@ -130,6 +131,22 @@ async def _led_last(run: Run, claims: Mapping[int, Manifest]) -> int | None:
     if since:
         return max(since, key=lambda ordinal: since[ordinal])
     return run.names.ordinal(run.database.get("status", {}).get("instances", {}).get("lastPrimary") or "")
+
+
+async def _check_log(run: Run, claims: Mapping[int, Manifest], ordinal: int) -> None:
+    """Raises Permanent where an instance's data is kept without its write-ahead log: its server can't start."""
+    if run.spec.wal_storage is None:
+        return
+    log, data = (run.names.claim(volume, ordinal) for volume in (naming.VOLUME_WAL, naming.VOLUME_DATA))
+    if await run.services.client.get(CLAIM, run.names.namespace, log) is not None:
+        return
+    if others := {key: claim for key, claim in claims.items() if key != ordinal}:
+        raise _unavailable(run, others, log)
+    message = (
+        f"{log} is not there, the write-ahead log of {data}, without which its server can't start. Bring it back; or"
+        f" delete {data}, to begin empty"
+    )
+    raise Permanent(Reason.VOLUME_UNAVAILABLE, message)
 
 
 def _refuse_log_alone(run: Run) -> None:

@@ -24,8 +24,8 @@ _CATCHING_UP: Final = 60.0
 """Seconds without any progress after which a replica whose volume was left behind won't catch up."""
 _COPYING: Final = 5.0
 """Seconds until it is looked again after a copy was asked for."""
-_STARTING: Final = 600.0
-"""The same where it doesn't answer yet, but recovers from a crash."""
+_PATIENCE: Final[Mapping[str, float]] = {"start failed": _CATCHING_UP, "crashed": _CATCHING_UP, "starting": 600.0}
+"""The same by Patroni's word on it where it doesn't answer. One that starts may have much to recover."""
 
 
 def by_instance(run: Run) -> Mapping[int, Manifest]:
@@ -138,13 +138,14 @@ def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
     """Whether it has replayed nothing for a while. Nobody asks whether it has a connection to its primary: one of
     another history is let in, and refused what it asks for, over and over."""
     facts = seen.instances.get(pod.name)
-    if facts is None and pod.member.get("state") != "starting":
+    patience = _CATCHING_UP if facts else _PATIENCE.get(str(pod.member.get("state")))
+    if patience is None:
         # It is being copied, or not there yet.
         run.services.memory.drop(run.key, f"behind {pod.name}")
         return False
     token = pod.uid, facts.replayed if facts else None
     since: float = run.services.memory.once(run.key, f"behind {pod.name}", token, time.monotonic)
-    return time.monotonic() - since > (_CATCHING_UP if facts else _STARTING)
+    return time.monotonic() - since > patience
 
 
 async def _note(run: Run, leader: int, following: frozenset[str]) -> None:

@@ -116,11 +116,21 @@ def configuration(names: Names, spec: DatabaseSpec) -> dict[str, Any]:
                 "logging_collector": "off",
                 "log_destination": "stderr",
             },
-            "create_replica_methods": ["basebackup"],
-            "basebackup": [{"checkpoint": "fast"}, *wal_directory],
+            **_copies(spec, wal_directory),
         },
         "watchdog": {"mode": "off"},
     }
+
+
+def _copies(spec: DatabaseSpec, wal_directory: list[dict[str, str]]) -> dict[str, Any]:
+    """How a replica is made."""
+    basebackup = {"basebackup": [{"checkpoint": "fast"}, *wal_directory]}
+    if spec.wal_storage is None:
+        return basebackup | {"create_replica_methods": ["basebackup"]}
+    # pg_basebackup alone refuses a log's directory in which an earlier replica left something. An image of an earlier
+    # version has only that.
+    copy = {"command": f"{naming.DBCTL_BIN} copy-primary --waldir={naming.WAL_DIRECTORY}"}
+    return basebackup | {"create_replica_methods": ["copy", "basebackup"], "copy": copy}
 
 
 def config_map(names: Names, spec: DatabaseSpec, owner: Mapping[str, Any]) -> Manifest:
