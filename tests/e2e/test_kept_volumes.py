@@ -212,10 +212,11 @@ def test_an_older_volume_can_be_chosen_and_all_be_given_up(kube: Kube) -> None:
     assert kube.sql(kube.primary("db"), "SELECT to_regclass('ledger') IS NULL") == "t"
 
 
-def test_a_volume_of_another_history_is_copied_again(kube: Kube) -> None:
+@pytest.mark.parametrize("chosen", [True, False], ids=["a person chose", "nobody chose"])
+def test_a_volume_of_another_history_is_never_followed(kube: Kube, chosen: bool) -> None:
     """A person begins with one volume, then with the other: both are on the second timeline, each on its own.
 
-    PostgreSQL lets the one connect to the other, and refuses what it asks for, over and over.
+    PostgreSQL lets the one connect to the other, and writes the one's log over the other's. What nobody gave up stays.
     """
     kube.database("db", instances=2, storage=KEPT)
     kube.wait_ready("db")
@@ -228,9 +229,15 @@ def test_a_volume_of_another_history_is_copied_again(kube: Kube) -> None:
         kube.patch("db", {"hibernate": False})
         _wait_led(kube, ordinal)
         kube.sql(f"db-{ordinal}", f"SET ROLE medianest; CREATE TABLE of_{ordinal} AS SELECT repeat('x', 9000)")
+    if not chosen:
+        kube.kubectl("annotate", "pvc", "data-db-1", "medianest.io/copy-again-")
     kube.patch("db", {"instances": 2})
-    kube.wait_event("db", "CopyingAgain", seconds=240)
+    if not chosen:
+        kube.wait_condition("db", "Ready", "False", "Diverged")
+        assert kube.sql("db-1", "SELECT to_regclass('of_1') IS NOT NULL") == "t"
+        kube.kubectl("exec", "db-1", "-c", "postgres", "--", "patronictl", "reinit", "--force", "db-rw", "db-1")
     kube.wait_ready("db", seconds=240)
+    assert ("CopyingAgain" in kube.reasons("db")) is chosen
     assert kube.sql("db-1", "SELECT to_regclass('of_0') IS NOT NULL AND to_regclass('of_1') IS NULL") == "t"
 
 

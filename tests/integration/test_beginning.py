@@ -95,6 +95,8 @@ async def test_a_person_may_choose_an_older_volume() -> None:
         await runs(made, {"instances": 2})
         assert instances(made) == range(1, 2)
         assert records(made) == []
+        # Whatever the other has, it is to be replaced.
+        assert notes(made, "medianest.io/copy-again") == ["data-db-0"]
         # It says of another volume that it was migrated.
         assert list(made.server.all(JOB)) == []
 
@@ -149,6 +151,17 @@ async def test_a_volume_without_labels_is_one_of_the_instances() -> None:
         assert instances(made) == range(1)
         labels = made.server.get(CLAIM, NAMESPACE, "data-db-0")["metadata"]["labels"]
         assert labels["medianest.io/database"] == "db"
+
+
+async def test_the_last_primarys_volume_is_found_without_its_labels() -> None:
+    """Also where fewer instances are wanted now."""
+    async with arena() as made:
+        volume(made, 0)
+        metadata = {"namespace": NAMESPACE, "name": "data-db-2"}
+        made.server.put(CLAIM, {"metadata": metadata, "spec": {"resources": {"requests": {"storage": "10Gi"}}}})
+        record(made, "-config", history=history("db-2"))
+        await runs(made, {"instances": 1})
+        assert instances(made) == range(2, 3)
 
 
 async def test_a_log_without_its_data_is_named() -> None:

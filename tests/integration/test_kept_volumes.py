@@ -279,6 +279,17 @@ async def test_the_policy_reaches_every_volume_at_once() -> None:
         assert live["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
+async def test_a_paused_database_keeps_its_volumes_too() -> None:
+    """Who pauses a database to keep it, and deletes the object, must not lose it."""
+    async with arena() as made:
+        await runs(made, {"storage": {"onDelete": "Delete"}})
+        volume(made, 0)
+        await runs(made, {"storage": {"onDelete": "Delete"}})
+        assert owners(made)["data-db-0"] != []
+        await runs(made, {"storage": {"onDelete": "Retain"}, "paused": True})
+        assert owners(made)["data-db-0"] == []
+
+
 async def test_volumes_that_go_with_an_earlier_object_are_not_taken_for_kept() -> None:
     async with arena() as made:
         volume(made, 0)

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     UPDATING = "Updating"
     COPYING_AGAIN = "CopyingAgain"
     LAG_TOLERATED = "LagTolerated"
+    DIVERGED = "Diverged"
     CONFIGURING = "Configuring"
     GROWING_VOLUMES = "GrowingVolumes"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
@@ -193,6 +194,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.UPDATING: _PROGRESS,
         Reason.COPYING_AGAIN: _PROGRESS,
         Reason.LAG_TOLERATED: Facts(Severity.DEGRADED),
+        Reason.DIVERGED: _DEGRADED,
         Reason.CONFIGURING: _PROGRESS,
         Reason.GROWING_VOLUMES: _PROGRESS,
         Reason.WAITING_FOR_REPLICAS: _PROGRESS,

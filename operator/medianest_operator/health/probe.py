@@ -114,10 +114,12 @@ class History:
     Attributes:
         promotions: the server's history files by their names; each holds all promotions before its timeline.
         position: how far its log goes, in bytes.
+        started: when the server was started.
     """
 
     promotions: Mapping[str, str]
     position: int
+    started: str = ""
 
     def continues(self, other: History) -> bool:
         """Whether the other's data is an earlier state of these, as far as can be seen.
@@ -135,7 +137,7 @@ async def history(connection: Connection) -> History:
     promotions = {str(name): str(text) for name, text in await cursor.fetchall()}
     cursor = await connection.execute(
         "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-        " ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint"
+        " ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint, pg_postmaster_start_time()::text"
     )
     row = await cursor.fetchone()
-    return History(promotions, int(row[0] or 0) if row else 0)
+    return History(promotions, int(row[0] or 0), str(row[1])) if row else History(promotions, 0)

@@ -40,9 +40,13 @@ async def first_instances(run: Run) -> range:
         # How far another had come, which keeps this one from being elected.
         await leftovers.forget(run)
     last = chosen if chosen is not None else await _led_last(run, claims)
+    if last is not None and last not in claims:
+        # Its labels may have been taken away, too.
+        claims = await _kept(run, last)
     if last in claims and last is not None:
         await _check_log(run, claims, last)
-        await kept_volumes.leave_behind(run, [ordinal for ordinal in claims if ordinal != last])
+        others = [ordinal for ordinal in claims if ordinal != last]
+        await kept_volumes.leave_behind(run, others, for_good=chosen is not None)
         return range(last, last + 1)
     if not claims:
         _refuse_log_alone(run)
@@ -91,10 +95,14 @@ def note_leader(run: Run) -> None:
     run.services.memory.drop(run.key, _WITHOUT_LEADER)
 
 
-async def _kept(run: Run) -> Mapping[int, Manifest]:
-    """The claims by their ordinal, also those that lost their labels or never had any: a StatefulSet takes them too."""
+async def _kept(run: Run, last: int = 0) -> Mapping[int, Manifest]:
+    """The claims by their ordinal, also those that lost their labels or never had any: a StatefulSet takes them too.
+
+    Args:
+        last: the instance that is known to have led last, which may be more than are wanted now.
+    """
     names = run.names
-    for ordinal in range(run.spec.instances):
+    for ordinal in {*range(run.spec.instances), last}:
         name = names.claim(naming.VOLUME_DATA, ordinal)
         if run.services.cache.get(CLAIM, names.namespace, name) is not None:
             continue

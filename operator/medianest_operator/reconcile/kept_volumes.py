@@ -10,6 +10,7 @@ from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
+from medianest_operator.errors import Permanent
 from medianest_operator.health import probe
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile import patroni
@@ -70,12 +71,18 @@ def may_join(run: Run, ordinal: int) -> bool:
     return bool(run.services.memory.recall(run.key, WRITTEN, token, math.inf))
 
 
-async def leave_behind(run: Run, ordinals: Iterable[int]) -> None:
-    """Note on the claims of instances that others begin without them: until they follow, nobody old is elected."""
+async def leave_behind(run: Run, ordinals: Iterable[int], *, for_good: bool = False) -> None:
+    """Note on the claims of instances that others begin without them: until they follow, nobody old is elected.
+
+    Args:
+        for_good: a person wants it so, although what they have may be newer. They are copied, whatever they have.
+    """
     claims = by_instance(run)
+    notes = [naming.ANNOTATION_LEFT_BEHIND, *([naming.ANNOTATION_COPY_AGAIN] if for_good else [])]
     for ordinal in ordinals:
-        if not annotation(claims[ordinal], naming.ANNOTATION_LEFT_BEHIND):
-            await _annotate(run, claims[ordinal], naming.ANNOTATION_LEFT_BEHIND, stamp_now())
+        for note in notes:
+            if not annotation(claims[ordinal], note):
+                await _annotate(run, claims[ordinal], note, stamp_now())
 
 
 async def mark(run: Run) -> Outcome:
@@ -105,33 +112,66 @@ async def follow(run: Run) -> Outcome:
     seen = run.facts.get(Servers) or Servers()
     behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
     joining = [pod for pod in run.pods if run.names.ordinal(pod.name) in behind and pod != seen.primary]
+    problem: Permanent | None = None
     for pod in joining:
-        if pod.name in seen.instances and not _is_compared(run, pod) and not await _compare(run, seen, pod):
-            return await _copy_again(run, pod, "went another way than the primary's")
+        if pod.name not in seen.instances or _is_compared(run, pod):
+            continue
+        histories = [await _history(run, server) for server in (pod, seen.primary) if server]
+        if await _awaits_copy(run, pod, histories[0]):
+            return await _copy_again(run, pod, "a person chose another volume to begin with", histories[0].started)
+        if _copied(run, pod, math.inf) == histories[0].started:
+            # Patroni is about to stop it.
+            continue
+        if histories[-1].continues(histories[0]):
+            run.services.memory.keep(run.key, f"history of {pod.name}", pod.uid, True)
+        else:
+            problem = _diverged(run, pod)
     await mark(run)
+    if problem:
+        return Outcome(problem=problem)
     for pod in joining:
         if not seen.follows(pod) and _is_stuck(run, seen, pod):
-            return await _copy_again(run, pod, "lacks write-ahead log that is not kept")
+            return await _copy_again(run, pod, "it lacks write-ahead log that is not kept")
     return Outcome()
 
 
 def _is_compared(run: Run, pod: Pod) -> bool:
+    """Whether it is known, for as long as its pod lives, that the primary's data continues those of a replica."""
     return bool(run.services.memory.recall(run.key, f"history of {pod.name}", pod.uid, math.inf))
 
 
-async def _compare(run: Run, seen: Servers, pod: Pod) -> bool:
-    """Whether the primary's data continues those of a replica. It is remembered for as long as its pod lives."""
-    if seen.primary is None:
-        return True
-    histories = []
-    for server in (pod, seen.primary):
-        instance = run.instance(server, naming.MAINTENANCE_DATABASE)
-        async with run.services.sessions.use(instance, run.credentials) as connection:
-            histories.append(await probe.history(connection))
-    if histories[1].continues(histories[0]):
-        run.services.memory.keep(run.key, f"history of {pod.name}", pod.uid, True)
-        return True
+async def _history(run: Run, pod: Pod) -> probe.History:
+    instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
+    async with run.services.sessions.use(instance, run.credentials) as connection:
+        return await probe.history(connection)
+
+
+def _copied(run: Run, pod: Pod, seconds: float) -> str | None:
+    """The start of the server that was to be copied again, by this process, at most so many seconds ago."""
+    started: str | None = run.services.memory.recall(run.key, f"copy of {pod.name}", pod.uid, seconds)
+    return started
+
+
+async def _awaits_copy(run: Run, pod: Pod, history: probe.History) -> bool:
+    """Whether it has to be copied because a person chose another. The note goes once another server runs there."""
+    claim = by_instance(run).get(run.names.ordinal(pod.name) or 0)
+    if claim is None or annotation(claim, naming.ANNOTATION_COPY_AGAIN) is None:
+        return False
+    if _copied(run, pod, math.inf) in {None, history.started}:
+        return _copied(run, pod, _CATCHING_UP) is None
+    await _annotate(run, claim, naming.ANNOTATION_COPY_AGAIN, None)
     return False
+
+
+def _diverged(run: Run, pod: Pod) -> Permanent:
+    claim = run.names.claim(naming.VOLUME_DATA, run.names.ordinal(pod.name) or 0)
+    message = (
+        f"{pod.name} was promoted, or written to, apart from the primary: it may hold what the primary lacks, so that"
+        f" the operator doesn't copy over it. Look what it holds; then have it copied again: kubectl -n"
+        f" {run.names.namespace} exec {pod.name} -c postgres -- patronictl reinit --force {run.names.scope} {pod.name};"
+        f" or begin with it: hibernate, annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true, and wake"
+    )
+    return Permanent(Reason.DIVERGED, message)
 
 
 def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
@@ -173,9 +213,10 @@ async def _annotate(run: Run, claim: Manifest, annotation: str, value: str | Non
     run.services.cache.put(CLAIM, live)
 
 
-async def _copy_again(run: Run, pod: Pod, why: str) -> Outcome:
+async def _copy_again(run: Run, pod: Pod, why: str, started: str = "") -> Outcome:
     run.services.memory.drop(run.key, f"behind {pod.name}")
     await patroni.reinitialize(run, pod)
+    run.services.memory.keep(run.key, f"copy of {pod.name}", pod.uid, started)
     message = f"Copying {pod.name} again from the primary: its volume is of a time before the others began, and {why}."
     return Outcome(events=(Announcement(Reason.COPYING_AGAIN, message),), next_look=_COPYING)
 

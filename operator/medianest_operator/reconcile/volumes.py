@@ -51,6 +51,12 @@ async def reconcile(run: Run) -> Outcome:
     return await observe(run)
 
 
+async def observe_paused(run: Run) -> Outcome:
+    """The same, but for the policy on deletion: who pauses a database to keep it must not lose it."""
+    await _own(run)
+    return await observe(run)
+
+
 async def observe(run: Run) -> Outcome:
     """Whether volumes are on their way to their size."""
     pending = growing(run)
@@ -126,4 +132,4 @@ def growing(run: Run) -> list[str]:
     return pending
 
 
-CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe, stable=True)
+CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe_paused, stable=True)
