@@ -14,9 +14,9 @@ from medianest_operator.errors import Permanent
 from medianest_operator.health import probe
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile import patroni
-from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.servers import SOON, Servers
 from medianest_operator.timestamps import stamp_now
 
 WRITTEN: Final = "configuration"
@@ -132,7 +132,13 @@ async def follow(run: Run) -> Outcome:
     for pod in joining:
         if not seen.follows(pod) and _is_stuck(run, seen, pod):
             return await _copy_again(run, pod, "it lacks write-ahead log that is not kept")
-    return Outcome()
+    unknown = [pod.name for pod in joining if not _is_compared(run, pod)]
+    return Outcome(obstacle=_waiting(unknown), next_look=SOON) if unknown else Outcome()
+
+
+def _waiting(names: Iterable[str]) -> Verdict:
+    message = f"Waiting for {', '.join(names)}, on a volume that was left behind. The database serves."
+    return Verdict("False", Reason.WAITING_FOR_REPLICAS, message)
 
 
 def _is_compared(run: Run, pod: Pod) -> bool:
@@ -218,7 +224,8 @@ async def _copy_again(run: Run, pod: Pod, why: str, started: str = "") -> Outcom
     await patroni.reinitialize(run, pod)
     run.services.memory.keep(run.key, f"copy of {pod.name}", pod.uid, started)
     message = f"Copying {pod.name} again from the primary: its volume is of a time before the others began, and {why}."
-    return Outcome(events=(Announcement(Reason.COPYING_AGAIN, message),), next_look=_COPYING)
+    announced = Announcement(Reason.COPYING_AGAIN, message)
+    return Outcome(events=(announced,), obstacle=_waiting([pod.name]), next_look=_COPYING)
 
 
 CONCERN = Concern("volume notes", Needs.CREDENTIALS, follow, mark)
