@@ -153,6 +153,24 @@ async def test_a_volume_without_labels_is_one_of_the_instances() -> None:
         assert labels["medianest.io/database"] == "db"
 
 
+async def test_anothers_volumes_are_left_alone() -> None:
+    """An application whose StatefulSet has the name of this database: its claims would go with the object."""
+    async with arena() as made:
+        labels = {"app": "other"}
+        made.server.put(
+            STATEFUL_SET, {"metadata": {"namespace": NAMESPACE, "name": "db", "labels": labels}, "spec": {}}
+        )
+        made.server.put(CLAIM, {
+            "metadata": {"namespace": NAMESPACE, "name": "data-db-0", "labels": labels},
+            "spec": {"resources": {"requests": {"storage": "10Gi"}}},
+        })  # fmt: skip
+        for _ in range(2):
+            key = await runs(made, {"storage": {"onDelete": "Delete"}})
+        assert made.conditions(key)["Ready"] == ("False", "NameTaken")
+        claim = made.server.get(CLAIM, NAMESPACE, "data-db-0")["metadata"]
+        assert (claim["labels"], claim.get("ownerReferences")) == (labels, None)
+
+
 async def test_the_last_primarys_volume_is_found_without_its_labels() -> None:
     """Also where fewer instances are wanted now."""
     async with arena() as made:

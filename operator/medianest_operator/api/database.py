@@ -346,4 +346,5 @@ class DatabaseSpec(ApiModel):
     hibernate: bool = False
     """Stops all instances cleanly and keeps the volumes."""
     paused: bool = False
-    """The operator changes nothing of this database while true; it goes on to report."""
+    """The operator changes nothing of this database while true, but for whether its volumes go with the object; it goes
+    on to report."""

@@ -14,7 +14,7 @@ from typing import Final
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import CLAIM, Manifest
+from medianest_operator.kubernetes.kinds import CLAIM, STATEFUL_SET, Manifest
 from medianest_operator.reconcile import kept_volumes, leftovers, patroni
 from medianest_operator.reconcile.context import Run
 from medianest_operator.resources.patroni import TTL
@@ -98,10 +98,14 @@ def note_leader(run: Run) -> None:
 async def _kept(run: Run, last: int = 0) -> Mapping[int, Manifest]:
     """The claims by their ordinal, also those that lost their labels or never had any: a StatefulSet takes them too.
 
+    Where another application has a StatefulSet of this name the others are that one's.
+
     Args:
         last: the instance that is known to have led last, which may be more than are wanted now.
     """
     names = run.names
+    if run.stateful_set is None and await run.services.client.get(STATEFUL_SET, names.namespace, names.stateful_set):
+        return kept_volumes.by_instance(run)
     for ordinal in {*range(run.spec.instances), last}:
         name = names.claim(naming.VOLUME_DATA, ordinal)
         if run.services.cache.get(CLAIM, names.namespace, name) is not None:
