@@ -4,6 +4,7 @@ local needs_a_person = {
   BackupFailed = true,
   BackupMisconfigured = true,
   BackupOverdue = true,
+  Diverged = true,
   Drifted = true,
   HardeningFailed = true,
   ImageUnavailable = true,
