@@ -66,7 +66,8 @@ def _wait_led(kube: Kube, ordinal: int) -> None:
 
 
 def _leads(found: dict[str, Any], ordinal: int) -> bool:
-    return bool(found["status"]["instances"].get("primary") == f"db-{ordinal}")
+    # An object that was made a moment ago has no status yet.
+    return bool((found.get("status") or {}).get("instances", {}).get("primary") == f"db-{ordinal}")
 
 
 def _is_another(pod: dict[str, Any] | None, before: dict[str, Any]) -> bool:
