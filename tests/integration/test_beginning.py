@@ -360,6 +360,18 @@ async def test_a_switchover_that_a_person_asked_for_is_waited_for(change: dict[s
         assert instances(made) == range(1)
 
 
+async def test_a_switchover_that_nobody_can_make_keeps_nothing_awake() -> None:
+    """Without a leader nobody takes the request away."""
+    async with arena() as made:
+        await runs(made, {"instances": 2})
+        for ordinal in range(2):
+            volume(made, ordinal)
+            pod(made, ordinal, "replica")
+        record(made, "-failover", leader="db-0", member="db-1")
+        await runs(made, {"instances": 2, "hibernate": True})
+        assert len(instances(made)) == 0
+
+
 async def test_a_statefulset_that_lost_its_labels_is_still_this_ones() -> None:
     async with arena() as made:
         await runs(made, {"instances": 1})

@@ -98,7 +98,7 @@ async def wanted_instances(run: Run) -> range:
     else:
         # Before the first leader, too: nobody knows which of them won Patroni's race for the initialization.
         return await (beginning.first_again(run, asked) if asked else beginning.first_instances(run))
-    if set(asked) - set(wanted) and run.pods and await members.handover_asked_for(run):
+    if leader is not None and set(asked) - set(wanted) and await members.handover_asked_for(run):
         # Whoever leads then must not be taken away either.
         return asked
     return wanted
