@@ -32,7 +32,7 @@ def files_of(round_: int, good: bool) -> dict[str, str]:
     }
 
 
-def kill(kube: Kube, environment: Environment, victim: str) -> str:
+def kill(kube: Kube, environment: Environment, victim: str, earlier: set[str]) -> str:
     """Kill one of the three at once; returns what it was."""
     if victim == "operator":
         holder = "jsonpath={.spec.holderIdentity}"
@@ -42,12 +42,34 @@ def kill(kube: Kube, environment: Environment, victim: str) -> str:
     if victim == "primary":
         name = kube.primary("db")
     else:
-        names = [pod["metadata"]["name"] for pod in kube.all("Pod")]
-        name = next((name for name in names if name.startswith("db-migrate-")), "")
+        name = next(iter(job_pods(kube) - earlier), "")
         if not name:
             return "nothing: the Job had no pod"
     kube.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
     return name
+
+
+def job_pods(kube: Kube) -> set[str]:
+    names = {pod["metadata"]["name"] for pod in kube.all("Pod")}
+    return {name for name in names if name.startswith("db-migrate-")}
+
+
+def wait_for_moment(kube: Kube, earlier: set[str], good: bool, moments: random.Random) -> str:
+    """Until a random moment, or one at which the run has done something that a kill must not leave half told.
+
+    Args:
+        earlier: the pods of runs before.
+    """
+    said = moments.choice(["", "applied 2026"] if good else ["", "applied 2026", "reverting: ", "reverting by "])
+    if not said:
+        time.sleep(moments.uniform(0.5, 6.0))
+        return "a random moment"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if any(said in kube.kubectl("logs", name, "-c", "migrate", check=False) for name in job_pods(kube) - earlier):
+            break
+        time.sleep(0.05)
+    return f"{said!r}"
 
 
 def acted_on(database: Manifest | None, digest_before: str) -> bool:
@@ -71,15 +93,16 @@ def test_whatever_is_killed_a_run_ends_applied_or_reverted(kube: Kube, environme
     for round_ in range(ROUNDS):
         victim, good = VICTIMS[round_ % 3], moments.random() < 0.6
         digest = kube.get(KIND, "db")["status"]["schema"]["lastRun"]["digest"]  # type: ignore[index]
+        earlier = job_pods(kube)
         wanted = data | files_of(round_, good)
         kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "source"}, "data": wanted})
         kube.patch("db", {"migrations": {"source": {"configMap": {"name": "source"}}, "rehearse": "Never"}})
-        time.sleep(moments.uniform(0.5, 6.0))
-        killed = kill(kube, environment, victim)
+        moment = wait_for_moment(kube, earlier, good, moments)
+        killed = kill(kube, environment, victim, earlier)
         status = kube.wait(KIND, "db", lambda db, known=digest: acted_on(db, known), "at a run's end", 240)["status"]  # type: ignore[misc]
         run = status["schema"]["lastRun"]
         outcomes["applied" if run["outcome"] == "Applied" else "rolled back and verified"] += 1
-        print(f"round {round_}: killed {killed}, {run['outcome']} {run.get('reason')}")
+        print(f"round {round_}: at {moment} killed {killed}, {run['outcome']} {run.get('reason')}")
         primary = kube.primary("db")
         table = kube.sql(
             primary, f"SELECT count(*) FROM pg_class WHERE relname IN ('round_{round_}', 'round_{round_}_idx')"

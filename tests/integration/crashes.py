@@ -400,3 +400,13 @@ def end_sessions(watcher: Connection[None]) -> None:
         " WHERE datname = current_database() AND usename = %s",
         "medianest_migrator",
     )
+
+
+def fail_unverified(database: Database, start: Start, shape: str) -> dict[str, str]:
+    """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
+    files = {**SHAPES[shape], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
+    with at_the_gate(database, start, files) as job:
+        database.execute("CREATE PUBLICATION meanwhile")
+    code, result, output = job.end()
+    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
+    return files

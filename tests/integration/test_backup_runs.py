@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from integration.backup_runs import (
     NAMESPACE,
     WHOSE,
     Bench,
+    Run,
     add_backup_role,
     candidate,
     contents,
@@ -26,6 +28,7 @@ from integration.backup_runs import (
     until,
 )
 from integration.postgres_server import Database, PostgresServer, running_server
+from integration.slow_network import slow_network
 from medianest_operator.backups.logical.run import BackupOptions, BackupRun
 from medianest_operator.backups.repository.catalog import Catalog
 from medianest_operator.backups.repository.client import open_folder
@@ -295,9 +298,12 @@ def test_sigterm_leaves_nothing(bench: Bench) -> None:
 
 
 def test_time_limits_are_for_the_application(bench: Bench) -> None:
-    for limit in ("statement_timeout = '1ms'", "idle_in_transaction_session_timeout = '20ms'"):
-        bench.source.execute(f'ALTER ROLE medianest_backup IN DATABASE "{bench.source.name}" SET {limit}')
-    answer = bench.backup("--format", "custom", "--format", "plain")
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
+        bench.source.execute(f'ALTER ROLE medianest_backup IN DATABASE "{bench.source.name}" SET {limit} = 1')
+    backup = ["backup", *bench.places, *WHOSE, "--tier", "daily", "--format", "custom", "--format", "plain"]
+    with tempfile.TemporaryDirectory() as folder, slow_network(Path(folder), bench.source.server.folder, 0.01) as host:
+        environment = {**bench.source.environment("medianest_backup"), "PGHOST": str(host)}
+        answer = Run(environment, *backup, folder=bench.folder).end()
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
 
 

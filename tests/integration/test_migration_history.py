@@ -112,6 +112,28 @@ def test_an_extensions_views_need_no_baseline(empty: Database) -> None:
     assert migrate(empty, bundled_migrations()).outcome == "Applied"
 
 
+def test_a_lockout_that_no_record_explains_is_told_first(medianest: Database) -> None:
+    """SQL that a file put together dropped the journal and committed, and the run was killed."""
+    medianest.execute(
+        "DROP SCHEMA medianest_operator CASCADE;"
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at)"
+        " VALUES ('x', 'y', '20251201000000_theirs', '2025-12-01 10:00:00Z')"
+    )
+    rights = medianest.execute(
+        "SELECT coalesce(nullif(grantee, 0)::regrole::text, 'PUBLIC')"
+        "  FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba)))"
+        " WHERE datname = current_database() AND privilege_type = 'CONNECT'"
+        "   AND grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname = 'medianest_migrator')"
+    )
+    medianest.execute(f'GRANT CONNECT ON DATABASE "{medianest.name}" TO medianest_migrator')
+    for (grantee,) in rights:
+        medianest.execute(f'REVOKE CONNECT ON DATABASE "{medianest.name}" FROM {grantee}')
+    result = migrate(medianest, {"20260101120000_next.sql": "CREATE TABLE notes (id text)"})
+    assert (result.outcome, result.reason) == ("Failed", "UnresolvedFailure")
+    assert result.message.startswith("The application is locked out of its database. An earlier run of 2025120100")
+    assert f'GRANT CONNECT ON DATABASE "{medianest.name}" TO' in result.message
+
+
 def test_unresolved_failure_of_prisma_stops_everything(medianest: Database) -> None:
     medianest.execute(
         "INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at, logs)"

@@ -14,6 +14,7 @@ from medianest_operator.migrations.source import Migration
 
 NAME = "20260101120000_next"
 SMALL_LIMIT = RunOptions(rehearsal_limit=1)
+CONCURRENTLY = "CREATE INDEX CONCURRENTLY more ON users (name);\n"
 
 
 @pytest.fixture
@@ -67,3 +68,29 @@ def test_damage_behind_the_definitions_is_found_as_well(large: Database, tmp_pat
     result = migrate(large, plus("SELECT 1"), SMALL_LIMIT, folder=tmp_path, report=damage)
     assert (result.outcome, result.reason) == ("Transient", "BackupFailed")
     assert "is damaged: its SHA-256 is not the manifest's. Nothing was changed" in result.message
+
+
+RESTORED = {
+    "enum value": ("ALTER TYPE \"UserRole\" ADD VALUE 'guest';\n", "CREATE TABLE guests (id text);\n"),
+    "nullable column": ("ALTER TABLE users ALTER name DROP NOT NULL, ALTER email DROP NOT NULL;\n", None),
+    "view with one more column": ("CREATE OR REPLACE VIEW names AS SELECT id, name FROM users;\n", None),
+    "function with a named argument": (
+        "CREATE FUNCTION twice(i int) RETURNS int LANGUAGE sql AS 'SELECT 2 * i';\n",
+        None,
+    ),
+    "procedure": ("CREATE PROCEDURE nothing(a int) LANGUAGE sql AS 'SELECT 1';\n", None),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), RESTORED.values(), ids=RESTORED.keys())
+def test_a_rollback_that_restored_the_copy_is_no_loss_of_data(
+    people: Database, tmp_path: Path, first: str, second: str | None
+) -> None:
+    """The restore makes the copy's tables again, which are others then by their identity."""
+    people.execute('CREATE TYPE "UserRole" AS ENUM (\'admin\'); ALTER TYPE "UserRole" OWNER TO medianest')
+    people.execute("SET ROLE medianest; CREATE VIEW names AS SELECT id FROM users")
+    files = {"20260101000000_a.sql": first, "20260102000000_b.sql": second or CONCURRENTLY}
+    result = migrate(people, files, RunOptions(), folder=tmp_path)
+    assert result.outcome == "Applied", result
+    assert result.rehearsal is not None
+    assert result.rehearsal.data

@@ -157,11 +157,21 @@ def test_definitions_that_write_rows_are_taken_back_with_the_rows(
     assert "by the application alone" not in result.message
 
 
-def test_down_script_with_data_locks_writers_out(medianest: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "down",
+    [
+        "UPDATE users SET name = 'down'",
+        "TRUNCATE media_requests",
+        "WITH gone AS (DELETE FROM media_requests RETURNING *) SELECT * FROM gone",
+        "PREPARE p AS DELETE FROM media_requests;\nEXECUTE p",
+    ],
+    ids=["update", "truncate", "query that deletes", "prepared statement"],
+)
+def test_down_script_with_data_locks_writers_out(medianest: Database, tmp_path: Path, down: str) -> None:
     medianest.execute(PEOPLE)
     files = {
         A: "CREATE TABLE a (id text);\n",
-        "20260101000000_a.down.sql": "UPDATE users SET name = 'down';\nDROP TABLE a;\n",
+        "20260101000000_a.down.sql": f"{down};\nDROP TABLE a;\n",
         B: BAD,
         "20260102000000_b.down.sql": "DROP INDEX CONCURRENTLY bad_uq;\n",
     }
@@ -195,3 +205,14 @@ def test_without_a_rehearsal_the_backup_is_there_where_the_inverse_does_not_lead
     assert not left, result
     assert result.rollback is not None, result
     assert (result.reason, result.rollback.verified) == ("MigrationFailed", True), result
+
+
+def test_a_function_with_a_named_argument_goes_by_its_inverse(medianest: Database, tmp_path: Path) -> None:
+    """Its rights are listed by the types of its arguments alone, the function with their names."""
+    medianest.execute(PEOPLE)
+    medianest.execute("ALTER DEFAULT PRIVILEGES FOR ROLE medianest GRANT EXECUTE ON FUNCTIONS TO medianest_app")
+    files = {A: "CREATE FUNCTION twice(i int, t text) RETURNS int LANGUAGE sql AS 'SELECT 2 * i';\n", B: BAD}
+    result, left = migrate_and_look(medianest, files, NEVER, tmp_path)
+    assert not left, result
+    assert result.rollback is not None, result
+    assert (result.rollback.strategy, result.rollback.verified) == ("Inverse", True), result

@@ -7,29 +7,18 @@ import pytest
 
 from integration.commands import dbctl
 from integration.crashes import (
-    AT_THE_GATE,
     SHAPES,
     Start,
     Truth,
     applied,
     assert_next_run_rolls_back,
-    at_the_gate,
+    fail_unverified,
     open_runs,
     unresolved,
 )
 from integration.postgres_server import Database
 
 OTHER = {"20270101000000_other": "SELECT 1;\n"}
-
-
-def fail_unverified(database: Database, start: Start, shape: str) -> dict[str, str]:
-    """A superuser's publication appears meanwhile, which no rollback of the migrator's removes."""
-    files = {**SHAPES[shape], "20260103000000_c": AT_THE_GATE + "SELECT 1/0;\n"}
-    with at_the_gate(database, start, files) as job:
-        database.execute("CREATE PUBLICATION meanwhile")
-    code, result, output = job.end()
-    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
-    return files
 
 
 @pytest.mark.parametrize("shape", ["concurrently in the middle", "down scripts", "commit inside"])

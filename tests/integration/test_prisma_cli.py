@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from integration import prisma_cli
+from integration.commands import dbctl
 from integration.conftest import migrate
+from integration.crashes import SHAPES, Start, fail_unverified
 from integration.postgres_server import Database, PostgresServer, wait_until
 from integration.prisma_cli import Prisma
 from medianest_operator.migrations.bundled import bundled_migrations
@@ -151,6 +153,23 @@ def test_a_failure_that_prisma_left_stops_ours_until_it_is_resolved(empty: Datab
     prisma.write(NEXT)
     assert ours(empty, prisma).version == THIRD
     assert UP_TO_DATE in prisma.status(empty).text
+
+
+def test_an_unverified_end_stops_prisma_too_until_a_person_resolves_it(
+    database: Database, start: Start, prisma: Prisma
+) -> None:
+    files = fail_unverified(database, start, "concurrently in the middle")
+    prisma.write(files)
+    refused = prisma.deploy(database)
+    assert (refused.code, "P3009" in refused.text) == (1, True)
+    assert "20260103000000_c" in refused.text
+    assert dbctl(database.environment("postgres"), "resolve").returncode == 0
+
+    sound = SHAPES["concurrently in the middle"]
+    prisma.write(sound)
+    deploy = prisma.deploy(database)
+    assert (deploy.code, [name for name in sound if name in deploy.text]) == (0, list(sound))
+    assert UP_TO_DATE in prisma.status(database).text
 
 
 def test_tables_without_a_history_stop_both(empty: Database, prisma: Prisma) -> None:

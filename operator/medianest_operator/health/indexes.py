@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 from pydantic import BaseModel, ConfigDict
 
+from medianest_operator.postgres.rows import only, only_async
 from medianest_operator.postgres.trusted import bounded, too_large
 
 # The application's schema; other schemas are other people's.
@@ -139,9 +140,8 @@ def read_index_health(connection: Connection[Any], critical: Sequence[str]) -> I
         psycopg.Error: as the server says.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(SELECT_INDEXES).fetchone()
-    assert row is not None
-    return evaluate(row[0], row[1], critical)
+        indexes, foreign_keys = only(cursor.execute(SELECT_INDEXES))
+    return evaluate(indexes, foreign_keys, critical)
 
 
 async def read_index_health_async(connection: AsyncConnection[Any], critical: Sequence[str]) -> IndexHealth:
@@ -152,8 +152,7 @@ async def read_index_health_async(connection: AsyncConnection[Any], critical: Se
         psycopg.Error: as the server says.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        row = await (await cursor.execute(bounded(SELECT_INDEXES, 2))).fetchone()
-    assert row is not None
+        row = await only_async(await cursor.execute(bounded(SELECT_INDEXES, 2)))
     if None in row:
         raise too_large("The definitions of indexes and foreign keys")
     return evaluate(row[0], row[1], critical)

@@ -12,11 +12,13 @@ ACTIVE_TRANSACTION = "25001"
 
 
 def describe_failure(
-    migration: Migration, script: Script, outcome: ScriptOutcome, error: ServerError | None = None
+    migration: Migration, script: Script, outcome: ScriptOutcome, error: ServerError
 ) -> tuple[FailedMigration, str]:
-    """The failure for the result's `failed`, and in one or two sentences."""
-    error = error or outcome.error
-    assert error is not None
+    """The failure for the result's `failed`, and in one or two sentences.
+
+    Args:
+        error: the server's, or what came of the file as a whole.
+    """
     ordinal, line = _locate(migration.sql, script, outcome, error)
     failed = FailedMigration(
         migration=migration.name,

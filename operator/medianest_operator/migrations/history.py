@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from medianest_operator.migrations.source import Migration
 from medianest_operator.postgres.roles import let_reader_in
+from medianest_operator.postgres.rows import only, only_async
 from medianest_operator.postgres.trusted import Relation, UntrustedContent, clamped, reading
 
 TABLE = "_prisma_migrations"
@@ -177,8 +178,7 @@ def read_history(connection: Connection[Any]) -> History:
         psycopg.Error: as the server says.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        state = cursor.execute(SELECT_STATE).fetchone()
-        assert state is not None
+        state = only(cursor.execute(SELECT_STATE))
         rows = cursor.execute(SELECT_ROWS).fetchall() if state[0] else []
     return history_from_rows(state[0], state[1], rows)
 
@@ -192,8 +192,7 @@ async def read_history_async(connection: AsyncConnection[Any]) -> History:
         psycopg.OperationalError: as the server says.
     """
     async with reading(connection, RELATION) as exists, connection.cursor(row_factory=tuple_row) as cursor:
-        state = await (await cursor.execute(SELECT_STATE)).fetchone()
-        assert state is not None
+        state = await only_async(await cursor.execute(SELECT_STATE))
         rows = await (await cursor.execute(_SELECT_BOUNDED)).fetchall() if exists else []
     if len(rows) > MOST_ROWS:
         raise UntrustedContent(f"{RELATION.label} has more than {MOST_ROWS} rows; a history has one for each migration")

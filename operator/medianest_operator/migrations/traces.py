@@ -88,10 +88,14 @@ def writes_rows(node: Any) -> bool:
     """Whether a statement changes rows, or calls what may."""
     from pglast import ast
 
-    if isinstance(node, ast.SelectStmt):
-        return _calls(node)
+    if isinstance(node, ast.SelectStmt | ast.CreateTableAsStmt):
+        return _calls(node) or _changes_below(node)
     return isinstance(
-        node, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt | ast.DoStmt | ast.CallStmt
+        node,
+        (
+            *(ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.TruncateStmt),
+            *(ast.DoStmt, ast.CallStmt, ast.ExecuteStmt),
+        ),
     )
 
 
@@ -107,20 +111,30 @@ def writes_rows_alone(node: Any) -> bool:
 def _calls(node: Any) -> bool:
     """Whether a function is called anywhere below; what it does isn't known here."""
     from pglast import ast
+
+    return _holds(node, ast.FuncCall, ast.SQLValueFunction)
+
+
+def _changes_below(node: Any) -> bool:
+    """Whether a query has a part that changes rows (PostgreSQL manual, 7.8.4), or runs a prepared statement."""
+    from pglast import ast
+
+    return _holds(node, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.ExecuteStmt)
+
+
+def _holds(node: Any, *kinds: type) -> bool:
+    """Whether there is a node of one of these kinds anywhere below."""
     from pglast.visitors import Visitor
 
-    class Calls(Visitor):
+    class Search(Visitor):
         found = False
 
-        def visit_FuncCall(self, ancestors: Any, call: ast.FuncCall) -> None:  # noqa: N802
-            self.found = True
+        def visit(self, ancestors: Any, below: Any) -> None:
+            self.found = self.found or isinstance(below, kinds)
 
-        def visit_SQLValueFunction(self, ancestors: Any, call: ast.SQLValueFunction) -> None:  # noqa: N802
-            self.found = True
-
-    calls = Calls()
-    calls(node)
-    return calls.found
+    search = Search()
+    search(node)
+    return search.found
 
 
 def _fills_column(command: Any) -> bool:

@@ -57,7 +57,6 @@ def replay(
         room = prepare(server, database, read_roles(connection), {}, _extensions(connection), connection.info.user)
         settle(room)
         seal(room)
-        assert room.login is not None
         with room.connect(room.login) as copy:
             yield _replayed(copy, source, room.brought)
 
@@ -153,11 +152,9 @@ def adopt_baseline(work: Work, why: str) -> History:
             f"{why[0].upper()}{why[1:]} (The source could not be replayed: {' '.join(str(error).split())}.)",
         ) from error
     if not matched:
-        assert nearest is not None
+        close = f"; nearest is {nearest[1]}, but {first_three(nearest[0])}" if nearest else ""
         raise RunError(
-            Reason.BASELINE_REQUIRED,
-            f"{why[0].upper()}{why[1:]} Its schema is that of no migration; nearest is {nearest[1]}, but"
-            f" {first_three(nearest[0])}.",
+            Reason.BASELINE_REQUIRED, f"{why[0].upper()}{why[1:]} Its schema is that of no migration{close}."
         )
     by_name = {migration.name: migration for migration in work.source}
     with connection.transaction():

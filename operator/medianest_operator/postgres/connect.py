@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from psycopg.rows import TupleRow
 
@@ -18,6 +19,15 @@ APPLICATION_NAME = "medianest-dbctl"
 ATTEMPT_TIMEOUT = 5
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
+
+NO_LIMITS: Final = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+}
+"""What a session begins with; `as_options` takes it to the server. That goes before the settings of its role and its
+database (PostgreSQL manual, 20.1.3): their time limits are for the application, and would end the very statement that
+takes them away."""
 
 
 class ConnectError(Exception):
@@ -62,13 +72,15 @@ def conninfo_from(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def libpq_environment(connection: Connection[Any]) -> dict[str, str]:
-    """libpq's variables that lead PostgreSQL's own programs to where a connection is.
+    """libpq's variables that lead PostgreSQL's own programs to where a connection is, with the options that it began
+    with.
 
     What the connection took from this process's environment they find there by themselves.
     """
     names = {
         "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE",
         "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+        "options": "PGOPTIONS",
     }  # fmt: skip
     given = connection.info.get_parameters()
     found = {variable: given[name] for name, variable in names.items() if name in given}
@@ -77,8 +89,13 @@ def libpq_environment(connection: Connection[Any]) -> dict[str, str]:
     return found
 
 
+def as_options(settings: Mapping[str, str]) -> str:
+    """Parameters of a session for libpq's `options`."""
+    return " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in settings.items())
+
+
 def connect(conninfo: str, timeout: float, report: Callable[[str], None], purpose: str) -> Connection[TupleRow]:
-    """Connect in autocommit, trying again until the server lets us in.
+    """Connect in autocommit and without time limits, trying again until the server lets us in.
 
     A server that is starting, a role that is about to be created and a Service without endpoints all look like a
     failure for a while, so every refusal is retried until the time is over.
@@ -95,7 +112,9 @@ def connect(conninfo: str, timeout: float, report: Callable[[str], None], purpos
     deadline = time.monotonic() + timeout
     pause, told = FIRST_PAUSE, ""
     # libpq's connect_timeout is in whole seconds, at least 2.
+    own = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
     options: dict[str, Any] = {
+        "options": f"{own} {as_options(NO_LIMITS)}".strip(),
         "application_name": f"{APPLICATION_NAME} {purpose}",
         "connect_timeout": max(2, min(ATTEMPT_TIMEOUT, int(timeout))),
         "keepalives_idle": 10,

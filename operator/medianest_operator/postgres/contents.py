@@ -11,6 +11,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator import naming
+from medianest_operator.postgres.rows import only
 
 # Tables that hold rows of their own. A materialized view's rows follow from others'.
 _TABLES: LiteralString = """
@@ -108,9 +109,7 @@ def count_rows(connection: Connection[Any], tables: Sequence[Table]) -> Iterator
     with connection.cursor(row_factory=tuple_row) as cursor:
         for table in tables:
             query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(table.schema, table.plain))
-            row = cursor.execute(query).fetchone()
-            assert row is not None
-            yield table.name, row[0]
+            yield table.name, only(cursor.execute(query))[0]
 
 
 def read_sequences(connection: Connection[Any]) -> dict[str, tuple[int, bool]]:
@@ -123,9 +122,8 @@ def read_sequences(connection: Connection[Any]) -> dict[str, tuple[int, bool]]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         for schema, name, _ in cursor.execute(_SEQUENCES, (naming.JOURNAL_SCHEMA,)).fetchall():
             identifier = sql.Identifier(schema, name)
-            row = cursor.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(identifier)).fetchone()
-            assert row is not None
-            found[identifier.as_string(None)] = (row[0], row[1])
+            last, called = only(cursor.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(identifier)))
+            found[identifier.as_string(None)] = (last, called)
     return found
 
 
@@ -179,9 +177,8 @@ def snapshot(connection: Connection[Any]) -> Iterator[str]:
     """A transaction that sees one moment, and the name under which others, such as pg_dump, can see the same one."""
     connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
-        row = connection.cursor(row_factory=tuple_row).execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-        assert row is not None
-        yield str(row[0])
+        (name,) = only(connection.cursor(row_factory=tuple_row).execute("SELECT pg_catalog.pg_export_snapshot()"))
+        yield str(name)
     finally:
         if not connection.broken and not connection.closed:
             connection.execute("ROLLBACK")

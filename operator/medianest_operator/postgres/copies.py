@@ -17,6 +17,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
+from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.throwaway import Login, ThrowawayServer
 
 MAINTENANCE: Final = "postgres"
@@ -101,7 +102,6 @@ class Room:
         database: what is copied.
         restorer: the login that restores: a member of every role, and no superuser.
         reader: the login that reads everything and writes nothing.
-        login: the role that a run logs in as, with a password.
         brought: extensions that the copy has for its own use.
         schemas: with their owners.
     """
@@ -111,10 +111,21 @@ class Room:
     restorer: Login
     reader: Login
     holder: str
-    login: Login | None = None
+    _login: Login | None = None
     brought: tuple[str, ...] = ()
     schemas: Mapping[str, str] = field(default_factory=dict)
     roles: Sequence[RoleCopy] = ()
+
+    @property
+    def login(self) -> Login:
+        """The role that a run logs in as, with a password.
+
+        Raises:
+            LookupError: the copy was made for no run.
+        """
+        if self._login is None:
+            raise LookupError("the copy was made without a role that a run logs in as")
+        return self._login
 
     def environment(self) -> dict[str, str]:
         """libpq's variables for whoever restores."""
@@ -162,7 +173,7 @@ def prepare(
     with server.connect(MAINTENANCE, server.admin) as admin:
         _make_roles(admin, room)
         if login is not None:
-            room.login = Login.new(login)
+            room._login = Login.new(login)
             _run(admin, "ALTER ROLE {} LOGIN PASSWORD {}", login, sql.Literal(room.login.verifier()))
         _make_database(admin, room)
     with server.connect(database.name, server.admin) as admin:
@@ -311,8 +322,6 @@ def read_roles(connection: Connection[Any]) -> list[RoleCopy]:
 def read_database(connection: Connection[Any]) -> DatabaseCopy:
     """The database that a connection is in, for a copy of it."""
     cursor = connection.cursor(row_factory=tuple_row)
-    row = cursor.execute(_DATABASE).fetchone()
-    assert row is not None
+    name, owner, encoding, collate, ctype, icu_locale = only(cursor.execute(_DATABASE))
     settings = tuple((whose, tuple(values)) for whose, values in cursor.execute(_SETTINGS).fetchall())
-    name, owner, encoding, collate, ctype, icu_locale = row
     return DatabaseCopy(name, owner, encoding, collate, ctype, icu_locale, settings)

@@ -19,6 +19,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from medianest_operator.postgres.rows import only_async
 from medianest_operator.postgres.sessions import Connection
 
 _KEY = "medianest-operator"
@@ -184,9 +185,8 @@ async def create_candidate(connection: Connection, name: str, owner: str, migrat
 async def system_identifier(connection: Connection) -> str:
     """The server's own number, which its replicas share and no other server has (PostgreSQL manual, pg_control)."""
     cursor = await connection.execute("SELECT system_identifier::text FROM pg_control_system()")
-    row = await cursor.fetchone()
-    assert row is not None
-    return str(row[0])
+    (found,) = await only_async(cursor)
+    return str(found)
 
 
 async def drop(connection: Connection, name: str) -> None:

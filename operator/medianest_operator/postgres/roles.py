@@ -14,6 +14,7 @@ from psycopg.rows import dict_row, tuple_row
 from medianest_operator import naming
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.postgres import logins, scram
+from medianest_operator.postgres.rows import only_async
 from medianest_operator.postgres.sessions import Connection
 from medianest_operator.postgres.trusted import UntrustedContent
 
@@ -217,8 +218,7 @@ async def ensure_grants(connection: Connection, spec: DatabaseSpec) -> bool:
     """
     app, readonly = logins.role_name(spec, logins.APP), logins.role_name(spec, logins.READ_ONLY)
     cursor = await connection.execute(_GRANTED, {"owner": spec.database.owner, "app": app, "readonly": readonly})
-    row = await cursor.fetchone()
-    assert row is not None
+    row = await only_async(cursor)
     if not row[0]:
         raise UntrustedContent(
             "The database has no schema public, in which MediaNest's tables are; somebody renamed or dropped it. Rename"

@@ -6,6 +6,8 @@ from typing import Any, LiteralString
 
 from psycopg import Connection
 
+from medianest_operator.postgres.rows import only
+
 # The key that Prisma's schema engine hands to pg_advisory_lock.
 LOCK_KEY = 72707369
 # Who holds the lock, for people: a bigint key is split over classid and objid, and objsubid is 1 for it.
@@ -31,9 +33,7 @@ def try_lock(connection: Connection[Any]) -> bool:
     Asked for rather than waited for: a session that waits inside `pg_advisory_lock` holds a snapshot, and a
     `CREATE INDEX CONCURRENTLY` of the lock's holder would wait for that snapshot in turn.
     """
-    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
-    assert row is not None
-    return bool(row[0])
+    return bool(only(connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (LOCK_KEY,)))[0])
 
 
 def is_held(connection: Connection[Any]) -> bool:

@@ -29,6 +29,7 @@ from psycopg.pq import PGconn, Ping
 
 from medianest_operator import naming
 from medianest_operator.postgres import scram
+from medianest_operator.postgres.connect import NO_LIMITS, as_options
 
 START_LIMIT = 60.0
 """Seconds until a server that doesn't answer is given up."""
@@ -109,25 +110,26 @@ class ThrowawayServer:
             "PGUSER": login.name,
             "PGPASSWORD": login.password,
             "PGDATABASE": dbname,
+            "PGOPTIONS": as_options(NO_LIMITS),
         }
 
     def connect(self, dbname: str, login: Login, settings: Mapping[str, str] | None = None) -> Connection[Any]:
         """A connection in autocommit.
 
         Args:
-            settings: parameters that it begins with; they win over those of the role and of the database.
+            settings: parameters that it begins with, besides having no time limits; they win over those of the role
+                and of the database.
 
         Raises:
             psycopg.OperationalError: the server is gone, or lets nobody in.
         """
-        options = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in (settings or {}).items())
         return psycopg.connect(
             host=str(self.folder),
             port=naming.POSTGRES_PORT,
             user=login.name,
             password=login.password,
             dbname=dbname,
-            options=options,
+            options=as_options({**NO_LIMITS, **(settings or {})}),
             autocommit=True,
         )
 

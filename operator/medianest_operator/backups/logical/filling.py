@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.backups.logical.dump import DumpError, restore_archive
 from medianest_operator.backups.verification.archive import Archive, write_entries
 from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.rows import only
 from medianest_operator.results.backup import Reason, RunFailure
 
 _TARGET: LiteralString = """
@@ -90,9 +91,7 @@ def inspect(connection: Connection[Any], environment: Mapping[str, str]) -> Targ
         psycopg.Error: the connection is lost.
     """
     cursor = connection.cursor(row_factory=tuple_row)
-    row = cursor.execute(_TARGET).fetchone()
-    assert row is not None
-    owner, is_member, is_superuser, in_recovery = row
+    owner, is_member, is_superuser, in_recovery = only(cursor.execute(_TARGET))
     info = connection.info
     if in_recovery:
         raise RunFailure(Reason.TARGET_UNFIT, f"{info.host} is a replica: restore on the primary", transient=True)

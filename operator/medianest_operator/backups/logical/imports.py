@@ -31,6 +31,7 @@ from medianest_operator.backups.verification.comparison import (
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
 from medianest_operator.postgres.connect import libpq_environment
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
+from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
@@ -214,9 +215,7 @@ class ImportRun:
         act_as_owner(target)
         cursor = target.connection.cursor(row_factory=tuple_row)
         for name, schema, is_needed in seen.extensions:
-            row = cursor.execute(_AVAILABLE, {"name": name}).fetchone()
-            assert row is not None
-            is_there, is_known, trusted = row
+            is_there, is_known, trusted = only(cursor.execute(_AVAILABLE, {"name": name}))
             if is_there:
                 continue
             if not is_known or not (trusted or target.is_superuser):

@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.backups.logical.dump import LOCK_WAIT
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
 from medianest_operator.postgres.contents import Table, read_tables
+from medianest_operator.postgres.rows import only
 from medianest_operator.results.backup import Reason, RunFailure
 
 IN_SYNC_WITHIN = 30.0
@@ -221,9 +222,7 @@ def lost(error: psycopg.Error, reason: Reason = Reason.DUMP_FAILED) -> RunFailur
 
 def _look(connection: Connection[Any]) -> Server:
     cursor = connection.cursor(row_factory=tuple_row)
-    row = cursor.execute(_STATE).fetchone()
-    assert row is not None
-    in_recovery, lsn, identifier, address, slot = row
+    in_recovery, lsn, identifier, address, slot = only(cursor.execute(_STATE))
     # Patroni's slots bear their members' names (docs/replication_modes, "slots"), and a pod's name has no underscore.
     name = f"replica {slot.replace('_', '-') or address or connection.info.host}" if in_recovery else "primary"
     environments: list[Mapping[str, str]] = [libpq_environment(connection)]

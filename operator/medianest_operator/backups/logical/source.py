@@ -13,14 +13,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from medianest_operator.backups.logical.server import Server, is_final, without_limits
 from medianest_operator.backups.repository.facts import pg_dump_version
-from medianest_operator.postgres.connect import ConnectError, libpq_uri
+from medianest_operator.postgres.connect import NO_LIMITS, ConnectError, as_options, libpq_uri
 from medianest_operator.results.backup import Reason, RunFailure
 
 OLDEST = 12
 """PostgreSQL's major version; nothing older is tried out here."""
 _ATTEMPTS = 3
 _PAUSE = 2.0
-_READ_ONLY = "-c default_transaction_read_only=on"
+# Older servers than 14 don't know idle_session_timeout, and let nobody in who sets what they don't know.
+_LIMITS = {name: value for name, value in NO_LIMITS.items() if name != "idle_session_timeout"}
+_OPTIONS = as_options({"default_transaction_read_only": "on", **_LIMITS})
 _VARIABLES = {
     "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE",
     "password": "PGPASSWORD", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT",
@@ -71,7 +73,7 @@ def read_parameters(file: Path) -> dict[str, str]:
         if not parameters.get(name):
             raise RunFailure(Reason.INVALID_OPTIONS, f"The source's URL names no {name}.")
     parameters.setdefault("dbname", parameters["user"])
-    parameters["options"] = f"{parameters['options']} {_READ_ONLY}".strip()
+    parameters["options"] = f"{parameters['options']} {_OPTIONS}".strip()
     return parameters
 
 

@@ -17,6 +17,7 @@ from medianest_operator.backups.repository.layout import Format
 from medianest_operator.backups.repository.manifest import RoleNeed
 from medianest_operator.backups.repository.store import Content
 from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.throwaway import ThrowawayError, postgres_program
 
 _DATABASE: LiteralString = """
@@ -92,8 +93,7 @@ def read_facts(connection: Connection[Any]) -> DatabaseFacts:
         psycopg.Error: the connection is lost.
     """
     cursor = connection.cursor(row_factory=tuple_row)
-    row = cursor.execute(_DATABASE).fetchone()
-    assert row is not None
+    row = only(cursor.execute(_DATABASE))
     extensions: dict[str, str] = dict(cursor.execute(_EXTENSIONS).fetchall())
     roles = tuple(
         RoleNeed(name=name, attributes=dict(zip(_ATTRIBUTES, flags, strict=True)), member_of=tuple(groups))

@@ -40,7 +40,6 @@ def differences_from_bundled(
             room = prepare(server, _DATABASE, [RoleCopy(_OWNER)], {}, {}, _OWNER)
             settle(room)
             seal(room)
-            assert room.login is not None
             with closing(room.connect(room.login)) as connection:
                 for migration in migrations[: names.index(version) + 1]:
                     connection.execute(migration.sql.encode())

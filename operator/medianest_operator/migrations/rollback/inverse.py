@@ -95,7 +95,18 @@ def _goes_with_another(item: CatalogObject, dropped_tables: set[str], added: Map
 
 def _is_of_added(item: CatalogObject, added: Mapping[Key, CatalogObject]) -> bool:
     _, _, name = item.name.partition(" ")
-    return any(name == other.name or name.startswith(f"{other.name}.") for other in added.values())
+    return any(
+        _called_as(name) == _called_as(other.name) or name.startswith(f"{other.name}.")
+        for other in added.values()
+        if other.kind != item.kind
+    )
+
+
+def _called_as(name: str) -> tuple[str, int] | str:
+    """A function's name and the number of its arguments: rights are listed by their types alone, functions with their
+    names, too. Whether the inverse leads back is verified in any case."""
+    called, bracket, arguments = name.partition("(")
+    return (called, arguments.count(",") + (arguments != ")")) if bracket else name
 
 
 def drop_of(item: CatalogObject) -> str:

@@ -18,6 +18,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.postgres.logins import CONTROLLER_SUFFIX
+from medianest_operator.postgres.rows import only
 
 DRAIN_LIMIT = 60.0
 """Seconds until sessions that don't end are given up."""
@@ -120,9 +121,7 @@ class Lockout:
 
 def obstacle(connection: Connection[Any]) -> str | None:
     """Why this session can't lock writers out, in words; `None` if it can."""
-    row = connection.cursor(row_factory=tuple_row).execute(_POSSIBLE).fetchone()
-    assert row is not None
-    owns, superuser, signals, owner = row
+    owns, superuser, signals, owner = only(connection.cursor(row_factory=tuple_row).execute(_POSSIBLE))
     if not owns and not superuser:
         return f"the database belongs to {owner}, and role {connection.info.user} is no member of it"
     if not superuser and not signals:
@@ -149,9 +148,25 @@ def observe(connection: Connection[Any]) -> Lockout:
     cursor = connection.cursor(row_factory=tuple_row)
     found = cursor.execute(_GRANTEES, _READER).fetchall()
     grantable = tuple(name for name, is_grantable in found if is_grantable and name is not None)
-    row = cursor.execute(_OWN).fetchone()
-    assert row is not None
-    return Lockout(tuple(name for name, _ in found), None if row[1] else row[0], grantable)
+    own, has_it = only(cursor.execute(_OWN))
+    return Lockout(tuple(name for name, _ in found), None if has_it else own, grantable)
+
+
+def unexplained(connection: Connection[Any]) -> str | None:
+    """That nobody has a right to connect, and how one is given back, where no run's record says whose was taken; `None`
+    where anybody has."""
+    if observe(connection).grantees:
+        return None
+    *_, owner = only(connection.cursor(row_factory=tuple_row).execute(_POSSIBLE))
+    if connection.info.user == owner:
+        # Whose own right is enough, and was never taken.
+        return None
+    name = connection.info.dbname
+    return (
+        f"Nobody has the right to connect to database {name}, as while a run locks writers out, and the run's record is"
+        " gone. Once the database is as it should be, give it back to the application's role: GRANT CONNECT ON DATABASE"
+        f' "{name}" TO ROLE_NAME.'
+    )
 
 
 def lock_out(connection: Connection[Any], lockout: Lockout, report: Callable[[str], None]) -> None:
@@ -203,10 +218,9 @@ def lift_lockout(connection: Connection[Any], lockout: Lockout) -> None:
 def _change(connection: Connection[Any], statement: LiteralString, grantees: Sequence[str | None]) -> None:
     if not grantees:
         return
-    row = connection.execute("SELECT pg_catalog.current_database()").fetchone()
-    assert row is not None
+    (name,) = only(connection.execute("SELECT pg_catalog.current_database()"))
     whom = [sql.SQL("PUBLIC") if name is None else sql.Identifier(name) for name in grantees]
-    connection.execute(sql.SQL(statement).format(sql.Identifier(row[0]), sql.SQL(", ").join(whom)))
+    connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.SQL(", ").join(whom)))
 
 
 def _others(connection: Connection[Any]) -> list[tuple[int, str]]:

@@ -232,13 +232,12 @@ class Recovery:
         if entry.strategy == Strategy.NONE:
             self._finish(Ending.REFUSED, Reason.INTERRUPTED, "cut off; what it had applied stays (onFailure: Halt)")
             return
-        if not entry.unverified and (entry.step not in CHANGING or entry.before is None):
+        if entry.before is None or not (entry.unverified or entry.step in CHANGING):
             self._finish(Ending.ROLLED_BACK, Reason.INTERRUPTED, "cut off before it changed anything")
             return
         if entry.lockout is not None:
             # The rights were taken before; whoever came in by another way must go as well.
             self._lock_out_again()
-        assert entry.before is not None
         before = Evidence.from_json(entry.before)
         rows = _rows_of_run(self._work.connection, names)
         going_back = entry.unverified or entry.step is Step.ROLLING_BACK

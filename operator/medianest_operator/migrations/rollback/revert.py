@@ -137,7 +137,7 @@ class Revert:
             yield Strategy.DOWN, self._by_down_scripts
         yield Strategy.INVERSE, self._by_inverse
         if self._backup is not None:
-            yield Strategy.RESTORE, self._by_restore
+            yield Strategy.RESTORE, partial(self._by_restore, self._backup)
 
     def _verify(self) -> Verification:
         self._set_sequences_back()
@@ -256,11 +256,10 @@ class Revert:
                     raise
                 time.sleep(LOCK_PAUSE)
 
-    def _by_restore(self) -> bool:
-        assert self._backup is not None
+    def _by_restore(self, backup: Backup) -> bool:
         # What is made by the restore gets the rights that default privileges say by then.
         self._put_rights_back()
-        if not self._refill():
+        if not self._refill(backup):
             built = dependents(self._connection)
             if built:
                 self._report(f"not restored, since it would drop what others built on the tables: {first_three(built)}")
@@ -268,7 +267,7 @@ class Revert:
                 return False
             place = clear(not has_large_objects_of_others(self._connection))
             try:
-                self._restore((place,), (), own_entries(self._connection, self._before.catalog))
+                self._restore(backup, (place,), (), own_entries(self._connection, self._before.catalog))
             except RestoreFailed as error:
                 self._report(str(error))
                 self._held.append(str(error))
@@ -280,7 +279,7 @@ class Revert:
         self._put_rights_back()
         return True
 
-    def _refill(self) -> bool:
+    def _refill(self, backup: Backup) -> bool:
         """Where every definition is as before, rows alone are brought back; false where that isn't enough."""
         after = read_evidence(self._connection, contents=True)
         if difference(self._before.catalog, after.catalog):
@@ -291,22 +290,25 @@ class Revert:
         if planned is None:
             return False
         try:
-            self._restore(planned.before, planned.after, planned.chosen)
+            self._restore(backup, planned.before, planned.after, planned.chosen)
         except RestoreFailed as error:
             self._report(str(error))
             return False
         return self._verify().is_equal
 
     def _restore(
-        self, before: Sequence[str], after: Sequence[str], chosen: Callable[[Sequence[str]], Iterable[str]]
+        self,
+        backup: Backup,
+        before: Sequence[str],
+        after: Sequence[str],
+        chosen: Callable[[Sequence[str]], Iterable[str]],
     ) -> None:
-        assert self._backup is not None
-        self._report(f"restoring {self._backup.path}")
-        environment = {**self._backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
+        self._report(f"restoring {backup.path}")
+        environment = {**backup.environment, "PGOPTIONS": session.PROGRAM_OPTIONS}
         try:
-            restore_in_place(self._backup.read(), environment, before, after, chosen, inherit=not self._is_copy)
+            restore_in_place(backup.read(), environment, before, after, chosen, inherit=not self._is_copy)
         except (DumpError, RepositoryError, OSError) as error:
-            text = f"the restore of {self._backup.path} failed: {error}"
+            text = f"the restore of {backup.path} failed: {error}"
             if isinstance(error, DumpError) and not error.transient:
                 raise RestoreFailed(text) from error
             raise RevertUnfinished(text) from error

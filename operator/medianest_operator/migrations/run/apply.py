@@ -182,7 +182,7 @@ class Application:
                         raise
                     outcome = ScriptOutcome(outcome.completed, ServerError.from_exception(error))
         if outcome.error is not None:
-            raise self._failure(item, outcome, started_at)
+            raise self._failure(item, outcome, started_at, outcome.error)
         self._mark_finished(item, row_id)
         return row_id
 
@@ -199,8 +199,9 @@ class Application:
         except psycopg.Error as error:
             if self._connection.broken:
                 raise
-            outcome = ScriptOutcome(len(last.script.statements), ServerError.from_exception(error))
-            raise self._failure(last, outcome, datetime.now(UTC)) from error
+            found = ServerError.from_exception(error)
+            outcome = ScriptOutcome(len(last.script.statements), found)
+            raise self._failure(last, outcome, datetime.now(UTC), found) from error
 
     def _apply_alone(self, part: Part) -> None:
         """As Prisma's engine does: start the row, run the file as it is, finish the row."""
@@ -243,13 +244,9 @@ class Application:
             return nullcontext()
         return self._watcher.watching(self._connection.info.backend_pid)
 
-    def _failure(
-        self, item: Planned, outcome: ScriptOutcome, started_at: datetime, error: ServerError | None = None
-    ) -> Failure:
+    def _failure(self, item: Planned, outcome: ScriptOutcome, started_at: datetime, error: ServerError) -> Failure:
         failed, text = describe_failure(item.migration, item.script, outcome, error)
-        found = error or outcome.error
-        assert found is not None
-        reason = reason_for(found.sqlstate, found.message)
+        reason = reason_for(error.sqlstate, error.message)
         if reason is Reason.NOT_PRIMARY:
             # The run began on a server that can be written to, and a failover cuts the connection.
             reason = Reason.MIGRATION_FAILED
@@ -260,6 +257,6 @@ class Application:
         if reason in waited and self._watcher is not None and self._watcher.last:
             text += f" It waited for {self._watcher.last}."
         return Failure(
-            *(item, failed, text, reason, prisma_logs(item.migration, found), started_at),
+            *(item, failed, text, reason, prisma_logs(item.migration, error), started_at),
             completed=outcome.completed,
         )

@@ -20,6 +20,7 @@ from medianest_operator.migrations.run.description import Description
 from medianest_operator.migrations.run.description import differences as described_otherwise
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
 from medianest_operator.postgres.contents import read_sequences
+from medianest_operator.postgres.rows import only
 from medianest_operator.results.text import first_three
 
 # Tables that hold rows of their own, in the application's schemas; the history is the run's own book-keeping.
@@ -144,16 +145,12 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
             query = sql.SQL("SELECT {} FROM ONLY {} t").format(
                 wanted if contents else sql.SQL("count(*), ''"), sql.Identifier(schema, table)
             )
-            row = cursor.execute(query).fetchone()
-            assert row is not None
-            rows[name] = row[0]
+            rows[name], digest = only(cursor.execute(query))
             if contents:
-                digests[name] = row[1]
-        row = cursor.execute(_LARGE_OBJECTS, {"contents": contents}).fetchone()
-        assert row is not None
-        rows[LARGE_OBJECTS] = row[0]
+                digests[name] = digest
+        rows[LARGE_OBJECTS], digest = only(cursor.execute(_LARGE_OBJECTS, {"contents": contents}))
         if contents:
-            digests[LARGE_OBJECTS] = row[1]
+            digests[LARGE_OBJECTS] = digest
     return Evidence(application_catalog(connection), rows, digests, read_sequences(connection))
 
 

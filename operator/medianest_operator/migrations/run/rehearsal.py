@@ -110,14 +110,12 @@ class Copy:
 
     def connect(self) -> Connection[Any]:
         """As the role that the run itself logs in as."""
-        assert self.room.login is not None
         connection = self.stack.enter_context(self.room.connect(self.room.login))
         session.prepare(connection)
         return connection
 
     def environment(self) -> dict[str, str]:
         """libpq's variables for PostgreSQL's own programs, as that role."""
-        assert self.room.login is not None
         return self.room.server.environment(self.room.database.name, self.room.login)
 
     def whole(self, catalog: Catalog) -> Catalog:
@@ -248,6 +246,8 @@ def rehearse(
         went = _go_back(copy, connection, committed, revert_plan, before, told, backup)
         if went.restore_problem is not None or (went.problem is not None and backup is None):
             return Rehearsed(_catalog(copy, connection), (), went.problem, went.restore_problem)
+        # A restore makes every table again: what they are known by is another one.
+        holders = read_holders(connection)
         Application(connection, options, told).run(committed)
         parts = parts[len(committed) :]
     locks = _Locks(connection)

@@ -30,6 +30,7 @@ from medianest_operator.migrations.rollback.lockout import (
     lift_lockout,
     lock_out,
     observe,
+    unexplained,
 )
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
 from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
@@ -208,7 +209,10 @@ class MigrationRun:
         for warning in plan.warnings:
             work.report(f"warning: {warning}")
         if plan.blocker is not None:
-            raise RunError(plan.blocker.reason, " ".join([*work.ended, _capital(plan.blocker.message)]))
+            message = [*work.ended, _capital(plan.blocker.message)]
+            if (closed := unexplained(work.connection)) is not None:
+                message = [access(True), *message, closed]
+            raise RunError(plan.blocker.reason, " ".join(message))
         if not history.exists:
             prisma.ensure_table(work.connection)
 

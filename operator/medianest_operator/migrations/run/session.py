@@ -35,6 +35,12 @@ _OWN: Mapping[str, str] = {
     # A server whose client died stops working for it and gives up its locks.
     "client_connection_check_interval": "2s",
 }
+_SET_OWN = sql.SQL("SELECT {}").format(
+    sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(sql.Literal(name), sql.Placeholder(name))
+        for name in _OWN
+    )
+)
 # DISCARD ALL would do it all, and drop the run's lock (PostgreSQL manual, DISCARD).
 _DISCARDING: tuple[LiteralString, ...] = ("CLOSE ALL", "UNLISTEN *", "DEALLOCATE ALL", "DISCARD TEMP")
 
@@ -50,8 +56,8 @@ def prepare(connection: Connection[Any]) -> None:
     """Set what the run's own statements must find: no limit but that for locks."""
     # The server forgets prepared statements between two files.
     connection.prepare_threshold = None
-    for name, value in _OWN.items():
-        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+    # All at once: a session that may be idle for a moment only would end between two of them.
+    connection.execute(_SET_OWN, _OWN)
 
 
 def limit(connection: Connection[Any], options: RunOptions, *, waits: bool = True) -> None:

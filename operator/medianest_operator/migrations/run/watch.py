@@ -12,6 +12,8 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
+from medianest_operator.postgres.connect import NO_LIMITS, as_options
+
 APPLICATION_NAME = "medianest-dbctl watch"
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
@@ -76,7 +78,11 @@ class Watcher:
             return
         try:
             with psycopg.connect(
-                self._conninfo, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=5
+                self._conninfo,
+                autocommit=True,
+                application_name=APPLICATION_NAME,
+                connect_timeout=5,
+                options=as_options(NO_LIMITS),
             ) as connection:
                 if connection.execute(_MAY_SEE).fetchone() == (True,):
                     # Also for a member that doesn't inherit, or that acts as another role from its login on.
