@@ -1,7 +1,7 @@
 """`make test`: every check in order; what the e2e tests need is built meanwhile.
 
 python tests/suite.py             everything
-python tests/suite.py STAGE...    only these: lint, generated, unit, integration, e2e
+python tests/suite.py STAGE...    only these: lint, generated, unit, integration, disruptions, e2e
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,16 @@ STAGES: dict[str, list[list[str]]] = {
     ],
     "generated": [_python("tools/render.py", "--check"), _python("tools/reference.py", "--check")],
     "unit": [_pytest("tests/unit", 120, "-n", "2")],
-    "integration": [_pytest("tests/integration", 300, "-n", "2", "--dist", "worksteal", "--durations=25")],
-    "e2e": [
-        # They mostly wait, and so three at a time; what harms the operator or a node comes after.
-        _pytest("tests/e2e", 900, "-v", "-n", "3", "--dist", "worksteal", "--durations=15", "-m", "not alone"),
-        _pytest("tests/e2e", 900, "-v", "--durations=15", "-m", "alone"),
-    ],
+    # Some wait for a minute, for a timeout or a lock: three at a time keep two cores busy.
+    "integration": [_pytest("tests/integration", 300, "-n", "3", "--dist", "worksteal", "--durations=25")],
+    # What harms the operator or a node, and so nothing else may use the cluster meanwhile.
+    "disruptions": [_pytest("tests/e2e", 900, "-v", "--durations=15", "-m", "alone")],
+    # They mostly wait, and so three at a time.
+    "e2e": [_pytest("tests/e2e", 900, "-v", "-n", "3", "--dist", "worksteal", "--durations=15", "-m", "not alone")],
 }
+_ON_CLUSTER = frozenset({"disruptions", "e2e"})
+_BESIDE = {"integration": "disruptions"}
+"""What runs beside a stage where both are wanted: it waits most of the time. The stage itself lets it go first."""
 
 
 @dataclass(frozen=True)
@@ -87,20 +91,34 @@ def scratch(stage: str) -> Iterator[dict[str, str]]:
         yield {**os.environ, "TMPDIR": folder, "PYTEST_ADDOPTS": f"--basetemp={folder}/t"}
 
 
-def run_stage(name: str) -> Outcome:
-    """Run a stage's commands to their end, whichever fails; what they print goes on to the terminal."""
-    print(f"\n##### {name}", flush=True)
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def run_stage(name: str, show: Callable[[str], None] = _print, *, niced: bool = False) -> Outcome:
+    """Run a stage's commands to their end, whichever fails.
+
+    Args:
+        show: takes each line that they print.
+        niced: let others go first.
+    """
+    show(f"\n##### {name}")
     started = time.monotonic()
     passed, sums = True, []
     with scratch(name) as variables:
         for command in STAGES[name]:
             closing = ""
             with subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [*(["nice", "-n", "10"] if niced else []), *command],
+                cwd=ROOT,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             ) as process:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    print(line, end="", flush=True)
+                    show(line.rstrip("\n"))
                     closing = line.rstrip() or closing
             passed &= process.returncode == 0
             sums.append(closing.strip("= "))
@@ -118,12 +136,12 @@ class Building:
                 _python("tests/prepare.py", "e2e"), cwd=ROOT, stdout=output, stderr=output, start_new_session=True
             )
 
-    def wait(self) -> bool:
+    def wait(self, show: Callable[[str], None] = _print) -> bool:
         """Wait for the end; tell what was done. Returns whether all was built."""
-        print("\n##### images and the cluster's programs", flush=True)
         done = self._process.wait() == 0
+        show("\n##### images and the cluster's programs")
         lines = self._log.read_text(errors="replace").splitlines()
-        print("\n".join(line for line in lines if not done or not line.startswith("  ...")), flush=True)
+        show("\n".join(line for line in lines if not done or not line.startswith("  ...")))
         return done
 
     def stop(self) -> None:
@@ -133,34 +151,76 @@ class Building:
             self._process.wait()
 
 
+class OnCluster:
+    """The stages that need the cluster: they wait for what is built, and leave nothing of it."""
+
+    def __init__(self) -> None:
+        self._building: Building | None = None
+        self._waited = False
+        try:
+            prepare.install_for_cluster()
+            self._building = Building()
+        except ClusterError as error:
+            # The tests skip then, or fail in CI.
+            print(f"no local cluster can be built: {error}", flush=True)
+
+    def run(self, stage: str, show: Callable[[str], None] = _print) -> list[Outcome]:
+        """Run one of them once all is built. The first tells what was, as an outcome of its own where it failed."""
+        outcomes = []
+        if self._building and not self._waited:
+            self._waited = True
+            if not self._building.wait(show):
+                outcomes.append(Outcome("build", False, 0, "the images or the cluster's programs can't be built"))
+        self._remove_left()
+        outcomes.append(run_stage(stage, show))
+        self._remove_left()
+        return outcomes
+
+    def stop(self) -> None:
+        """End what is still being built."""
+        if self._building:
+            self._building.stop()
+
+    def _remove_left(self) -> None:
+        if not os.environ.get("MEDIANEST_KEEP"):
+            environment.remove_left(environment.E2E_CLUSTER)
+
+
 def run(stages: Sequence[str]) -> list[Outcome]:
     """Run stages. The e2e tests are left out where something failed before, except in CI."""
     if "integration" in stages:
         prepare.install_for_integration()
-    building = None
-    if "e2e" in stages:
-        try:
-            prepare.install_for_cluster()
-            building = Building()
-        except ClusterError as error:
-            # The e2e tests skip then, or fail in CI.
-            print(f"no local cluster can be built: {error}", flush=True)
+    on_cluster = OnCluster() if _ON_CLUSTER & set(stages) else None
+    beside = {stage: other for stage, other in _BESIDE.items() if {stage, other} <= set(stages)}
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
-            if stage == "e2e":
-                if building and not building.wait():
-                    outcomes.append(Outcome("build", False, 0, "the images or the cluster's programs can't be built"))
-                if not os.environ.get("CI") and not all(outcome.passed for outcome in outcomes):
-                    print("\nthe e2e tests were not run, since something before them failed", flush=True)
-                    break
-                if not os.environ.get("MEDIANEST_KEEP"):
-                    environment.remove_left(environment.E2E_CLUSTER)
-            outcomes.append(run_stage(stage))
+            if stage in beside.values():
+                continue
+            if stage == "e2e" and not os.environ.get("CI") and not all(outcome.passed for outcome in outcomes):
+                print("\nthe e2e tests were not run, since something before them failed", flush=True)
+                break
+            if on_cluster and stage in beside:
+                outcomes += _both(stage, beside[stage], on_cluster)
+            elif on_cluster and stage in _ON_CLUSTER:
+                outcomes += on_cluster.run(stage)
+            else:
+                outcomes.append(run_stage(stage))
     finally:
-        if building:
-            building.stop()
+        if on_cluster:
+            on_cluster.stop()
     return outcomes
+
+
+def _both(stage: str, other: str, on_cluster: OnCluster) -> list[Outcome]:
+    """Run a stage and one that waits most of the time; what the latter prints comes after."""
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(on_cluster.run, other, said.append)
+        outcome = run_stage(stage, niced=True)
+        others = waiting.result()
+    print("\n".join(said), flush=True)
+    return [outcome, *others]
 
 
 def main(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -25,8 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """A Kubernetes with the operator of this tree. `MEDIANEST_KEEP=1` leaves it running for a look.
 
-    Of several processes (pytest -n) the first makes it ready, and none removes it: the tests that have to be alone come
-    after them.
+    Of several processes (pytest -n) the first makes it ready, and none removes it: none knows which is the last.
     """
     beside = "PYTEST_XDIST_WORKER" in os.environ
     shared = tmp_path_factory.getbasetemp().parent if beside else tmp_path_factory.getbasetemp()
@@ -50,7 +50,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
 def kube(environment: Environment, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A namespace of this test's own, under the `restricted` Pod Security level."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
-    namespace = f"t-{words[:50].rstrip('-')}"
+    # Long names that begin alike are others: two workers would take each other's.
+    mark = hashlib.sha256(words.encode()).hexdigest()[:6]
+    namespace = f"t-{words[:43].rstrip('-')}-{mark}"
     # A run that was killed leaves the namespaces of its last tests behind.
     environment.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
     environment.kubectl("create", "namespace", namespace)
