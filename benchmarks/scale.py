@@ -98,13 +98,18 @@ async def main() -> None:
     bench = Bench(1)
     print(f"\n{machine()}\n")
     access = Access.of_kubeconfig(bench.environment.kubeconfig)
+    await asyncio.sleep(20)
+    empty, memory, _ = bench.idle(options.idle)
+    bench.row("no database: CPU in 120 s", empty * 1200, None, "ms")
+    bench.row("no database: memory of the leader", memory, None, "MiB")
     for number in range(options.running):
         bench.kube.database(f"run{number}", **SMALL)
     for number in range(options.running):
         bench.kube.wait_ready(f"run{number}", seconds=600)
     await asyncio.sleep(20)
     share, memory, writes = bench.idle(options.idle)
-    bench.row(f"{options.running} running: CPU a database in 120 s", share * 12 / options.running * 100, None, "ms")
+    for what, used in (("CPU a database", share), ("the same above the operator's own", share - empty)):
+        bench.row(f"{options.running} running: {what} in 120 s", used * 1200 / options.running, None, "ms")
     bench.row(f"{options.running} running: memory of the leader", memory, None, "MiB")
     bench.row(f"{options.running} running: memory of the standby", bench.standby_memory(), None, "MiB")
     bench.row(f"{options.running} running: API writes in {options.idle:.0f} s", writes, None, "")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import ipaddress
 import linecache
@@ -22,6 +23,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 log = logging.getLogger(naming.OPERATOR)
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TRIM_EVERY = 60.0
+"""Seconds."""
 
 
 @app.command()
@@ -99,6 +102,14 @@ def _own_namespace() -> str:
     return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "medianest-system"
 
 
+async def _keep_small() -> None:
+    """Give memory that is free again back to the system: glibc keeps what a burst of work needed (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim:
+        await asyncio.sleep(_TRIM_EVERY)
+        trim(0)
+
+
 async def _serve(settings: Settings) -> int:
     """Stand by, lead, and stop in good order. Returns the exit code: 1 where the Lease was lost."""
     from medianest_operator.controller.health import Health
@@ -135,6 +146,7 @@ async def _serve(settings: Settings) -> int:
         loop = Loop(settings, client)
         health.alive = loop.is_alive
         working = asyncio.create_task(handlers.run(settings, client, stop, loop))
+        trimming = asyncio.create_task(_keep_small())
         holding = asyncio.create_task(lease.hold()) if settings.leader_election else None
         done, _ = await asyncio.wait({task for task in (working, holding) if task}, return_when="FIRST_COMPLETED")
         lost = holding is not None and holding in done
@@ -143,6 +155,7 @@ async def _serve(settings: Settings) -> int:
             log.error("leaving: the lease is lost")
             os._exit(1)
         await working
+        trimming.cancel()
         if holding:
             holding.cancel()
             with contextlib.suppress(asyncio.CancelledError):

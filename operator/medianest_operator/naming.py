@@ -46,6 +46,8 @@ COMPONENT_HARDENING: Final = "hardening"
 COMPONENT_BACKUP: Final = "backup"
 COMPONENT_VERIFICATION: Final = "verification"
 COMPONENT_RESTORE: Final = "restore"
+COMPONENT_VOLUME: Final = "volume"
+"""Of a Job that reads how far the data on a kept volume go."""
 COMPONENT_REPOSITORY: Final = "backup-repository"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied-hash"
@@ -62,6 +64,8 @@ ANNOTATION_LEFT_BEHIND: Final = f"{GROUP}/left-behind"
 """On the claim of an instance's data: when the others went on without it."""
 ANNOTATION_BEGIN_WITH: Final = f"{GROUP}/begin-with"
 """On the claim of an instance's data, by a person: begin with this one, although another may have newer data."""
+ANNOTATION_BEGUN_BY_CHOICE: Final = f"{GROUP}/begun-by-choice"
+"""On the claim of an instance's data: when it began because a person chose it, until it leads with that choice."""
 ANNOTATION_COPY_AGAIN: Final = f"{GROUP}/copy-again"
 """On the claim of an instance's data: a person began with another one, so that this one is to be replaced."""
 ANNOTATION_SOURCE_DIGEST: Final = f"{GROUP}/migrations-digest"
@@ -79,6 +83,10 @@ PATRONI_LEADER_ANNOTATION: Final = "leader"
 """The annotation of Patroni's lock: the member that holds it; absent or empty where it was given back."""
 PATRONI_POSITION_ANNOTATION: Final = "optime"
 """The annotation beside the lock: how far the primary had written its log when it last renewed it, in bytes."""
+PATRONI_IDENTITY_ANNOTATION: Final = "initialize"
+"""The annotation with the server's identity, beside the history."""
+PATRONI_CONFIGURATION_ANNOTATION: Final = "config"
+"""The annotation with the shared configuration, beside the history."""
 PATRONI_HISTORY_ANNOTATION: Final = "history"
 """The annotation with every promotion: [timeline that ended, position, reason, time, member that was promoted]."""
 
@@ -122,6 +130,7 @@ CONTAINER_BACKUP: Final = "backup"
 CONTAINER_VERIFY: Final = "verify"
 CONTAINER_RESTORE: Final = "restore"
 CONTAINER_COPY: Final = "copy-migrations"
+CONTAINER_READ_VOLUME: Final = "read-volume"
 CONTAINER_SANDBOX: Final = "sandbox"
 VOLUME_DATA: Final = "data"
 VOLUME_WAL: Final = "wal"
@@ -195,15 +204,6 @@ class Names:
     def pods_service(self) -> str:
         """The headless Service that gives every pod its DNS name."""
         return f"{self.database}-pods"
-
-    @property
-    def patroni_services(self) -> tuple[str, ...]:
-        """Services without a selector that keep Patroni's own Endpoints.
-
-        The endpoints controller deletes Endpoints without a Service when it starts; Patroni's configuration and its
-        list of synchronous replicas live in such objects.
-        """
-        return (self.patroni_store, self.patroni_sync)
 
     @property
     def patroni_store(self) -> str:
@@ -290,6 +290,10 @@ class Names:
 
     def restore_job(self, digest: str) -> str:
         return f"{self.database}-restore-{digest[:8]}"
+
+    def volume_job(self, digest: str) -> str:
+        """The Job that reads one volume."""
+        return f"{self.database}-volume-{digest[:8]}"
 
     def backup_claim(self, repository: str) -> str:
         """The claim of a repository's volume."""

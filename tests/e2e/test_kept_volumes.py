@@ -62,7 +62,7 @@ def _lead(kube: Kube, ordinal: int) -> None:
 
 
 def _wait_led(kube: Kube, ordinal: int) -> None:
-    kube.wait(KIND, "db", lambda found: found is not None and _leads(found, ordinal), f"led by db-{ordinal}")
+    kube.wait(KIND, "db", lambda found: found is not None and _leads(found, ordinal), f"led by db-{ordinal}", 300)
 
 
 def _leads(found: dict[str, Any], ordinal: int) -> bool:
@@ -160,13 +160,23 @@ def _made_again(kube: Kube) -> None:
     kube.database("db", instances=3, storage=KEPT)
 
 
+def _everything_deleted(kube: Kube) -> None:
+    """Patroni's own record goes, too, with the Services."""
+    kube.kubectl("delete", "all", "--all", "--timeout=60s")
+
+
+def _everything_killed(kube: Kube) -> None:
+    """Pods that are still running while nothing of theirs is left make parts of that record again."""
+    kube.kubectl("delete", "all", "--all", "--grace-period=0", "--force", "--timeout=60s")
+
+
 @pytest.mark.alone
 def test_a_primary_that_no_operator_saw_leads_again(kube: Kube, environment: Environment) -> None:
     """The claims' notes are of the one before; Patroni's own record is not."""
     kube.database("db", instances=3, storage=KEPT)
     kube.wait_ready("db")
     ledger = Ledger(kube)
-    for stop in [_set_deleted, _made_again] * rounds(1, 5):
+    for stop in [_set_deleted, _everything_deleted, _everything_killed, _made_again] * rounds(1, 5):
         leader = kube.primary("db")
         chosen = f"db-{(int(leader[-1]) + 1) % 3}"
         with stopped_operator(environment):
@@ -175,7 +185,8 @@ def test_a_primary_that_no_operator_saw_leads_again(kube: Kube, environment: Env
             kube.wait("Pod", chosen, _is_primary, "the primary")
             ledger.write(chosen)
             stop(kube)
-            kube.wait_gone("Pod", chosen)
+            if stop is not _everything_killed:
+                kube.wait_gone("Pod", chosen)
         _wait_led(kube, int(chosen[-1]))
         kube.wait_ready("db", seconds=240)
         assert ledger.missing() == set(), stop.__name__
@@ -230,6 +241,9 @@ def test_a_volume_of_another_history_is_never_followed(kube: Kube, chosen: bool)
         kube.patch("db", {"hibernate": False})
         _wait_led(kube, ordinal)
         kube.sql(f"db-{ordinal}", f"SET ROLE medianest; CREATE TABLE of_{ordinal} AS SELECT repeat('x', 9000)")
+        # One alone: what the other has stays as it is, until more are wanted.
+        kube.wait_ready("db")
+        assert kube.kubectl("get", "pod", f"db-{1 - ordinal}", "--ignore-not-found") == ""
     if not chosen:
         kube.kubectl("annotate", "pvc", "data-db-1", "medianest.io/copy-again-")
     kube.patch("db", {"instances": 2})

@@ -11,27 +11,9 @@ import pytest
 
 from integration.loops import NAMESPACE, Arena, arena
 from integration.serving import serving
-from integration.volumes import LABELS, LEFT, instances, notes, pod, runs, stop, volume
-from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, DATABASE, ENDPOINTS, JOB, POD, SERVICE, STATEFUL_SET
-from medianest_operator.reconcile.handovers import Handover
-
-BEGIN = "medianest.io/begin-with"
-
-
-def record(made: Arena, suffix: str, **annotations: str) -> None:
-    """One of Patroni's objects."""
-    metadata = {"namespace": NAMESPACE, "name": f"db-rw{suffix}", "labels": LABELS, "annotations": annotations}
-    made.server.put(ENDPOINTS, {"metadata": metadata})
-
-
-def records(made: Arena) -> list[str]:
-    return sorted(item["metadata"]["name"] for item in made.server.all(ENDPOINTS))
-
-
-def history(*promoted: str) -> str:
-    """Patroni's list of promotions (patroni.ha, `update_cluster_history`)."""
-    lines = [[n + 1, 1000 * n, "no recovery target specified", "", name] for n, name in enumerate(promoted)]
-    return json.dumps(lines)
+from integration.volumes import LABELS, LEFT, history, instances, notes, pod, record, records, runs, volume
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, DATABASE, JOB, POD, SERVICE, STATEFUL_SET
+from medianest_operator.reconcile.instances.handovers import Handover
 
 
 def end(made: Arena, ordinal: int, reason: str | None = None, at: str = "2999-01-01T00:00:00Z") -> None:
@@ -66,7 +48,7 @@ async def test_what_patroni_never_writes_is_not_believed(text: str) -> None:
     async with arena() as made:
         volume(made, 0)
         volume(made, 1, led_since="2026-01-01T00:00:00Z")
-        record(made, "-config", history=text)
+        record(made, "-config", history=text, initialize="7")
         await runs(made, {"instances": 2})
         assert instances(made) == range(1, 2)
 
@@ -79,65 +61,8 @@ async def test_the_missing_volume_of_who_was_promoted_last_is_noticed() -> None:
         key = await runs(made, {"instances": 3})
         assert list(made.server.all(STATEFUL_SET)) == []
         assert "data-db-2 is not there" in made.message(key, "Ready")
-
-
-async def test_a_person_may_choose_an_older_volume() -> None:
-    """What Patroni knows of the newest one goes: it would keep the chosen one from leading."""
-    async with arena() as made:
-        volume(made, 0, led_since="2026-01-01T00:00:00Z")
-        volume(made, 1, left_behind="2026-01-01T00:00:00Z", begin_with="")
-        record(made, "", leader="db-0", optime="5000")
-        record(made, "-config", history=history("db-1", "db-0"), initialize="7")
-        labels = LABELS | {"app.kubernetes.io/component": "migration"}
-        made.server.put(
-            JOB, {"metadata": {"namespace": NAMESPACE, "name": "db-migrate-1", "labels": labels}, "spec": {}}
-        )
-        await runs(made, {"instances": 2})
-        assert instances(made) == range(1, 2)
-        assert records(made) == []
-        # Whatever the other has, it is to be replaced.
-        assert notes(made, "medianest.io/copy-again") == ["data-db-0"]
-        # It says of another volume that it was migrated.
-        assert list(made.server.all(JOB)) == []
-
-
-async def test_a_choice_is_heard_while_another_is_waited_for() -> None:
-    """What was begun stops first, so that two of them never meet without Patroni's word on who is newer."""
-    async with arena() as made:
-        volume(made, 0, led_since="2026-01-01T00:00:00Z")
-        volume(made, 1, left_behind="2026-01-01T00:00:00Z")
-        await runs(made, {"instances": 2})
-        pod(made, 0, None)
-        record(made, "", leader="db-0")
-        volume(made, 1, left_behind="2026-01-01T00:00:00Z", begin_with="true")
-        await runs(made, {"instances": 2})
-        assert len(instances(made)) == 0
-        await runs(made, {"instances": 2})
-        assert len(instances(made)) == 0
-        assert records(made) == ["db-rw"]
-        stop(made, 0)
-        await runs(made, {"instances": 2})
-        assert instances(made) == range(1, 2)
-        assert records(made) == []
-
-
-async def test_of_two_choices_none_is_taken() -> None:
-    async with arena() as made:
-        volume(made, 0, begin_with="true")
-        volume(made, 1, begin_with="true")
-        key = await runs(made, {"instances": 2})
-        assert list(made.server.all(STATEFUL_SET)) == []
-        assert made.conditions(key)["Ready"] == ("False", "VolumeUnavailable")
-        assert "data-db-0 and data-db-1 carry the annotation" in made.message(key, "Ready")
-
-
-async def test_a_choice_ends_once_there_is_a_leader() -> None:
-    """Else it would be taken up years later."""
-    async with serving() as served:
-        volume(served.arena, 0, begin_with="true")
-        volume(served.arena, 1, begin_with="true")
-        await served.arena.run(served.key)
-        assert notes(served.arena, BEGIN) == []
+        # It is known to have led.
+        assert "never was" not in made.message(key, "Ready")
 
 
 async def test_a_volume_without_labels_is_one_of_the_instances() -> None:
@@ -220,7 +145,7 @@ async def test_a_sleeping_database_whose_volumes_were_deleted_begins_empty() -> 
         record(made, "-config", initialize="7")
         del made.server.objects[(CLAIM.plural, NAMESPACE, "data-db-0")]
         await runs(made, {"instances": 2, "hibernate": True})
-        assert records(made) == ["db-rw-config"]
+        assert records(made) == ["db-rw", "db-rw-config"]
         await runs(made, {"instances": 2})
         assert instances(made) == range(2)
         assert records(made) == []
@@ -412,6 +337,9 @@ async def test_what_patroni_knows_is_kept_with_the_volumes() -> None:
     async with arena() as made:
         key = await runs(made, {"storage": {"onDelete": "Delete"}})
         uid = made.server.get(DATABASE, *key)["metadata"]["uid"]
+        assert owners(made) == {"db-rw": [uid], "db-rw-config": [uid]}
+        # Only synchronous replicas have to be named.
+        await runs(made, {"postgresql": {"synchronous": "Preferred"}, "storage": {"onDelete": "Delete"}})
         assert owners(made) == {"db-rw": [uid], "db-rw-config": [uid], "db-rw-sync": [uid]}
         await runs(made, {"storage": {"onDelete": "Retain"}})
         assert owners(made) == {"db-rw": [], "db-rw-config": [], "db-rw-sync": [uid]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from typing import Any
 
 import pytest
@@ -10,8 +12,8 @@ import pytest
 from integration.loops import NAMESPACE, Arena, arena
 from integration.serving import serving
 from integration.volumes import LED, LEFT, instances, notes, pod, runs, stop, volume
-from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, STATEFUL_SET
-from medianest_operator.reconcile.handovers import Handover
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, POD, STATEFUL_SET
+from medianest_operator.reconcile.instances.handovers import Handover
 
 
 async def test_a_new_database_begins_with_all_its_instances() -> None:
@@ -303,3 +305,39 @@ async def test_volumes_that_go_with_an_earlier_object_are_not_taken_for_kept() -
 def owners(made: Arena) -> dict[str, list[str]]:
     claims = [item["metadata"] for item in made.server.all(CLAIM) if item["metadata"]["name"].startswith("data-")]
     return {claim["name"]: [item["uid"] for item in claim.get("ownerReferences") or []] for claim in claims}
+
+
+async def test_what_cannot_be_compared_is_not_copied_over() -> None:
+    """A server that starts for ever waits for a log of a history of its own: it may hold what the primary lacks."""
+    async with serving() as served:
+        made, key = served.arena, served.key
+        volume(made, 0)
+        volume(made, 1, left_behind="2026-01-01T00:00:00Z")
+        pod(made, 1, "replica")
+        live = made.server.get(POD, NAMESPACE, "db-1")
+        live["metadata"]["annotations"]["status"] = json.dumps({"role": "replica", "state": "starting"})
+        live["status"]["podIP"] = "127.0.0.254"
+        made.server.put(POD, live)
+        await made.run(key)
+        assert made.conditions(key)["Ready"][1] != "Diverged"
+        # Eleven minutes later.
+        since = time.monotonic() - 660
+        made.services.memory.keep(key, "behind db-1", (live["metadata"]["uid"], None), since)
+        await made.run(key)
+        assert made.conditions(key)["Ready"] == ("False", "Diverged")
+        assert "patronictl reinit --force db-rw db-1" in made.message(key, "Ready")
+        assert "CopyingAgain" not in [event["reason"] for event in made.events()]
+
+
+async def test_what_the_api_server_adds_to_the_claim_templates_writes_nothing() -> None:
+    """It gives them a kind, a mode and a status (apps/v1 StatefulSet)."""
+    async with arena() as made:
+        await runs(made, {"hibernate": True})
+        (live,) = made.server.all(STATEFUL_SET)
+        for template in live["spec"]["volumeClaimTemplates"]:
+            template["spec"]["volumeMode"] = "Filesystem"
+            template["status"] = {"phase": "Pending"}
+        made.server.put(STATEFUL_SET, live)
+        made.server.calls.clear()
+        await runs(made, {"hibernate": True})
+        assert not [call for call in made.server.calls if call.is_write and call.kind == STATEFUL_SET.plural]

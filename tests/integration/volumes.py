@@ -7,7 +7,7 @@ from typing import Any
 
 from integration.loops import IMAGE, NAMESPACE, Arena
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, POD, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, ENDPOINTS, POD, STATEFUL_SET
 from medianest_operator.naming import Key, Names
 from medianest_operator.resources.statefulset import PodInputs
 
@@ -21,6 +21,11 @@ LED, LEFT = "medianest.io/led-since", "medianest.io/left-behind"
 
 
 def volume(made: Arena, ordinal: int, **annotations: str) -> None:
+    """The volume of an instance, of a database that Patroni knows."""
+    known = {item["metadata"]["name"] for item in made.server.all(ENDPOINTS)}
+    for suffix in ("", "-config"):
+        if f"db-rw{suffix}" not in known:
+            record(made, suffix)
     named = {key.replace("_", "-"): value for key, value in annotations.items()}
     metadata = {
         "namespace": NAMESPACE, "name": f"data-db-{ordinal}", "labels": LABELS,
@@ -28,6 +33,23 @@ def volume(made: Arena, ordinal: int, **annotations: str) -> None:
     }  # fmt: skip
     spec = {"resources": {"requests": {"storage": "10Gi"}}}
     made.server.put(CLAIM, {"metadata": metadata, "spec": spec})
+
+
+def record(made: Arena, suffix: str, **annotations: str) -> None:
+    """One of Patroni's objects, with what is always in it."""
+    kept = {"": {"optime": "0"}, "-config": {"initialize": "7", "config": "{}"}}.get(suffix, {})
+    metadata = {"namespace": NAMESPACE, "name": f"db-rw{suffix}", "labels": LABELS, "annotations": kept | annotations}
+    made.server.put(ENDPOINTS, {"metadata": metadata})
+
+
+def records(made: Arena) -> list[str]:
+    return sorted(item["metadata"]["name"] for item in made.server.all(ENDPOINTS))
+
+
+def history(*promoted: str) -> str:
+    """Patroni's list of promotions (patroni.ha, `update_cluster_history`)."""
+    lines = [[n + 1, 1000 * n, "no recovery target specified", "", name] for n, name in enumerate(promoted)]
+    return json.dumps(lines)
 
 
 def pod(made: Arena, ordinal: int, role: str | None) -> None:

@@ -26,6 +26,7 @@ from medianest_operator.resources import (
     secrets,
     services,
     statefulset,
+    volume_job,
 )
 
 IMAGE = "images.example/medianest-postgres:1"
@@ -126,12 +127,13 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
     owner = meta.owner_reference(database)
     return [
         *rbac.access(names, owner, naming.INSTANCE_ROLE),
-        *services.services(names, owner, keeps=True),
+        *services.services(names, owner, keeps=True, synchronous=True),
         patroni.config_map(names, spec, owner),
         statefulset.stateful_set(names, spec, IMAGE, range(spec.instances), owner, image_from="spec"),
         statefulset.disruption_budget(names, owner),
         migration_job.migration_job(names, spec, IMAGE, "0123456789abcdef", owner, backs_up=True),
         hardening_job.hardening_job(names, spec, IMAGE, "0123456789abcdef", owner),
+        volume_job.volume_job(names, spec, IMAGE, "db-volume-01234567", 0, owner),
         *repositories.claims(names, spec, owner),
         *backup_jobs.cron_jobs(names, spec, IMAGE, owner),
         backup_jobs.on_demand_job(names, spec, ASKED, ASKED_AT, "89abcdef01234567", IMAGE, owner),

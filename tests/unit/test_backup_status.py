@@ -10,7 +10,7 @@ import pytest
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, never, next_run, overdue, verdict
+from medianest_operator.reconcile.backups.status import EndedJob, State, collect, never, next_run, overdue, verdict
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 TWO_PLACES: dict[str, Any] = {

@@ -20,8 +20,8 @@ from medianest_operator.hardening.plan import OptionPlan, make_plans
 from medianest_operator.hardening.state import LiveObject, State
 from medianest_operator.naming import Names
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
-from medianest_operator.reconcile import hardening
 from medianest_operator.reconcile.conditions import Report
+from medianest_operator.reconcile.contents import hardening
 from medianest_operator.resources.hardening_job import hardening_job
 from medianest_operator.results.hardening import HardeningResult, OptionResult, OptionState, Reason
 from medianest_operator.results.migration import Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medianest_operator.health.probe import InstanceFacts
-from medianest_operator.reconcile.servers import leading
+from medianest_operator.reconcile.instances.servers import leading
 from unit.reports import pod
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medianest_operator.naming import Names
 from medianest_operator.reconcile.context import Pod
-from medianest_operator.reconcile.rollout import Step, next_step
+from medianest_operator.reconcile.instances.rollout import Step, next_step
 from unit.reports import NEW, OLD, pod
 
 NAMES = Names("ns", "db")
@@ -80,3 +80,10 @@ def test_the_role_moves_down_only_until_it_is_where_it_stays() -> None:
     assert candidate(pod(0), pod(1), pod(2, primary=True), instances=1, eligible="db-1") == "db-1"
     assert candidate(pod(0), pod(1, primary=True), pod(2), instances=1, eligible="db-2") is None
     assert candidate(pod(0), pod(1, primary=True), pod(2), instances=1, eligible="db-0 db-2") == "db-0"
+
+
+def test_one_that_stays_alone_stays_where_it_is() -> None:
+    assert next_step([pod(1, primary=True)], NEW, 1, NAMES, first=1) is None
+    plan = next_step([pod(1, primary=True, inputs=OLD)], NEW, 1, NAMES, first=1)
+    assert plan
+    assert (plan.step, plan.pod.name) == (Step.REPLACE, "db-1")

@@ -30,7 +30,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   verbs: [get, list, watch, delete]
 - apiGroups: [""]
   resources: [endpoints]
-  verbs: [get, list, delete]
+  verbs: [get, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create, patch]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medianest_operator.results.migration import MigrationResult
 
 EXIT_FAILED = 1
+_PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 # What typer itself exits with for a wrong command line.
 _TYPER_USAGE = 2
 
@@ -270,6 +271,29 @@ def copy_the_primary(
     from medianest_operator.agent.replica import copy_primary
 
     copy_primary(datadir, waldir, connstring)
+
+
+@app.command("read-volume")
+def read_the_volume(
+    folder: Annotated[Path, typer.Argument(help="The data directory of a server that doesn't run.", metavar="DIR")],
+    programs: Annotated[Path, typer.Option(help="Folder of PostgreSQL's programs.", metavar="DIR")] = _PROGRAMS,
+    result_file: ResultFileOption = None,
+) -> None:
+    """Show how far the data of a stopped server go: its timeline, and the end of its log. Changes nothing."""
+    from medianest_operator.agent.volume import UnreadableVolume, read_volume
+    from medianest_operator.results.text import cut
+    from medianest_operator.results.volume import VolumeState
+
+    try:
+        found = read_volume(folder, programs)
+    except (UnreadableVolume, OSError) as error:
+        message = cut(f"{folder} can't be read: {error}")
+        if result_file is not None:
+            result_file.write_text(VolumeState(message=message).to_json(), encoding="utf-8")
+        _fail(message, EXIT_FAILED)
+    say(found.message)
+    if result_file is not None:
+        result_file.write_text(found.to_json(), encoding="utf-8")
 
 
 backup_commands.register(app)

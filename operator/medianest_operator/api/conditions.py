@@ -194,7 +194,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.UPDATING: _PROGRESS,
         Reason.COPYING_AGAIN: _PROGRESS,
         Reason.LAG_TOLERATED: Facts(Severity.DEGRADED),
-        Reason.DIVERGED: _DEGRADED,
+        Reason.DIVERGED: _DEGRADED._replace(cause=True),
         Reason.CONFIGURING: _PROGRESS,
         Reason.GROWING_VOLUMES: _PROGRESS,
         Reason.WAITING_FOR_REPLICAS: _PROGRESS,

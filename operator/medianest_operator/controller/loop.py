@@ -23,7 +23,7 @@ from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Sessions
 from medianest_operator.reconcile.context import Services
 from medianest_operator.reconcile.database import DatabaseReconciler
-from medianest_operator.reconcile.handovers import Handovers
+from medianest_operator.reconcile.instances.handovers import Handovers
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.settings import Settings

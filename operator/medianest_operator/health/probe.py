@@ -9,6 +9,7 @@ from typing import LiteralString
 from psycopg.rows import dict_row
 
 from medianest_operator import naming
+from medianest_operator.postgres import timelines
 from medianest_operator.postgres.parameters import MARKER
 from medianest_operator.postgres.sessions import Connection
 
@@ -114,19 +115,51 @@ class History:
     Attributes:
         promotions: the server's history files by their names; each holds all promotions before its timeline.
         position: how far its log goes, in bytes.
+        begun: the first bytes of its timelines, in hex, as far as the log has them, by the names of the history files.
         started: when the server was started.
     """
 
     promotions: Mapping[str, str]
     position: int
+    begun: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
 
     def continues(self, other: History) -> bool:
         """Whether the other's data is an earlier state of these, as far as can be seen.
 
         PostgreSQL itself compares nothing where both are on one timeline: it overwrites what is different in the log.
+        Two servers that were promoted from the same end have the same history files; what they wrote first is
+        different.
         """
-        return self.promotions.items() >= other.promotions.items() and self.position >= other.position
+        return (
+            all(self._knows(name, text) for name, text in other.promotions.items())
+            and self.position >= other.position
+            and all(self._began_as(other, name) for name in self.begun.keys() & other.begun.keys())
+        )
+
+    def _knows(self, name: str, text: str) -> bool:
+        """Whether a promotion is in these data's past, too. A copy has no history file that is older than itself; a
+        newer one holds what was in those."""
+        if name in self.promotions:
+            return self.promotions[name] == text
+        if not self.promotions:
+            return False
+        try:
+            past = timelines.promotions(self.promotions[max(self.promotions)])
+            return int(name[:8], 16) in past and timelines.promotions(text).items() <= past.items()
+        except ValueError:
+            return False
+
+    def _began_as(self, other: History, name: str) -> bool:
+        here, there = self.begun[name], other.begun[name]
+        return here.startswith(there) or there.startswith(here)
+
+
+_POSITION: LiteralString = """
+SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,
+                       '0/0')::bigint,
+       pg_size_bytes(current_setting('wal_segment_size')), pg_postmaster_start_time()::text
+"""
 
 
 async def history(connection: Connection) -> History:
@@ -135,9 +168,32 @@ async def history(connection: Connection) -> History:
         "SELECT name, pg_read_file('pg_wal/' || name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{8}[.]history$'"
     )
     promotions = {str(name): str(text) for name, text in await cursor.fetchall()}
+    row = await (await connection.execute(_POSITION)).fetchone()
+    if row is None:
+        raise RuntimeError("a SELECT without FROM returned no row")
+    position = int(row[0] or 0)
+    begun = await _begun(connection, promotions, position, int(row[1]))
+    return History(promotions, position, begun, str(row[2]))
+
+
+async def _begun(connection: Connection, promotions: Mapping[str, str], position: int, size: int) -> dict[str, str]:
+    names, files, places, lengths = [], [], [], []
+    for name, text in promotions.items():
+        try:
+            promoted = max(timelines.promotions(text).values())
+        except ValueError:
+            # Its text is compared all the same.
+            continue
+        # What follows the end of the log is from a file's earlier use.
+        if position > promoted:
+            file, place = timelines.segment(int(name[:8], 16), promoted, size)
+            names.append(name)
+            files.append(f"pg_wal/{file}")
+            places.append(place)
+            lengths.append(min(timelines.FIRST_BYTES, position - promoted))
     cursor = await connection.execute(
-        "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-        " ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint, pg_postmaster_start_time()::text"
+        "SELECT name, encode(pg_read_binary_file(file, place, length, true), 'hex')"
+        " FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[]) AS p (name, file, place, length)",
+        (names, files, places, lengths),
     )
-    row = await cursor.fetchone()
-    return History(promotions, int(row[0] or 0), str(row[1])) if row else History(promotions, 0)
+    return {str(name): str(found) for name, found in await cursor.fetchall() if found}

@@ -119,11 +119,13 @@ class Attempt:
         return str((self.end or {}).get("message") or (self.end or {}).get("reason") or "no result")
 
     async def obstacle(self) -> str | None:
-        """What keeps its pods from working, as a sentence; `None` where nothing is known to."""
+        """What keeps its pods from working, or from being made, as a sentence; `None` where nothing is known to."""
         try:
             for pod in self.pods:
                 if finding := await findings.of_job_pod(self.run, pod):
                     return f"{finding.message}."
+            if not self.pods and (finding := await findings.of_job(self.run, self.job)):
+                return f"{finding.message}."
         except (ApiError, *TRANSIENT_ERRORS) as error:
             log.info("could not read the pods' Events: %s", error, extra={"database": "/".join(self.run.key)})
         return None

@@ -17,7 +17,7 @@ from medianest_operator.naming import Key, Names
 from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import Credentials, Instance, Sessions
 from medianest_operator.reconcile.concern import Facts
-from medianest_operator.reconcile.handovers import Handovers
+from medianest_operator.reconcile.instances.handovers import Handovers
 from medianest_operator.reconcile.memory import Memory
 from medianest_operator.reconcile.notifications import Notifier
 from medianest_operator.resources.meta import owner_reference
@@ -274,6 +274,11 @@ class Run:
     def restore_jobs(self) -> list[Manifest]:
         """The Jobs that bring a backup or another server's database in."""
         return self._jobs_of(naming.COMPONENT_RESTORE)
+
+    @property
+    def volume_jobs(self) -> list[Manifest]:
+        """The Jobs that read kept volumes."""
+        return self._jobs_of(naming.COMPONENT_VOLUME)
 
     def _jobs_of(self, component: str) -> list[Manifest]:
         jobs = self.services.cache.of_database(JOB, self.key)

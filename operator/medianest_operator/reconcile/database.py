@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -9,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -25,14 +27,15 @@ from medianest_operator.observability import metrics
 from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres.sessions import Credentials, Unreachable
 from medianest_operator.postgres.wording import as_clause
-from medianest_operator.reconcile import backup_objects, status
+from medianest_operator.reconcile import status
+from medianest_operator.reconcile.backups import objects as backup_objects
+from medianest_operator.reconcile.backups.restore import Restores
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.conditions import Report, conditions_of
+from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.instances.servers import Servers, ever_available
 from medianest_operator.reconcile.order import ORDER
-from medianest_operator.reconcile.restore import Restores
-from medianest_operator.reconcile.schema import Schema
-from medianest_operator.reconcile.servers import Servers, ever_available
 from medianest_operator.reconcile.transitions import transitions
 from medianest_operator.timestamps import stamp
 
@@ -44,8 +47,8 @@ _CALM_FOR: Final = 60.0
 """Seconds after which what is calm is asked for again."""
 _SOON: Final = 1.0
 """Seconds; no run asks for another sooner than that."""
-
-
+_SPECS: Final = 1000
+"""Specs that are kept for other databases that say the same; each takes 11 KiB."""
 _LONGEST: Final = 300
 """Characters of an unexpected error's text in the status."""
 _API_AWAY: Final = (
@@ -276,10 +279,16 @@ def _problem(run: Run, concern: Concern, error: Exception) -> ReconcileError:
     return Transient(Reason.INTERNAL_ERROR, message)
 
 
+@lru_cache(maxsize=_SPECS)
+def _spec_of(text: str) -> DatabaseSpec:
+    return DatabaseSpec.model_validate(json.loads(text))
+
+
 def _parse(database: Manifest) -> DatabaseSpec:
-    """The spec. Raises Permanent where it isn't one, which the API server lets through only for older objects."""
+    """The spec, one object for all that say the same. Raises Permanent where it isn't one, which the API server lets
+    through only for older objects."""
     try:
-        return DatabaseSpec.model_validate(database.get("spec") or {})
+        return _spec_of(json.dumps(database.get("spec") or {}))
     except pydantic.ValidationError as error:
         problems = "; ".join(
             f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()

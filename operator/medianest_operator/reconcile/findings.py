@@ -20,6 +20,11 @@ _HOW = {
     139: "crashed with SIGSEGV (exit code 139)",
     143: "was ended by SIGTERM (exit code 143)",
 }
+_NESTING: Final = re.compile(
+    r"rpc error: code = \w+ desc = "
+    r"|failed to (?:pull and unpack image|resolve reference|do request|create \w+ task)(?: \"[^\"]*\")?: "
+)
+"""What containerd and the kubelet put before the cause, each naming the same image again."""
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _NOT_BEGUN = frozenset({"ContainerCreating", "PodInitializing"})
 _VOLUME_WARNINGS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
@@ -81,18 +86,33 @@ def _plain(message: str) -> str:
     """One line without the runtime's own nesting of errors."""
     text = " ".join(message.split())
     text = re.sub(r"^Back-off pulling image \"[^\"]*\":?\s*", "", text)
-    text = re.sub(r"rpc error: code = \w+ desc = ", "", text)
+    text = _NESTING.sub("", text)
     return text.rstrip(".")
 
 
 async def of_job_pod(run: Run, manifest: Manifest) -> Finding | None:
-    """What keeps the pod of a Job from working.
+    """What keeps the pod of a Job from working; nothing where it is done, which its Job notices a moment later.
 
     Raises:
         ApiError: its Events can't be read.
     """
+    states = [container.get("state", {}) for container in manifest.get("status", {}).get("containerStatuses", [])]
+    if states and all(state.get("terminated", {}).get("exitCode") == 0 for state in states):
+        return None
     pod = Pod(manifest)
     return of_pod(pod) or await _unmounted(run, pod)
+
+
+async def of_job(run: Run, job: Manifest) -> Finding | None:
+    """What keeps a Job that has no pod from making one: a quota, or a policy that refuses it.
+
+    Raises:
+        ApiError: its Events can't be read.
+    """
+    metadata = job["metadata"]
+    if datetime.fromisoformat(metadata["creationTimestamp"]) + _SLOW_START > datetime.now(UTC):
+        return None
+    return await _rejected(run, job, f"Job {metadata['name']}")
 
 
 async def find(run: Run, wanted: int) -> list[Finding]:
@@ -106,7 +126,8 @@ async def find(run: Run, wanted: int) -> list[Finding]:
         and len(pods) < wanted
         and live.get("status", {}).get("observedGeneration") == live["metadata"]["generation"]
     ):
-        found += await _rejected(run, live)
+        rejected = await _rejected(run, live, f"{STATEFUL_SET.kind} {run.names.stateful_set}")
+        found += [rejected] if rejected else []
     if any(finding.reason == Reason.UNSCHEDULABLE for finding in found):
         found = [*await _unbound(run), *found]
     return found
@@ -131,14 +152,13 @@ def _is_slow(pod: Pod) -> bool:
     return bool(since) and datetime.fromisoformat(since[0]) + _SLOW_START < datetime.now(UTC)
 
 
-async def _rejected(run: Run, stateful_set: Manifest) -> list[Finding]:
-    """Why the StatefulSet can't make its pods: only its Events tell."""
-    messages = await _warnings(run, stateful_set["metadata"]["uid"], {"FailedCreate"})
-    for message in messages:
+async def _rejected(run: Run, owner: Manifest, name: str) -> Finding | None:
+    """Why an object can't make its pods: only its Events tell."""
+    for message in await _warnings(run, owner["metadata"]["uid"], {"FailedCreate"}):
         text = _plain(message).split(" error: ", 1)[-1]
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.POD_REJECTED
-        return [Finding(reason, f"{STATEFUL_SET.kind} {run.names.stateful_set} can't create its pods: {text}")]
-    return []
+        return Finding(reason, f"{name} can't create its pods: {text}")
+    return None
 
 
 async def _unbound(run: Run) -> list[Finding]:

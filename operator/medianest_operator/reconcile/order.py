@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from medianest_operator.reconcile import (
-    backup_objects,
-    backups,
+from medianest_operator.reconcile.backups import objects as backup_objects
+from medianest_operator.reconcile.backups import restore
+from medianest_operator.reconcile.backups import schedules as backups
+from medianest_operator.reconcile.concern import Concern
+from medianest_operator.reconcile.contents import hardening, indexes, logins, migration, roles, schema
+from medianest_operator.reconcile.instances import (
     certificates,
     configuration,
     elections,
-    hardening,
-    indexes,
     kept_volumes,
-    logins,
-    migration,
-    restore,
-    roles,
     rollout,
-    schema,
     servers,
     volumes,
     workload,
 )
-from medianest_operator.reconcile.concern import Concern
 
 ORDER: Final[tuple[Concern, ...]] = (
     # What can be made before the first server runs.

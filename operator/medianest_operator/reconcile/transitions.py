@@ -31,6 +31,9 @@ def transitions(previous: Status, current: Status, conditions: Conditions) -> It
         if verdict.reason in {Reason.UNKNOWN, Reason.API_ERROR, Reason.NOT_OBSERVED}:
             # That nothing could be observed is no news of the database: the condition says it, and the log.
             continue
+        if known is None and verdict.status == "Unknown":
+            # Nor is that there is nothing yet.
+            continue
         said |= {verdict.reason, verdict.message}
         yield Announcement(verdict.reason, verdict.message, "Warning" if verdict.reason.is_warning else "Normal")
 

@@ -23,6 +23,8 @@ RESULT_FILE = "/dev/termination-log"
 LOST_NODE_SECONDS = 10
 """How long a pod stays on a node that no longer answers. Kubernetes' own tolerations of that are five minutes; a run
 that locks writers out can't wait so long, nor can a run that others wait for."""
+TEMPORARY_FILES: Manifest = {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}
+"""The volume for `/tmp`."""
 _SERVER_CA = "/tls"
 
 
@@ -108,23 +110,26 @@ def dbctl_pod(
     """
     ca = {"key": naming.TLS_CA, "path": naming.TLS_CA}
     secret = names.role_secret(role.suffix)
+    server_ca = {"name": "server-ca", "secret": {"secretName": secret, "items": [ca], "defaultMode": 0o444}}
+    pod = job_pod(spec, container, volumes=[server_ca, TEMPORARY_FILES, *volumes])
+    if init_containers:
+        pod["initContainers"] = list(init_containers)
+    if grace_seconds is not None:
+        pod["terminationGracePeriodSeconds"] = grace_seconds
+    return pod
+
+
+def job_pod(spec: DatabaseSpec, container: Manifest, *, volumes: Iterable[Manifest]) -> Manifest:
+    """The same pod for a container that doesn't reach the database."""
     pod: Manifest = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": restricted_pod(naming.POSTGRES_UID),
         "containers": [container],
-        "volumes": [
-            {"name": "server-ca", "secret": {"secretName": secret, "items": [ca], "defaultMode": 0o444}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-            *volumes,
-        ],
+        "volumes": list(volumes),
         "tolerations": _tolerations(spec),
     }
-    if init_containers:
-        pod["initContainers"] = list(init_containers)
-    if grace_seconds is not None:
-        pod["terminationGracePeriodSeconds"] = grace_seconds
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": item.name} for item in spec.image_pull_secrets]
     if spec.scheduling.node_selector:

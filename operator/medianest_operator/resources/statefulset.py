@@ -160,7 +160,8 @@ def _container(inputs: PodInputs) -> dict[str, Any]:
         "name": naming.CONTAINER_POSTGRES,
         "image": inputs.image,
         "imagePullPolicy": inputs.image_pull_policy,
-        "command": [naming.PATRONI_BIN, naming.PATRONI_CONFIG],
+        # The image's entry point, an init, comes before it; an older image has none.
+        "args": [naming.PATRONI_BIN, naming.PATRONI_CONFIG],
         "env": [
             _field("PATRONI_NAME", "metadata.name"),
             _field("PATRONI_KUBERNETES_NAMESPACE", "metadata.namespace"),

@@ -8,10 +8,10 @@ from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import roles
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
+from medianest_operator.reconcile.contents.logins import Passwords
+from medianest_operator.reconcile.contents.reading import application_database
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.logins import Passwords
-from medianest_operator.reconcile.reading import application_database
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.instances.servers import Servers
 
 _CHECK_EVERY: Final = 600.0
 """Seconds after which roles and grants are compared although nothing changed here."""

@@ -15,18 +15,16 @@ from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, STATEFUL_SET, Manifest
-from medianest_operator.reconcile import kept_volumes, leftovers, patroni
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.instances import kept_volumes, leftovers, newest, patroni
+from medianest_operator.reconcile.instances.leftovers import NotYet
 from medianest_operator.resources.patroni import TTL
 
 _WITHOUT_LEADER: Final = "without a leader"
 
 
-async def first_instances(run: Run) -> range:
+async def first_instances(run: Run) -> range | NotYet:
     """The ordinals of the instances that begin a database of which none is asked for.
-
-    Where nothing says who led last (volumes that nobody of this operator has noted) those with a volume begin, from the
-    first one on; the others have none to begin with.
 
     Raises:
         Permanent: what was written last may be on a volume that isn't there.
@@ -39,14 +37,27 @@ async def first_instances(run: Run) -> range:
             return range(0)
         # How far another had come, which keeps this one from being elected.
         await leftovers.forget(run)
+    elif kept_volumes.taken_back(claims) is not None:
+        # What Patroni knows is of a beginning that isn't wanted any more.
+        await leftovers.forget(run)
+        await kept_volumes.forget_choices(run)
     last = chosen if chosen is not None else await _led_last(run, claims)
     if last is not None and last not in claims:
         # Its labels may have been taken away, too.
         claims = await _kept(run, last)
+    if chosen is None and len(claims) > 1 and (last is None or last in claims) and not await patroni.has_record(run):
+        _check_all_there(run, claims)
+        found = await newest.find(run, claims, last)
+        if isinstance(found, NotYet):
+            return found
+        last = found
+    await newest.forget(run)
     if last in claims and last is not None:
         await _check_log(run, claims, last)
         others = [ordinal for ordinal in claims if ordinal != last]
-        await kept_volumes.leave_behind(run, others, for_good=chosen is not None)
+        await kept_volumes.leave_behind(run, others)
+        if chosen is not None:
+            await kept_volumes.hear(run, chosen)
         return range(last, last + 1)
     if not claims:
         _refuse_log_alone(run)
@@ -64,8 +75,9 @@ async def first_instances(run: Run) -> range:
 async def first_again(run: Run, asked: range) -> range:
     """The ordinals to ask for where some are asked for already and none leads. Most often the same: Patroni elects.
 
-    Where a person has chosen another they stop first. Where none of them is elected, because another has newer data,
-    all begin whose volumes are kept: who lacks something isn't elected.
+    Where a person has chosen another or takes the choice back, or Patroni's record is gone, they stop first. Where none
+    of them is elected, because another has newer data, all begin whose volumes are kept: who lacks something isn't
+    elected.
 
     Raises:
         Permanent: a person has chosen more than one.
@@ -74,7 +86,15 @@ async def first_again(run: Run, asked: range) -> range:
     claims = kept_volumes.by_instance(run)
     chosen = _chosen(run, claims)
     if chosen is not None:
-        return asked if asked == range(chosen, chosen + 1) else range(asked.start, asked.start)
+        begun = asked == range(chosen, chosen + 1) and kept_volumes.is_heard(claims[chosen])
+        return asked if begun else range(asked.start, asked.start)
+    taken_back = kept_volumes.taken_back(claims)
+    if taken_back is not None and not kept_volumes.has_led(claims[taken_back]):
+        # Too late is no reason to stop what has served since.
+        return range(asked.start, asked.start)
+    if len(asked) > 1 and kept_volumes.led_since(claims) and not await patroni.has_record(run):
+        # Patroni would elect whoever is there first: they stop, and the volumes are read.
+        return range(asked.start, asked.start)
     others = set(claims) - set(asked)
     there = [pod for pod in run.pods if pod.serves]
     if not others or len(there) < len(asked) or seconds_without_leader(run) < TTL:
@@ -119,11 +139,7 @@ async def _kept(run: Run, last: int = 0) -> Mapping[int, Manifest]:
 
 def _chosen(run: Run, claims: Mapping[int, Manifest]) -> int | None:
     """Which one a person wants. Raises Permanent where that is more than one."""
-    chosen = [
-        ordinal
-        for ordinal, claim in claims.items()
-        if kept_volumes.annotation(claim, naming.ANNOTATION_BEGIN_WITH) is not None
-    ]
+    chosen = [ordinal for ordinal, claim in claims.items() if kept_volumes.is_chosen(claim)]
     if len(chosen) > 1:
         names = " and ".join(run.names.claim(naming.VOLUME_DATA, ordinal) for ordinal in chosen)
         message = f"{names} carry the annotation {naming.ANNOTATION_BEGIN_WITH}; leave it on the one to begin with"
@@ -143,6 +159,14 @@ async def _led_last(run: Run, claims: Mapping[int, Manifest]) -> int | None:
     if since:
         return max(since, key=lambda ordinal: since[ordinal])
     return run.names.ordinal(run.database.get("status", {}).get("instances", {}).get("lastPrimary") or "")
+
+
+def _check_all_there(run: Run, claims: Mapping[int, Manifest]) -> None:
+    """Raises Permanent where the volumes can't be compared because one of several is missing: it may be the newest."""
+    for ordinal in range(max(run.spec.instances, *claims)):
+        if ordinal not in claims:
+            never = f"; where it never was, set spec.instances to {max(claims) + 1}" if ordinal > max(claims) else ""
+            raise _unavailable(run, claims, run.names.claim(naming.VOLUME_DATA, ordinal), never)
 
 
 async def _check_log(run: Run, claims: Mapping[int, Manifest], ordinal: int) -> None:
@@ -175,20 +199,20 @@ def _refuse_log_alone(run: Run) -> None:
             raise Permanent(Reason.VOLUME_UNAVAILABLE, message)
 
 
-def _unavailable(run: Run, claims: Mapping[int, Manifest], missing: str) -> Permanent:
+def _unavailable(run: Run, claims: Mapping[int, Manifest], missing: str, otherwise: str = "") -> Permanent:
+    """
+    Args:
+        otherwise: what else may help, as a clause.
+    """
     left = {
         ordinal: kept_volumes.annotation(claim, naming.ANNOTATION_LEFT_BEHIND) or ""
         for ordinal, claim in claims.items()
     }
-    other = claims[max(claims, key=lambda ordinal: (left[ordinal], -ordinal))]["metadata"]["name"]
+    led = kept_volumes.led_since(claims)
+    newest = max(claims, key=lambda ordinal: (led.get(ordinal, ""), left[ordinal], -ordinal))
+    other = claims[newest]["metadata"]["name"]
     return Permanent(
         Reason.VOLUME_UNAVAILABLE,
-        f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back; or,"
-        f" {how_to_choose(run, other)}; or delete what is kept, to begin empty",
+        f"Volume {other} is kept, but {missing} is not there, which may hold what was written last. Bring it back"
+        f"{otherwise}; or, {kept_volumes.how_to_choose(run, other)}; or delete what is kept, to begin empty",
     )
-
-
-def how_to_choose(run: Run, claim: str) -> str:
-    """What a person does to begin with a volume that may lack something, as a clause."""
-    command = f"kubectl -n {run.names.namespace} annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true"
-    return f"to begin with {claim} as it is: {command}"

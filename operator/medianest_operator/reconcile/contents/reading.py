@@ -9,8 +9,8 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.postgres.sessions import Connection, NotAdmitted
 from medianest_operator.postgres.trusted import UntrustedContent, UntrustedRelation, Withheld
-from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.instances import patroni
 
 
 @contextlib.asynccontextmanager

@@ -9,9 +9,9 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.kubernetes.kinds import SECRET
 from medianest_operator.postgres import logins
-from medianest_operator.reconcile.certificates import ServerIdentity
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.instances.certificates import ServerIdentity
 from medianest_operator.resources import secrets
 
 _BYTES = 24

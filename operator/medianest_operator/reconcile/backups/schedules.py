@@ -16,7 +16,7 @@ from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
-from medianest_operator.reconcile.backup_status import EndedJob, State, collect, never, overdue, verdict
+from medianest_operator.reconcile.backups.status import EndedJob, State, collect, never, overdue, verdict
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, labels_of
 from medianest_operator.resources import backup_jobs, repositories

@@ -8,12 +8,12 @@ from typing import Final
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.kept_volumes import WRITTEN
-from medianest_operator.reconcile.servers import SOON, Servers
-from medianest_operator.reconcile.workload import AcceptedParameters
+from medianest_operator.reconcile.instances import patroni
+from medianest_operator.reconcile.instances.kept_volumes import WRITTEN
+from medianest_operator.reconcile.instances.servers import SOON, Servers
+from medianest_operator.reconcile.instances.workload import AcceptedParameters
 
 log = logging.getLogger(__name__)
 

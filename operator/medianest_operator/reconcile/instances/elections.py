@@ -8,11 +8,12 @@ from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import Synchronous
 from medianest_operator.errors import Permanent
-from medianest_operator.reconcile import kept_volumes, patroni
-from medianest_operator.reconcile.beginning import how_to_choose, note_leader, seconds_without_leader
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.instances import kept_volumes, patroni
+from medianest_operator.reconcile.instances.beginning import note_leader, seconds_without_leader
+from medianest_operator.reconcile.instances.kept_volumes import how_to_choose
+from medianest_operator.reconcile.instances.servers import Servers
 from medianest_operator.resources.patroni import TOLERATED_LAG
 
 _LONG: Final = 60.0

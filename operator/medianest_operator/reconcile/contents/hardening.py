@@ -22,11 +22,11 @@ from medianest_operator.postgres import logins
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.contents.migration import MigrationState
+from medianest_operator.reconcile.contents.reading import application_database
+from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.migration import MigrationState
-from medianest_operator.reconcile.reading import application_database
-from medianest_operator.reconcile.schema import Schema
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.instances.servers import Servers
 from medianest_operator.resources.hardening_job import hardening_job
 from medianest_operator.results.hardening import OptionState
 from medianest_operator.results.migration import Outcome as JobOutcome

@@ -19,11 +19,12 @@ from medianest_operator.migrations.journal import LastRun, read_last_run
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.catalog import Traces, read_traces_async
 from medianest_operator.postgres.sessions import QUERY_TIMEOUT, Connection, Unreachable
-from medianest_operator.reconcile import attempts, drift
+from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
+from medianest_operator.reconcile.contents import drift
+from medianest_operator.reconcile.contents.reading import application_database
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.reading import application_database
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.instances.servers import Servers
 
 _SLOW_TRIES: Final = 3
 _READ_EVERY: Final = 300.0

@@ -19,11 +19,11 @@ from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backups.restore import Restores
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.restore import Restores
-from medianest_operator.reconcile.schema import Schema
-from medianest_operator.reconcile.servers import SOON
+from medianest_operator.reconcile.instances.servers import SOON
 from medianest_operator.resources.migration_job import migration_job, run_options
 from medianest_operator.results.text import first_three
 from medianest_operator.timestamps import stamp

@@ -107,6 +107,14 @@ async def last_leader(run: Run) -> str | None:
         return None
 
 
+async def has_record(run: Run) -> bool:
+    """Whether all is there that Patroni wrote of this database. It goes with the Services, for instance; a pod that is
+    still ending, or begins, then makes parts of it again: whose data it has, not who led last."""
+    store = await _record(run, run.names.patroni_store)
+    kept = store.get(naming.PATRONI_IDENTITY_ANNOTATION) and store.get(naming.PATRONI_CONFIGURATION_ANNOTATION)
+    return bool(kept) and naming.PATRONI_POSITION_ANNOTATION in await _record(run, run.names.scope)
+
+
 async def known_position(run: Run) -> int:
     """Up to which byte of the log the last primary is known to have written; 0 where Patroni doesn't tell."""
     text = (await _record(run, run.names.scope)).get(naming.PATRONI_POSITION_ANNOTATION, "")

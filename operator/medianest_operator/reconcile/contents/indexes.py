@@ -7,8 +7,8 @@ from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.hardening.naming import is_own
 from medianest_operator.health.indexes import IndexHealth
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.schema import Schema
 
 
 async def observe(run: Run) -> Outcome:

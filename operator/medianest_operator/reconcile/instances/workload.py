@@ -5,8 +5,10 @@ import time
 from typing import Final
 
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import Synchronous
 from medianest_operator.api.model import OnDelete
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.apply import covers
 from medianest_operator.kubernetes.kinds import (
     BY_KIND,
     CONFIG_MAP,
@@ -16,12 +18,12 @@ from medianest_operator.kubernetes.kinds import (
     Manifest,
 )
 from medianest_operator.postgres import parameters
-from medianest_operator.reconcile import beginning, kept_volumes, leftovers
-from medianest_operator.reconcile import patroni as members
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.servers import ever_available
-from medianest_operator.reconcile.volumes import TemplateRenewal
+from medianest_operator.reconcile.instances import beginning, kept_volumes, leftovers
+from medianest_operator.reconcile.instances import patroni as members
+from medianest_operator.reconcile.instances.servers import ever_available
+from medianest_operator.reconcile.instances.volumes import TemplateRenewal
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
 _LOOK_AGAIN: Final = 2.0
@@ -55,7 +57,12 @@ async def reconcile_surroundings(run: Run) -> Outcome:
     manifests = [
         account,
         binding,
-        *services.services(names, owner, keeps=run.spec.storage.on_delete is OnDelete.RETAIN),
+        *services.services(
+            names,
+            owner,
+            keeps=run.spec.storage.on_delete is OnDelete.RETAIN,
+            synchronous=run.spec.postgresql.synchronous is not Synchronous.OFF,
+        ),
     ]
     known_file = run.services.cache.get(CONFIG_MAP, names.namespace, names.patroni_config)
     if run.facts.get(AcceptedParameters) or known_file is None:
@@ -70,7 +77,7 @@ async def reconcile_surroundings(run: Run) -> Outcome:
     return Outcome()
 
 
-async def wanted_instances(run: Run) -> range:
+async def wanted_instances(run: Run) -> range | leftovers.NotYet:
     """The ordinals of the instances to ask for.
 
     What was begun changes only while there is a primary: the others copy from it or follow it, and it never goes.
@@ -92,7 +99,8 @@ async def wanted_instances(run: Run) -> range:
         wanted = _stopping(run, asked, primary, leader)
     elif leader is not None:
         beginning.note_leader(run)
-        wanted = range(max(run.spec.instances, leader + 1))
+        first = kept_volumes.first_that_stays(run, leader)
+        wanted = range(first, max(first + run.spec.instances, leader + 1))
         if asked and any(ordinal not in asked and not kept_volumes.may_join(run, ordinal) for ordinal in wanted):
             return asked
     else:
@@ -131,6 +139,14 @@ async def _find(run: Run) -> Manifest | None:
     return run.stateful_set
 
 
+def _other_templates(run: Run, live: Manifest | None) -> list[Manifest] | None:
+    """The claim templates of the live object where they are not as wanted: nobody may change them in place."""
+    if live is None:
+        return None
+    templates: list[Manifest] = live["spec"]["volumeClaimTemplates"]
+    return None if covers(templates, statefulset.volume_claims(run.names, run.spec)) else templates
+
+
 async def reconcile_stateful_set(run: Run) -> Outcome:
     """The instances themselves. A new database isn't begun with parameters that its servers couldn't start with."""
     live = await _find(run)
@@ -142,6 +158,8 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
     if begins and (earlier := await leftovers.clear(run)):
         return Outcome(facts=(earlier,), next_look=_LOOK_AGAIN)
     wanted = await wanted_instances(run)
+    if isinstance(wanted, leftovers.NotYet):
+        return Outcome(facts=(wanted,), next_look=_LOOK_AGAIN)
     image_from = "spec" if run.spec.image else "operator"
     manifest = statefulset.stateful_set(
         run.names,
@@ -150,11 +168,12 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
         wanted,
         run.owner,
         image_from=image_from,
-        claims=live["spec"]["volumeClaimTemplates"] if live else None,
+        claims=_other_templates(run, live),
     )
     await run.services.applier.apply(STATEFUL_SET, manifest)
     # What it waits for is no change of an object: an election, or a setting of Patroni's.
-    waits = bool(run.pods) if run.spec.hibernate else wanted != range(run.spec.instances) or run.primary is None
+    settled = wanted == range(run.spec.instances) or len(wanted) == run.spec.instances == 1
+    waits = bool(run.pods) if run.spec.hibernate else not settled or run.primary is None
     return Outcome(status={"image": run.image}, next_look=_LOOK_AGAIN if waits else None)
 
 

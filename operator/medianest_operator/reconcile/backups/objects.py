@@ -18,11 +18,11 @@ from medianest_operator.naming import Key
 from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backups.restore import Restores
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.contents.migration import MigrationState
 from medianest_operator.reconcile.context import Run, Services
-from medianest_operator.reconcile.migration import MigrationState
-from medianest_operator.reconcile.restore import Restores
-from medianest_operator.reconcile.servers import Servers
+from medianest_operator.reconcile.instances.servers import Servers
 from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs
 from medianest_operator.resources.meta import owner_reference

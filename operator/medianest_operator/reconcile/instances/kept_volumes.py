@@ -13,14 +13,15 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Permanent
 from medianest_operator.health import probe
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
-from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.servers import SOON, Servers
+from medianest_operator.reconcile.instances import patroni
+from medianest_operator.reconcile.instances.servers import SOON, Servers
 from medianest_operator.timestamps import stamp_now
 
 WRITTEN: Final = "configuration"
 """The topic under which it is remembered that Patroni has its configuration, and so elects nobody who is behind."""
+_BEGUN: Final = naming.ANNOTATION_BEGUN_BY_CHOICE
 _CATCHING_UP: Final = 60.0
 """Seconds without any progress after which a replica whose volume was left behind won't catch up."""
 _COPYING: Final = 5.0
@@ -67,22 +68,85 @@ def may_join(run: Run, ordinal: int) -> bool:
     if ordinal not in left_behind(run):
         return True
     primary = run.primary
+    if primary and taken_back(by_instance(run)) == run.names.ordinal(primary.name):
+        return False
     token = (primary.uid, run.generation) if primary else None
     return bool(run.services.memory.recall(run.key, WRITTEN, token, math.inf))
 
 
-async def leave_behind(run: Run, ordinals: Iterable[int], *, for_good: bool = False) -> None:
-    """Note on the claims of instances that others begin without them: until they follow, nobody old is elected.
-
-    Args:
-        for_good: a person wants it so, although what they have may be newer. They are copied, whatever they have.
-    """
+async def leave_behind(run: Run, ordinals: Iterable[int]) -> None:
+    """Note on the claims of instances that others begin without them: until they follow, nobody old is elected."""
     claims = by_instance(run)
-    notes = [naming.ANNOTATION_LEFT_BEHIND, *([naming.ANNOTATION_COPY_AGAIN] if for_good else [])]
     for ordinal in ordinals:
-        for note in notes:
-            if not annotation(claims[ordinal], note):
-                await _annotate(run, claims[ordinal], note, stamp_now())
+        if not annotation(claims[ordinal], naming.ANNOTATION_LEFT_BEHIND):
+            await _annotate(run, claims[ordinal], {naming.ANNOTATION_LEFT_BEHIND: stamp_now()})
+
+
+def is_chosen(claim: Manifest) -> bool:
+    """Whether a person wants to begin with this volume. `false`, or any other word, is no choice."""
+    return annotation(claim, naming.ANNOTATION_BEGIN_WITH) in ("", "true")
+
+
+def is_heard(claim: Manifest) -> bool:
+    """Whether a person's choice of this volume stands and was acted on: its instance begins, or is about to."""
+    return is_chosen(claim) and annotation(claim, _BEGUN) is not None
+
+
+def has_led(claim: Manifest) -> bool:
+    """Whether the instance that began by a person's choice has led since."""
+    begun, led = annotation(claim, _BEGUN), annotation(claim, naming.ANNOTATION_LED_SINCE)
+    return bool(begun and led and led >= begun)
+
+
+def first_that_stays(run: Run, leader: int) -> int:
+    """The lowest ordinal of the instances that are wanted: the leader's own where only one is wanted and a person chose
+    it, so that what the others have stays as it is until more are; else 0."""
+    claims = by_instance(run)
+    if run.spec.instances > 1 or leader not in claims:
+        return 0
+    chosen = is_heard(claims[leader]) or any(
+        annotation(claim, naming.ANNOTATION_COPY_AGAIN) for ordinal, claim in claims.items() if ordinal != leader
+    )
+    return leader if chosen else 0
+
+
+async def hear(run: Run, ordinal: int) -> None:
+    """Note that a person's choice is acted on. What it gives up is decided once that instance leads: until then the
+    choice can be taken back."""
+    await forget_choices(run, but=ordinal)
+    claim = by_instance(run)[ordinal]
+    if not is_heard(claim):
+        await _annotate(run, claim, {_BEGUN: stamp_now()})
+
+
+def taken_back(claims: Mapping[int, Manifest]) -> int | None:
+    """The instance that began because a person chose it, who doesn't want that any more; `None` where there is none."""
+    begun = [ordinal for ordinal, claim in claims.items() if annotation(claim, _BEGUN) and not is_heard(claim)]
+    return begun[0] if begun else None
+
+
+async def forget_choices(run: Run, but: int | None = None) -> None:
+    """Remove the notes on instances that began by a choice which doesn't stand any more, once none runs."""
+    for ordinal, claim in by_instance(run).items():
+        if ordinal != but and annotation(claim, _BEGUN):
+            await _annotate(run, claim, {_BEGUN: None})
+
+
+async def _give_up_others(run: Run, leader: int) -> None:
+    """Where a person began with the one that leads: the others are to be copied, although what they have may be
+    newer."""
+    claims = by_instance(run)
+    if leader not in claims or not is_heard(claims[leader]):
+        return
+    for ordinal, claim in claims.items():
+        if ordinal != leader and not annotation(claim, naming.ANNOTATION_COPY_AGAIN):
+            await _annotate(run, claim, {naming.ANNOTATION_COPY_AGAIN: stamp_now()})
+
+
+def how_to_choose(run: Run, claim: str) -> str:
+    """What a person does to begin with a volume that may lack something, as a clause."""
+    command = f"kubectl -n {run.names.namespace} annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true"
+    return f"to begin with {claim} as it is: {command}"
 
 
 async def mark(run: Run) -> Outcome:
@@ -110,6 +174,9 @@ async def mark(run: Run) -> Outcome:
 async def follow(run: Run) -> Outcome:
     """Mark, and copy again what was left behind and is of another history, or can't catch up."""
     seen = run.facts.get(Servers) or Servers()
+    leader = run.names.ordinal(seen.primary.name) if seen.leads and seen.primary else None
+    if leader is not None:
+        await _give_up_others(run, leader)
     behind = left_behind(run) if seen.leads and not run.spec.hibernate else frozenset()
     joining = [pod for pod in run.pods if run.names.ordinal(pod.name) in behind and pod != seen.primary]
     problem: Permanent | None = None
@@ -127,10 +194,15 @@ async def follow(run: Run) -> Outcome:
         else:
             problem = _diverged(run, pod)
     await mark(run)
+    if leader is not None and taken_back(by_instance(run)) == leader:
+        problem = _too_late(run, leader)
     if problem:
         return Outcome(problem=problem)
     for pod in joining:
         if not seen.follows(pod) and _is_stuck(run, seen, pod):
+            if pod.member.get("state") == "starting" and pod.name not in seen.instances:
+                # It waits for a log that nobody writes any more: of a history of its own, perhaps.
+                return Outcome(problem=_uncompared(run, pod))
             return await _copy_again(run, pod, "it lacks write-ahead log that is not kept")
     unknown = [pod.name for pod in joining if not _is_compared(run, pod)]
     return Outcome(obstacle=_waiting(unknown), next_look=SOON) if unknown else Outcome()
@@ -165,7 +237,7 @@ async def _awaits_copy(run: Run, pod: Pod, history: probe.History) -> bool:
         return False
     if _copied(run, pod, math.inf) in {None, history.started}:
         return _copied(run, pod, _CATCHING_UP) is None
-    await _annotate(run, claim, naming.ANNOTATION_COPY_AGAIN, None)
+    await _annotate(run, claim, {naming.ANNOTATION_COPY_AGAIN: None})
     return False
 
 
@@ -173,11 +245,34 @@ def _diverged(run: Run, pod: Pod) -> Permanent:
     claim = run.names.claim(naming.VOLUME_DATA, run.names.ordinal(pod.name) or 0)
     message = (
         f"{pod.name} was promoted, or written to, apart from the primary: it may hold what the primary lacks, so that"
-        f" the operator doesn't copy over it. Look what it holds; then have it copied again: kubectl -n"
-        f" {run.names.namespace} exec {pod.name} -c postgres -- patronictl reinit --force {run.names.scope} {pod.name};"
-        f" or begin with it: hibernate, annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true, and wake"
+        f" the operator doesn't copy over it. Look what it holds; then {_how_to_copy(run, pod)}; or begin with it:"
+        f" hibernate, annotate pvc {claim} {naming.ANNOTATION_BEGIN_WITH}=true, and wake"
     )
     return Permanent(Reason.DIVERGED, message)
+
+
+def _too_late(run: Run, leader: int) -> Permanent:
+    claim = run.names.claim(naming.VOLUME_DATA, leader)
+    message = (
+        f"{run.names.pod(leader)} leads by a choice that was taken back too late. The volumes that were left behind may"
+        " hold what it lacks: they are kept as they are, and no instance begins from them. To have the volumes"
+        f" compared, hibernate and wake the database; or, {how_to_choose(run, claim)}"
+    )
+    return Permanent(Reason.DIVERGED, message)
+
+
+def _uncompared(run: Run, pod: Pod) -> Permanent:
+    message = (
+        f"{pod.name}, on a volume that was left behind, has been starting for {_PATIENCE['starting'] / 60:.0f} minutes"
+        " and answers nothing, so that nobody knows whether it holds what the primary lacks; the operator doesn't copy"
+        f" over it. Its log says what it waits for. To give up what it holds, {_how_to_copy(run, pod)}"
+    )
+    return Permanent(Reason.DIVERGED, message)
+
+
+def _how_to_copy(run: Run, pod: Pod) -> str:
+    command = f"patronictl reinit --force {run.names.scope} {pod.name}"
+    return f"have it copied again: kubectl -n {run.names.namespace} exec {pod.name} -c postgres -- {command}"
 
 
 def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
@@ -195,26 +290,32 @@ def _is_stuck(run: Run, seen: Servers, pod: Pod) -> bool:
 
 
 async def _note(run: Run, leader: int, following: frozenset[str]) -> None:
+    await _give_up_others(run, leader)
     claims = by_instance(run)
     led = led_since(claims)
-    if leader in claims and leader not in led:
-        await _annotate(run, claims[leader], naming.ANNOTATION_LED_SINCE, stamp_now())
+    if leader in claims and annotation(claims[leader], naming.ANNOTATION_COPY_AGAIN):
+        # It was given up before, and is the one that others are copied from now.
+        await _annotate(run, claims[leader], {naming.ANNOTATION_COPY_AGAIN: None})
+    if leader in claims and (leader not in led or (annotation(claims[leader], _BEGUN) or "") > led[leader]):
+        await _annotate(run, claims[leader], {naming.ANNOTATION_LED_SINCE: stamp_now()})
     for ordinal, claim in claims.items():
-        if annotation(claim, naming.ANNOTATION_BEGIN_WITH) is not None:
-            # Somebody leads: it was heard, or came too late.
-            await _annotate(run, claim, naming.ANNOTATION_BEGIN_WITH, None)
+        stale = ordinal != leader and annotation(claim, _BEGUN)
+        if stale or annotation(claim, naming.ANNOTATION_BEGIN_WITH) is not None:
+            # Somebody leads: it was heard, or came too late. Both at once: the one note without the other means that
+            # the choice was taken back.
+            await _annotate(run, claim, {naming.ANNOTATION_BEGIN_WITH: None, _BEGUN: None})
         behind = annotation(claim, naming.ANNOTATION_LEFT_BEHIND)
         if ordinal != leader and ordinal in led:
-            await _annotate(run, claim, naming.ANNOTATION_LED_SINCE, None)
+            await _annotate(run, claim, {naming.ANNOTATION_LED_SINCE: None})
         if behind and (ordinal == leader or run.names.pod(ordinal) in following):
-            await _annotate(run, claim, naming.ANNOTATION_LEFT_BEHIND, None)
+            await _annotate(run, claim, {naming.ANNOTATION_LEFT_BEHIND: None})
         elif not behind and ordinal != leader and ordinal not in run.asked_for:
-            await _annotate(run, claim, naming.ANNOTATION_LEFT_BEHIND, stamp_now())
+            await _annotate(run, claim, {naming.ANNOTATION_LEFT_BEHIND: stamp_now()})
 
 
-async def _annotate(run: Run, claim: Manifest, annotation: str, value: str | None) -> None:
+async def _annotate(run: Run, claim: Manifest, notes: Mapping[str, str | None]) -> None:
     metadata = claim["metadata"]
-    patch = {"metadata": {"uid": metadata["uid"], "annotations": {annotation: value}}}
+    patch = {"metadata": {"uid": metadata["uid"], "annotations": dict(notes)}}
     live = await run.services.client.merge(CLAIM, run.names.namespace, metadata["name"], patch)
     run.services.cache.put(CLAIM, live)
 

@@ -24,11 +24,12 @@ from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Busy, Credentials, Unreachable
 from medianest_operator.postgres.wording import as_clause
-from medianest_operator.reconcile import findings, patroni
+from medianest_operator.reconcile import findings
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.findings import Finding
-from medianest_operator.reconcile.leftovers import EarlierDatabase
+from medianest_operator.reconcile.instances import patroni
+from medianest_operator.reconcile.instances.leftovers import NotYet
 from medianest_operator.resources.patroni import LOOP_WAIT, TTL
 
 log = logging.getLogger(__name__)
@@ -237,8 +238,8 @@ def _available(run: Run, seen: Servers) -> Verdict:
         return Verdict("False", Reason.SWITCHING_OVER, message)
     if not ever_available(run):
         return Verdict("False", Reason.CREATING, _creating(run))
-    if earlier := run.facts.get(EarlierDatabase):
-        return Verdict("False", Reason.NO_PRIMARY, f"There is no primary. {earlier.message}")
+    if later := run.facts.get(NotYet):
+        return Verdict("False", Reason.NO_PRIMARY, f"There is no primary. {later.message}")
     return _outage(run, seen)
 
 
@@ -266,6 +267,12 @@ def _outage(run: Run, seen: Servers) -> Verdict:
         return Verdict("False", Reason.PRIMARY_RESTARTING, message)
     if several:
         return Verdict("False", Reason.NO_PRIMARY, "There is no primary; Patroni elects one of the replicas.")
+    if run.pods and run.spec.instances > 1 and len(run.asked_for) == 1:
+        alone = run.pods[0]
+        message = f"There is no primary yet; {alone.name} begins alone ({alone.state}), the others join once it leads."
+        return Verdict("False", Reason.NO_PRIMARY, message)
+    if not run.pods:
+        return Verdict("False", Reason.NO_PRIMARY, "There is no primary, and no instance runs.")
     return Verdict("False", Reason.NO_PRIMARY, "There is no primary; the only instance has to come back.")
 
 
@@ -280,8 +287,10 @@ def ever_available(run: Run) -> bool:
 
 def _creating(run: Run) -> str:
     """How far the first start is."""
-    if earlier := run.facts.get(EarlierDatabase):
-        return earlier.message
+    if later := run.facts.get(NotYet):
+        return later.message
+    if run.stateful_set is None:
+        return "No instance has begun yet."
     if not run.pods:
         return "Creating the pods of the instances."
     words = ", ".join(f"{pod.name} {pod.state}" for pod in run.pods)

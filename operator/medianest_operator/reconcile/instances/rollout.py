@@ -9,11 +9,11 @@ from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import Synchronous
 from medianest_operator.kubernetes.kinds import POD
-from medianest_operator.reconcile import patroni
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.handovers import Handover
-from medianest_operator.reconcile.servers import SOON, Servers
+from medianest_operator.reconcile.instances import kept_volumes, patroni
+from medianest_operator.reconcile.instances.handovers import Handover
+from medianest_operator.reconcile.instances.servers import SOON, Servers
 from medianest_operator.resources.statefulset import PodInputs, changed_inputs
 
 _PAUSE_AFTER_REFUSAL: Final = 30.0
@@ -46,6 +46,7 @@ def next_step(
     names: naming.Names,
     waiting: frozenset[str] = frozenset(),
     eligible: frozenset[str] | None = None,
+    first: int = 0,
 ) -> Plan | None:
     """Decide, purely, what a rollout does next; None where nothing is due.
 
@@ -56,9 +57,10 @@ def next_step(
     Args:
         waiting: pods whose PostgreSQL says that a parameter waits for a restart.
         eligible: the replicas that Patroni would promote; `None`: every one that streams.
+        first: the ordinal of the first instance that stays.
     """
     outdated = [pod for pod in pods if pod.inputs != inputs and not pod.terminating]
-    surplus = [pod for pod in pods if (names.ordinal(pod.name) or 0) >= instances]
+    surplus = [pod for pod in pods if (names.ordinal(pod.name) or 0) not in range(first, first + instances)]
     due = [pod for pod in pods if pod in outdated or pod.name in waiting or (pod in surplus and pod.is_primary)]
     if not due:
         return None
@@ -115,11 +117,13 @@ async def reconcile(run: Run) -> Outcome:
     waiting = frozenset(name for name, facts in servers.instances.items() if facts.pending_restart)
     eligible: frozenset[str] | None = None
     inputs = run.once("inputs", lambda: PodInputs.of(run.names, run.spec, run.image).digest)
-    plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting)
+    leader = run.names.ordinal(run.primary.name) if run.primary else None
+    first = kept_volumes.first_that_stays(run, leader) if leader is not None else 0
+    plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting, first=first)
     if plan is not None and plan.step is Step.SWITCH_OVER and run.spec.postgresql.synchronous is not Synchronous.OFF:
         # Patroni refuses a switchover to anybody else (Patroni manual, Replication modes).
         eligible = frozenset(await patroni.synchronous_replicas(run))
-        plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting, eligible)
+        plan = next_step(run.pods, inputs, run.spec.instances, run.names, waiting, eligible, first)
     if plan is None:
         return Outcome()
     await _take(run, plan)

@@ -29,7 +29,7 @@ from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.servers import SOON, Servers
+from medianest_operator.reconcile.instances.servers import SOON, Servers
 from medianest_operator.resources.backup_jobs import import_job, restore_job
 from medianest_operator.timestamps import stamp_now
 
