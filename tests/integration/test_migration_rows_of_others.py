@@ -132,7 +132,51 @@ def test_what_a_superuser_made_meanwhile_is_not_dropped(database: Database, star
     assert database.execute("SELECT k.one, a.one FROM kept_by_hand k, activity a") == [(1, 1)]
 
 
+ELSEWHERE = {
+    "function of a trigger": (
+        "CREATE OR REPLACE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';\n"
+    ),
+    "view": "CREATE OR REPLACE VIEW limits AS SELECT user_id, endpoint, request_count FROM other_limits;\n",
+}
+
+
+@pytest.mark.parametrize("rehearse", [Rehearse.NEVER, Rehearse.AUTO])
+@pytest.mark.parametrize("sql", ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_writes_that_a_replaced_definition_leads_elsewhere_are_kept(
+    medianest: Database, tmp_path: Path, sql: str, rehearse: Rehearse
+) -> None:
+    medianest.execute(
+        f"{PEOPLE}; SET ROLE medianest;"
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER see BEFORE INSERT ON rate_limits FOR EACH ROW EXECUTE FUNCTION see();"
+        "CREATE TABLE other_limits (LIKE rate_limits INCLUDING DEFAULTS);"
+        "CREATE VIEW limits AS SELECT user_id, endpoint, request_count FROM rate_limits;"
+        "RESET ROLE; GRANT ALL ON limits, other_limits TO medianest_app"
+    )
+    application = Application(medianest, "INSERT INTO limits VALUES ('u1', 'e', %s)")
+    application.start()
+    try:
+        files = {A: sql, B: BAD}
+        result = migrate(medianest, files, RunOptions(rehearse=rehearse), folder=tmp_path)
+    finally:
+        application.ending.set()
+        application.join(30)
+    assert result.rollback is None or result.rollback.verified, result
+    lost = set(application.acknowledged) - {
+        row[0] for row in medianest.execute("SELECT request_count FROM rate_limits")
+    }
+    assert not lost, f"{len(lost)} of {len(application.acknowledged)} acknowledged writes are lost"
+
+
 WRITING = {
+    "function in a check": "ALTER TABLE sessions ADD CONSTRAINT z CHECK (f() = 1);\n",
+    "function in a check of a domain": (
+        "CREATE DOMAIN d AS int CHECK (f() = 1);\nALTER TABLE sessions ADD COLUMN z d DEFAULT 1;\n"
+    ),
+    "function behind an index": (
+        "CREATE FUNCTION g(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.f(); END';\n"
+        "CREATE INDEX z ON sessions (g(id));\n"
+    ),
     "rows moved by CREATE TABLE AS": "CREATE TABLE archived AS WITH gone AS (DELETE FROM media_requests WHERE id < 'm5'"
     " RETURNING *) SELECT * FROM gone;\n",
     "function in CREATE TABLE AS": "CREATE TABLE t AS SELECT f();\n",
@@ -164,8 +208,10 @@ def test_definitions_that_write_rows_are_taken_back_with_the_rows(
         "TRUNCATE media_requests",
         "WITH gone AS (DELETE FROM media_requests RETURNING *) SELECT * FROM gone",
         "PREPARE p AS DELETE FROM media_requests;\nEXECUTE p",
+        "ALTER TABLE users DROP COLUMN image;\nALTER TABLE users ADD COLUMN image text",
+        "DROP TABLE media_requests CASCADE",
     ],
-    ids=["update", "truncate", "query that deletes", "prepared statement"],
+    ids=["update", "truncate", "query that deletes", "prepared statement", "column made anew", "table dropped"],
 )
 def test_down_script_with_data_locks_writers_out(medianest: Database, tmp_path: Path, down: str) -> None:
     medianest.execute(PEOPLE)

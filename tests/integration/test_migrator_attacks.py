@@ -317,7 +317,7 @@ async def test_migration_that_holds_writers_off_keeps_the_controller_reading(
     await controller.look()
     with database.connect(MIGRATOR) as connection:
         taken = lockout.observe(connection)
-        lockout.lock_out(connection, taken, print)
+        lockout.lock_out(connection, taken, print, print)
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             database.connect(f"{OWNER}_app")
         held = Controller(server, controller.sessions, database)

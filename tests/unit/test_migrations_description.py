@@ -81,7 +81,7 @@ def test_comment_in_a_body_that_looks_like_an_entry_hides_nothing() -> None:
 )
 def test_rights_settings_and_comments_are_put_back(kind: str, was: str, now: str, statements: list[str]) -> None:
     before, after = ({f"{kind} n": text} if text else {} for text in (was, now))
-    assert put_back(before, after) == statements
+    assert put_back(before, after, locked_out=False) == statements
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,69 @@ def test_rollback_is_the_first_way_that_fits(
     assert bool(plan.why) is locked_out
 
 
+THERE = catalog(
+    ("table", "", '"Users"', {}),
+    ("column", '"Users"', '"Name"', {}),
+    ("function", "", "log_it()", {}),
+    ("function", "", "app.is_fine(text)", {}),
+    ("domain", "", "email", {}),
+    ("view", "", "people", {}),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "rehearsed", "locked_out"),
+    [
+        # Who writes meanwhile would be led elsewhere.
+        (
+            "CREATE OR REPLACE FUNCTION log_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';",
+            True,
+            True,
+        ),
+        ("CREATE OR REPLACE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1';", True, False),
+        ("CREATE OR REPLACE VIEW people AS SELECT 1;", True, True),
+        ("CREATE OR REPLACE VIEW others AS SELECT 1;", True, False),
+        # A function may do more than answer.
+        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', False, True),
+        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', True, False),
+        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (length("Name") > 1);', False, False),
+        ('CREATE INDEX i ON "Users" (app.is_fine("Name"));', False, True),
+        ('CREATE INDEX i ON "Users" (lower("Name"));', False, False),
+        ('ALTER TABLE "Users" ADD COLUMN e email;', False, True),
+        ('ALTER TABLE "Users" ADD COLUMN e text;', False, False),
+        ('ALTER TABLE "Users" VALIDATE CONSTRAINT c;', False, True),
+    ],
+)
+def test_what_a_statement_leaves_depends_on_what_is_there(first: str, rehearsed: bool, locked_out: bool) -> None:
+    plan = plan_revert(cut(first, CONCURRENTLY, DATA), THERE, rehearsed=rehearsed)
+    assert plan.locked_out is locked_out, plan.why
+
+
+@pytest.mark.parametrize(
+    ("down", "locked_out"),
+    [
+        ("DROP TABLE a;", False),
+        ("DROP TABLE a CASCADE;", True),
+        ('DROP TABLE "Users";', True),
+        ('ALTER TABLE "Users" DROP COLUMN nick;', False),
+        ('ALTER TABLE "Users" DROP COLUMN "Name";', True),
+        ('ALTER TABLE "Users" DROP COLUMN "Name", ADD COLUMN "Name" text;', True),
+        ('ALTER TABLE "Users" ALTER COLUMN "Name" TYPE varchar(3);', True),
+        ('ALTER TABLE "Users" DROP CONSTRAINT c;', False),
+        ("DROP INDEX CONCURRENTLY i;", False),
+        ("DROP TYPE mood;", False),
+        ("DROP SCHEMA s CASCADE;", True),
+        ("BEGIN; DROP FUNCTION f(); COMMIT;", False),
+        ("SELECT log_it();", True),
+        ("VACUUM a;", True),
+    ],
+)
+def test_down_script_that_may_take_rows_locks_writers_out(down: str, locked_out: bool) -> None:
+    entries = {"1_m.sql": PLAIN, "1_m.down.sql": down, "2_m.sql": CONCURRENTLY, "2_m.down.sql": "DROP INDEX i;"}
+    plan = plan_revert(make_parts(parse_all(migrations_from_mapping({**entries, "3_m.sql": DATA}))), THERE)
+    assert (plan.strategy, plan.locked_out) == (Strategy.DOWN, locked_out), plan.why
+
+
 COLUMN = {"type": "text", "position": 1, "nullable": True}
 BEFORE = catalog(
     ("table", "", "users", {"owner": "medianest"}),

@@ -307,6 +307,13 @@ class Journal:
             "UPDATE medianest_operator.migration_runs SET plan = %s WHERE id = %s", (Jsonb(entry.plan), entry.id)
         )
 
+    def note_lockout(self, entry: Entry, lockout: Mapping[str, Any]) -> None:
+        """Write what is known of the lockout, in the transaction that is open or in one of its own."""
+        entry.lockout = lockout
+        self._connection.execute(
+            "UPDATE medianest_operator.migration_runs SET lockout = %s WHERE id = %s", (Jsonb(lockout), entry.id)
+        )
+
     def finish(self, entry: Entry, ending: Ending, result: Mapping[str, Any]) -> None:
         """Write the run's end, in the transaction that is open or in one of its own."""
         self._connection.execute(

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from medianest_operator.migrations.traces import Trace, trace_of, writes_rows, writes_rows_alone
+from medianest_operator.migrations import traces
+from medianest_operator.migrations.traces import Trace
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 # PostgreSQL's source, scan.l, dolqdelim.
@@ -53,10 +54,16 @@ class Statement:
         adds_enum_value: its new value can't be used before the transaction has ended (PostgreSQL manual, ALTER TYPE).
         drops_indexes: names of the indexes that it drops.
         makes_index: the name of the index that it creates.
+        makes: the name of the function or the domain that it creates.
         moves_sequence: it calls setval, which no rollback reverts.
         indexes_table: the table that the index which it creates is on.
         only_rows: it changes rows at the most, and no definition.
         writes_rows: it changes rows, or calls what may.
+        evaluates: the functions that its definitions call on the rows that are there.
+        types: of the columns that it adds.
+        validates: it evaluates a constraint that stands elsewhere.
+        replaces: the function or the view that it replaces where there is one.
+        removes: the tables and columns that it removes; `None` where it may take rows in other ways.
     """
 
     ordinal: int
@@ -67,10 +74,16 @@ class Statement:
     adds_enum_value: bool = False
     drops_indexes: tuple[str, ...] = ()
     makes_index: str | None = None
+    makes: str | None = None
     moves_sequence: bool = False
     indexes_table: str | None = None
     only_rows: bool = False
     writes_rows: bool = False
+    evaluates: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    validates: bool = False
+    replaces: str | None = None
+    removes: frozenset[tuple[str, str | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +151,7 @@ def parse(sql: str) -> Script:
                 line=line,
                 kind=_kind(raw.stmt, text),
                 excerpt=_excerpt(text),
-                trace=trace_of(raw.stmt),
+                trace=traces.trace_of(raw.stmt),
                 adds_enum_value=isinstance(raw.stmt, ast.AlterEnumStmt) and raw.stmt.oldVal is None,
                 drops_indexes=_dropped_indexes(raw.stmt),
                 makes_index=raw.stmt.idxname if isinstance(raw.stmt, ast.IndexStmt) else None,
@@ -146,8 +159,14 @@ def parse(sql: str) -> Script:
                 indexes_table=raw.stmt.relation.relname
                 if isinstance(raw.stmt, ast.IndexStmt) and raw.stmt.relation
                 else None,
-                writes_rows=writes_rows(raw.stmt),
-                only_rows=writes_rows_alone(raw.stmt),
+                writes_rows=traces.writes_rows(raw.stmt),
+                only_rows=traces.writes_rows_alone(raw.stmt),
+                makes=traces.made(raw.stmt),
+                evaluates=traces.evaluated(raw.stmt),
+                types=traces.types_of_columns(raw.stmt),
+                validates=traces.validates(raw.stmt),
+                replaces=traces.replaced(raw.stmt),
+                removes=traces.removed(raw.stmt),
             )
         )
     return Script(tuple(statements))

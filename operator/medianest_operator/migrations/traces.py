@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 # Types that stand for a sequence (PostgreSQL manual, Serial Types).
@@ -106,6 +107,119 @@ def writes_rows_alone(node: Any) -> bool:
     if isinstance(node, ast.SelectStmt):
         return node.intoClause is None and not _calls(node)
     return isinstance(node, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt | ast.TruncateStmt)
+
+
+def evaluated(node: Any) -> frozenset[str]:
+    """The names, without their schema, of functions that a statement's definitions call on the rows that are there: a
+    function that writes would do so."""
+    from pglast import ast, enums
+
+    kinds = enums.AlterTableType
+    match node:
+        case ast.IndexStmt():
+            return _called([node.indexParams, node.whereClause])
+        case ast.AlterTableStmt():
+            commands = [c for c in node.cmds or () if c.subtype in (kinds.AT_AddColumn, kinds.AT_AddConstraint)]
+            return _called([c.def_ for c in commands])
+        case _:
+            return frozenset()
+
+
+def types_of_columns(node: Any) -> frozenset[str]:
+    """The names, without their schema, of the types of the columns that a statement adds to a table: a domain has
+    checks of its own."""
+    from pglast import ast, enums
+
+    if not isinstance(node, ast.AlterTableStmt):
+        return frozenset()
+    columns = [c.def_ for c in node.cmds or () if c.subtype == enums.AlterTableType.AT_AddColumn]
+    return frozenset(column.typeName.names[-1].sval for column in columns if column.typeName)
+
+
+def validates(node: Any) -> bool:
+    """Whether a statement evaluates a constraint that stands elsewhere."""
+    from pglast import ast, enums
+
+    validating = enums.AlterTableType.AT_ValidateConstraint
+    return isinstance(node, ast.AlterTableStmt) and any(c.subtype == validating for c in node.cmds or ())
+
+
+def made(node: Any) -> str | None:
+    """The name, without its schema, of the function or the domain that a statement makes."""
+    from pglast import ast
+
+    match node:
+        case (
+            ast.CreateFunctionStmt(funcname=(*_, ast.String(sval=str(name))))
+            | ast.CreateDomainStmt(domainname=(*_, ast.String(sval=str(name))))
+        ):
+            return name
+        case _:
+            return None
+
+
+def replaced(node: Any) -> str | None:
+    """The name, without its schema, of the function or the view that a statement replaces if there is one; `None` for
+    every other statement."""
+    from pglast import ast
+
+    match node:
+        case (
+            ast.CreateFunctionStmt(replace=True, funcname=(*_, ast.String(sval=str(name))))
+            | ast.ViewStmt(replace=True, view=ast.RangeVar(relname=str(name)))
+        ):
+            return name
+        case _:
+            return None
+
+
+def removed(node: Any) -> frozenset[tuple[str, str | None]] | None:
+    """The tables, and the columns as (table, column), that a statement removes, where it does nothing else that could
+    take rows with it; `None` where it may."""
+    from pglast import ast, enums
+
+    kinds, objects, cascade = enums.AlterTableType, enums.ObjectType, enums.DropBehavior.DROP_CASCADE
+    if isinstance(node, ast.DropStmt | ast.AlterTableStmt):
+        commands: tuple[Any, ...] = getattr(node, "cmds", None) or ()
+        if any(c.behavior == cascade for c in (*commands, node) if hasattr(c, "behavior")):
+            return None
+    match node:
+        case ast.DropStmt(removeType=objects.OBJECT_TABLE):
+            return frozenset((names[-1].sval, None) for names in node.objects or ())
+        case ast.DropStmt():
+            return None if node.removeType in (objects.OBJECT_MATVIEW, objects.OBJECT_FOREIGN_TABLE) else frozenset()
+        case ast.AlterTableStmt(relation=ast.RangeVar(relname=str(table))):
+            harmless = (
+                *(kinds.AT_DropColumn, kinds.AT_DropConstraint, kinds.AT_AddConstraint, kinds.AT_ValidateConstraint),
+                *(kinds.AT_ColumnDefault, kinds.AT_SetNotNull, kinds.AT_DropNotNull),
+            )
+            if any(c.subtype not in harmless for c in commands):
+                return None
+            return frozenset((table, str(c.name)) for c in commands if c.subtype == kinds.AT_DropColumn)
+        case ast.SelectStmt(intoClause=None) if not writes_rows(node):
+            return frozenset()
+        case _:
+            return frozenset() if trace_of(node) in (Trace.NOTHING, Trace.DEFINITIONS) else None
+
+
+def _called(nodes: Iterable[Any]) -> frozenset[str]:
+    """The names, without their schema, of the functions that are called anywhere below any of these."""
+    from pglast import ast
+    from pglast.visitors import Visitor
+
+    class Search(Visitor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: set[str] = set()
+
+        def visit_FuncCall(self, ancestors: Any, call: ast.FuncCall) -> None:  # noqa: N802
+            self.names.update(name.sval for name in (call.funcname or ())[-1:])
+
+    search = Search()
+    for node in nodes:
+        if node is not None:
+            search(node)
+    return frozenset(search.names)
 
 
 def _calls(node: Any) -> bool:

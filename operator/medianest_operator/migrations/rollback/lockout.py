@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 from psycopg import Connection, sql
@@ -88,6 +88,9 @@ class LockoutError(Exception):
     """The writers can't be locked out; the text says why."""
 
 
+# A row that was written since, by a GRANT or a REVOKE, has another one.
+_MARK: LiteralString = "SELECT xmin::text FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+
 _OWN: LiteralString = """
 SELECT session_user::text,
        EXISTS (SELECT FROM pg_catalog.pg_database d,
@@ -105,18 +108,24 @@ class Lockout:
         grantees: whose right to connect was taken; `None` among them stands for everybody (PUBLIC).
         grantable: those among them who could pass it on.
         own: the run's role, where it had no such right of its own and was given one meanwhile.
+        mark: of the database's row once they were taken; `None` before.
+        let_in: somebody has given a right back meanwhile: others may have written.
     """
 
     grantees: tuple[str | None, ...]
     own: str | None = None
     grantable: tuple[str, ...] = ()
+    mark: str | None = None
+    let_in: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"grantees": list(self.grantees), "own": self.own, "grantable": list(self.grantable)}
+        lists = {"grantees": list(self.grantees), "grantable": list(self.grantable)}
+        return {**lists, "own": self.own, "mark": self.mark, "let_in": self.let_in}
 
     @classmethod
     def from_json(cls, document: Any) -> Lockout:
-        return cls(tuple(document["grantees"]), document["own"], tuple(document.get("grantable", ())))
+        grantees, grantable = tuple(document["grantees"]), tuple(document.get("grantable", ()))
+        return cls(grantees, document["own"], grantable, document.get("mark"), document.get("let_in", False))
 
 
 def obstacle(connection: Connection[Any]) -> str | None:
@@ -169,15 +178,65 @@ def unexplained(connection: Connection[Any]) -> str | None:
     )
 
 
-def lock_out(connection: Connection[Any], lockout: Lockout, report: Callable[[str], None]) -> None:
+def lock_out(
+    connection: Connection[Any],
+    lockout: Lockout,
+    note: Callable[[Lockout], None],
+    report: Callable[[str], None],
+) -> None:
     """Take the rights and end the sessions; returns once nobody else is connected.
+
+    Args:
+        note: keeps what is known of the lockout, in the transaction that takes the rights.
 
     Raises:
         LockoutError: a session doesn't end, or may not be ended.
     """
-    if lockout.own is not None:
-        _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (lockout.own,))
-    _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", lockout.grantees)
+    _take(connection, lockout, lockout.grantees, note)
+    _end_sessions(connection, report)
+
+
+def lock_out_again(
+    connection: Connection[Any],
+    lockout: Lockout,
+    note: Callable[[Lockout], None],
+    report: Callable[[str], None],
+) -> None:
+    """Lock out as before, also who was given the right to connect meanwhile, and note that somebody was.
+
+    Raises:
+        LockoutError: as `lock_out`.
+    """
+    given = [name for name in observe(connection).grantees if name not in lockout.grantees]
+    let_in = lockout.let_in or was_lifted(connection, lockout)
+    _take(connection, replace(lockout, let_in=let_in), (*lockout.grantees, *given), note)
+    _end_sessions(connection, report)
+
+
+def _take(
+    connection: Connection[Any],
+    lockout: Lockout,
+    grantees: Sequence[str | None],
+    note: Callable[[Lockout], None],
+) -> None:
+    with connection.transaction():
+        if lockout.own is not None:
+            _change(connection, "GRANT CONNECT ON DATABASE {} TO {}", (lockout.own,))
+        _change(connection, "REVOKE CONNECT ON DATABASE {} FROM {}", grantees)
+        note(replace(lockout, mark=_mark(connection)))
+
+
+def was_lifted(connection: Connection[Any], lockout: Lockout) -> bool:
+    """Whether rights on the database were changed since they were taken, by the run's own SQL or by a person."""
+    return lockout.mark is not None and lockout.mark != _mark(connection)
+
+
+def _mark(connection: Connection[Any]) -> str:
+    (mark,) = only(connection.cursor(row_factory=tuple_row).execute(_MARK))
+    return str(mark)
+
+
+def _end_sessions(connection: Connection[Any], report: Callable[[str], None]) -> None:
     deadline = time.monotonic() + DRAIN_LIMIT
     told = False
     # Whoever begins from now on is refused; these may have come through before.

@@ -18,12 +18,18 @@ from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
-from medianest_operator.migrations.rollback.lockout import Lockout, LockoutError, lift_lockout, lock_out
+from medianest_operator.migrations.rollback.lockout import (
+    Lockout,
+    LockoutError,
+    lift_lockout,
+    lock_out_again,
+    was_lifted,
+)
 from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Failure
 from medianest_operator.migrations.run.checks import check_destruction, check_emptied, check_indexes, read_holders
-from medianest_operator.migrations.run.evidence import Evidence, Verification, application_catalog
+from medianest_operator.migrations.run.evidence import Evidence, Verification, application_catalog, read_evidence
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
@@ -82,6 +88,8 @@ def way_back(
     connection, workbench = work.connection, work.workbench
     session.roll_back(connection)
     work.journal.keep(entry)
+    if entry.lockout is not None and was_lifted(connection, Lockout.from_json(entry.lockout)):
+        _lock_out_again(work, entry)
     # What the run found in the history: SQL that is put together at run time may have changed that as well. After an
     # unverified rollback a person may have.
     prisma.put_rows_back(connection, () if entry.unverified else entry.plan.get("history", ()))
@@ -115,6 +123,7 @@ def way_back(
         backup=backup,
         # The rows of the history commit with the run's only transaction.
         changed=entry.strategy != Strategy.TRANSACTION or bool(committed),
+        hands_off=_why_hands_off(connection, entry),
     )
     try:
         reverted = revert.run()
@@ -142,12 +151,41 @@ def way_back(
             _leave_unresolved(connection, entry, why, failure)
         if verification.is_equal and entry.lockout is not None:
             lift_lockout(connection, Lockout.from_json(entry.lockout))
+        if not verification.is_equal and locked_out:
+            work.journal.note(entry, left=read_evidence(connection, contents=True).digest())
         ending = Ending.ROLLED_BACK if verification.is_equal else Ending.UNVERIFIED
         kept = dict(finish(rollback))
         if not verification.is_equal:
             kept |= {"outcome": Outcome.FAILED, "reason": Reason.ROLLBACK_UNVERIFIED}
         work.journal.finish(entry, ending, kept)
     return rollback
+
+
+def _lock_out_again(work: Work, entry: Entry) -> None:
+    """The rights were taken before; whoever came in by another way, or because they were given back, must go."""
+    try:
+        lock_out_again(work.connection, Lockout.from_json(entry.lockout), work.noting_lockout(entry), work.report)
+    except LockoutError as error:
+        raise RunError(
+            Reason.LOCKOUT_FAILED,
+            f"{access(True)} A run of {', '.join(entry.plan['names'])} is being rolled back, and somebody is still"
+            f" connected: {error}. Trying again.",
+        ) from error
+
+
+def _why_hands_off(connection: Connection[Any], entry: Entry) -> str | None:
+    """What others may have written since that a rollback would take with it, in words; `None` where nobody has."""
+    if entry.lockout is None:
+        return None
+    if Lockout.from_json(entry.lockout).let_in:
+        return (
+            "rights on the database were changed while writers were locked out, by the run's own SQL or by somebody, so"
+            " that others may have written; nothing was undone over that"
+        )
+    left = entry.plan.get("left") if entry.unverified else None
+    if left is not None and left != read_evidence(connection, contents=True).digest():
+        return "somebody has changed the database since its rollback; nothing was undone over that"
+    return None
 
 
 def _said(error: Exception) -> str:
@@ -236,8 +274,7 @@ class Recovery:
             self._finish(Ending.ROLLED_BACK, Reason.INTERRUPTED, "cut off before it changed anything")
             return
         if entry.lockout is not None:
-            # The rights were taken before; whoever came in by another way must go as well.
-            self._lock_out_again()
+            _lock_out_again(self._work, entry)
         before = Evidence.from_json(entry.before)
         rows = _rows_of_run(self._work.connection, names)
         going_back = entry.unverified or entry.step is Step.ROLLING_BACK
@@ -268,19 +305,11 @@ class Recovery:
                 )
             )
 
-    def _lock_out_again(self) -> None:
-        try:
-            lock_out(self._work.connection, Lockout.from_json(self._entry.lockout), self._work.report)
-        except LockoutError as error:
-            raise RunError(
-                Reason.LOCKOUT_FAILED,
-                f"{access(True)} An earlier run of {', '.join(self._entry.plan['names'])} is being rolled back, and"
-                f" somebody is still connected: {error}. Trying again.",
-            ) from error
-
     def _is_whole(self, before: Evidence) -> bool:
         """Every file is recorded as finished; that counts if the run's own last look would have let it pass."""
-        plan = self._entry.plan
+        plan, lockout = self._entry.plan, self._entry.lockout
+        if lockout is not None and Lockout.from_json(lockout).let_in:
+            return False
         holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
             check_destruction(holders, read_holders(self._work.connection), RunOptions())

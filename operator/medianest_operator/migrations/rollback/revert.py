@@ -82,6 +82,8 @@ class Revert:
         environment: leads pg_dump to the same database, for the second comparison.
         changed: whether anything of the run was ever committed. If not, what is different is somebody else's, and
             nothing but the verification is left to do.
+        hands_off: what others may have written that any way back would take with it, in words: then only rights
+            are put back, and the verification tells the rest.
         is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
     """
 
@@ -96,6 +98,7 @@ class Revert:
         environment: Mapping[str, str],
         backup: Backup | None = None,
         changed: bool = True,
+        hands_off: str | None = None,
         is_copy: bool = False,
     ) -> None:
         self._connection = connection
@@ -107,7 +110,8 @@ class Revert:
         self._backup = backup if locked_out else None
         self._changed = changed
         self._is_copy = is_copy
-        self._held: list[str] = []
+        self._hands_off = hands_off is not None
+        self._held: list[str] = [] if hands_off is None else [hands_off]
         self._restored = False
 
     def run(self) -> Reverted:
@@ -132,6 +136,9 @@ class Revert:
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
         if not self._changed:
+            return
+        if self._hands_off:
+            yield Strategy.INVERSE, self._by_rights_alone
             return
         if self._downs:
             yield Strategy.DOWN, self._by_down_scripts
@@ -186,6 +193,10 @@ class Revert:
         holders = {} if self._locked_out else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
         for statement in statements:
             self._try(statement, holders.get(statement))
+        return True
+
+    def _by_rights_alone(self) -> bool:
+        self._put_rights_back()
         return True
 
     def _own(self, now: Catalog) -> Catalog:
@@ -317,7 +328,7 @@ class Revert:
         """Rights, settings and comments, which neither the catalog's difference nor a backup has in full."""
         if self._before.description is None:
             return
-        for statement in put_back(self._before.description, self._describe()):
+        for statement in put_back(self._before.description, self._describe(), locked_out=self._locked_out):
             self._try(statement)
 
     def _describe(self) -> Description:
@@ -340,7 +351,8 @@ class Revert:
                 continue
             if row is None or tuple(row) == (last, called):
                 continue
-            if not self._locked_out and not self._is_behind(name, row[0], last):
+            nobody_wrote = self._locked_out and not self._hands_off
+            if not nobody_wrote and not self._is_behind(name, row[0], last):
                 continue
             self._report(f"sequence {name} stood at {row[0]}, and is set back to {last}")
             self._connection.execute("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %s, %s)", (name, last, called))

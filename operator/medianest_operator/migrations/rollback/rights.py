@@ -23,15 +23,20 @@ _BUILT_IN: Final = {"COMMENT ON SCHEMA public IS": "'standard public schema'"}
 # Default privileges first: they decide what is made from then on.
 _KINDS: Final = ("DEFAULT ACL ", "DATABASE PROPERTIES ", "ACL ", "COMMENT ")
 _DATABASE: Final = ("ACL DATABASE ", "COMMENT DATABASE ")
-"""Who may connect is the lockout's to say."""
 
 
-def put_back(before: Description, after: Description) -> list[str]:
-    """The statements that lead from `after` back to `before`, in order, each to be run on its own."""
+def put_back(before: Description, after: Description, *, locked_out: bool) -> list[str]:
+    """The statements that lead from `after` back to `before`, in order, each to be run on its own.
+
+    Args:
+        locked_out: both were described with writers locked out. Otherwise the rights on the database itself are left as
+            they are: what differs there somebody else has granted.
+    """
     statements: list[str] = []
+    left = () if locked_out else _DATABASE
     for kind in _KINDS:
         for label in sorted(before.keys() | after.keys()):
-            if label.startswith(kind) and not label.startswith(_DATABASE) and before.get(label) != after.get(label):
+            if label.startswith(kind) and not label.startswith(left) and before.get(label) != after.get(label):
                 statements += _of_entry(kind, before.get(label, ""), after.get(label, ""))
     return statements
 

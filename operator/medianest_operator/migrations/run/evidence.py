@@ -6,6 +6,8 @@ locked out a digest of every table's content, cover the data.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
@@ -84,6 +86,11 @@ class Evidence:
     @property
     def total_rows(self) -> int:
         return sum(self.rows.values())
+
+    def digest(self) -> str:
+        """Of definitions, rows and sequences: two moments with the same one differ in nothing of these."""
+        found = [self.fingerprint, *(dict(part) for part in (self.rows, self.contents, self.sequences))]
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""

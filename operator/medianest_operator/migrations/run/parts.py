@@ -8,13 +8,17 @@ file needs another rollback.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import Final
 
 from medianest_operator.migrations.script import Kind, Script, Statement, parse
 from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.traces import Trace
 from medianest_operator.postgres.catalog import Catalog
+
+_NAME: Final = re.compile(r'(?:(?:"(?:[^"]|"")+"|[^".(]+)\.)?(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^".(]+))')
 
 
 class Strategy(enum.StrEnum):
@@ -54,6 +58,11 @@ class Part:
     @property
     def statements(self) -> Iterable[Statement]:
         return (statement for item in self.planned for statement in item.script.statements)
+
+    @property
+    def may_commit(self) -> bool:
+        """Whether it holds a block or a procedure that may commit what nobody can read beforehand."""
+        return any(statement.kind is Kind.MAY_COMMIT for statement in self.statements)
 
 
 def parse_all(pending: Sequence[Migration]) -> tuple[Planned, ...]:
@@ -130,15 +139,14 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = Tr
         return RevertPlan(Strategy.TRANSACTION)
     # The last part, if it is a transaction, is either committed and with it the run, or it is gone.
     committed = parts[:-1] if parts[-1].is_transaction else parts
-    unique = {item.name for item in catalog.of_kind("index") if item.attributes.get("unique")}
-    partitioned = {item.name.strip('"') for item in catalog.of_kind("table") if item.attributes.get("partitioned")}
+    known = _Known.of(catalog, committed)
     lasting = next(
         (
             (item, s)
             for part in committed
             for item in part.planned
             for s in item.script.statements
-            if _lasts(s, unique) or (not rehearsed and _is_unsure(s, partitioned))
+            if known.lasts(s) or (not rehearsed and known.is_unsure(s))
         ),
         None,
     )
@@ -146,7 +154,7 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = Tr
     have_down = all(item.migration.down is not None for part in committed for item in part.planned)
     if lasting is None and have_down:
         lasting = next(
-            ((item, s) for part in committed for item in part.planned for s in parse_down(item) if _brings_rows(s)),
+            ((item, s) for part in committed for item in part.planned for s in parse_down(item) if known.takes_rows(s)),
             None,
         )
     if lasting is None and unread is None and moving is None:
@@ -161,22 +169,76 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = Tr
     return RevertPlan(Strategy.DOWN if have_down else Strategy.RESTORE, True, why)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What is there before the run, as names: a statement's weight depends on it.
+
+    Attributes:
+        unique: the unique indexes.
+        partitioned: the partitioned tables.
+        holders: tables, and columns as (table, column).
+        replaceable: functions and views.
+        functions: those that aren't PostgreSQL's own, and what the run itself makes of them.
+        domains: likewise.
+    """
+
+    unique: Set[str]
+    partitioned: Set[str]
+    holders: Set[tuple[str, str | None]]
+    replaceable: Set[str]
+    functions: Set[str]
+    domains: Set[str]
+
+    @classmethod
+    def of(cls, catalog: Catalog, committed: Sequence[Part]) -> _Known:
+        """What a catalog holds, and what the parts that are committed early add."""
+        made = {name for part in committed for s in part.statements if (name := s.makes) is not None}
+        tables = catalog.of_kind("table")
+        callable_kinds = (*catalog.of_kind("function"), *catalog.of_kind("procedure"))
+        functions = {_bare(item.name) for item in callable_kinds}
+        return cls(
+            unique={item.name for item in catalog.of_kind("index") if item.attributes.get("unique")},
+            partitioned={_bare(item.name) for item in tables if item.attributes.get("partitioned")},
+            holders={(_bare(item.name), None) for item in tables}
+            | {(_bare(item.table), _bare(item.name)) for item in catalog.of_kind("column")},
+            replaceable=functions | {_bare(item.name) for item in catalog.of_kind("view")},
+            functions=functions | made,
+            domains={_bare(item.name) for item in catalog.of_kind("domain")} | made,
+        )
+
+    def lasts(self, statement: Statement) -> bool:
+        """Whether what a statement leaves is more than its inverse would take back, or leads the application's writes
+        elsewhere."""
+        if any(name in self.unique for name in statement.drops_indexes):
+            return True
+        return statement.trace is Trace.DATA or statement.replaces in self.replaceable
+
+    def is_unsure(self, statement: Statement) -> bool:
+        """Whether only a rehearsal tells that a statement leaves nothing but definitions."""
+        return (
+            statement.trace is Trace.UNSURE
+            or statement.indexes_table in self.partitioned
+            or bool(statement.evaluates & self.functions)
+            or bool(statement.types & self.domains)
+            or (statement.validates and bool(self.functions))
+        )
+
+    def takes_rows(self, statement: Statement) -> bool:
+        """Whether a statement of a down script writes rows, or may take some that the run didn't bring."""
+        if statement.writes_rows or statement.kind in (Kind.MAY_COMMIT, Kind.STANDALONE):
+            return True
+        return statement.removes is None or bool(statement.removes & self.holders)
+
+
+def _bare(name: str) -> str:
+    """A catalog's name as a tree has it: without schema, arguments and quotes."""
+    match = _NAME.match(name)
+    if match is None:
+        return name
+    return match["plain"] or match["quoted"].replace('""', '"')
+
+
 def parse_down(item: Planned) -> tuple[Statement, ...]:
     """The statements of the script that reverts a migration; none where there is no script."""
     down = item.migration.down
     return parse(down).statements if down is not None else ()
-
-
-def _brings_rows(statement: Statement) -> bool:
-    """Whether a statement of a down script writes rows, or may: dropping what the migration made doesn't."""
-    return statement.writes_rows or statement.kind is Kind.MAY_COMMIT
-
-
-def _is_unsure(statement: Statement, partitioned: set[str]) -> bool:
-    return statement.trace is Trace.UNSURE or statement.indexes_table in partitioned
-
-
-def _lasts(statement: Statement, unique_indexes: set[str]) -> bool:
-    if any(name in unique_indexes for name in statement.drops_indexes):
-        return True
-    return statement.trace is Trace.DATA

@@ -1,4 +1,4 @@
-"""Whether the run still has what it lives by: its lock, its journal and Prisma's history.
+"""Whether the run still has what it lives by: its lock, its journal, Prisma's history, and who may connect.
 
 Lint refuses statements that name them. SQL that is put together at run time has no name that could be read beforehand,
 so the last look before each commit is at the things themselves.
@@ -17,8 +17,50 @@ from medianest_operator.migrations.errors import HISTORY_DROPPED, touches_record
 from medianest_operator.migrations.journal import Entry, Journal
 from medianest_operator.migrations.run.parts import Part
 from medianest_operator.postgres import run_lock
+from medianest_operator.postgres.rows import only
 
 _ROWS: LiteralString = "SELECT id, migration_name, finished_at, h::text FROM public._prisma_migrations h"
+
+
+# Sorted: the order is that of the grants. A row that the transaction itself has written is of one in progress.
+_RIGHTS: LiteralString = """
+SELECT ARRAY(SELECT granted::text
+               FROM pg_catalog.unnest(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) granted ORDER BY 1),
+       d.xmin::text,
+       pg_catalog.pg_xact_status(
+           greatest(pg_catalog.pg_current_xact_id()::text::bigint - pg_catalog.age(d.xmin), 3)::text::xid8
+       ) IS NOT DISTINCT FROM 'in progress'
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+
+
+class DatabaseRights:
+    """The rights on the database itself as the run began: no migration changes them.
+
+    Lint refuses to GRANT and to REVOKE them; here is noticed what SQL does that is put together at run time.
+
+    Args:
+        is_copy: nobody else is there, so that every change is the run's; on a copy not all of them are the same rights.
+    """
+
+    def __init__(self, connection: Connection[Any], *, is_copy: bool = False) -> None:
+        self._connection = connection
+        self._is_copy = is_copy
+        self._rights, self._mark, _ = self._read()
+
+    def check(self, part: Part) -> None:
+        """Look before a part is committed, or once a file that stands alone has run.
+
+        Raises:
+            RunError: it has changed them. What somebody else changes while a transaction runs is not put down to it.
+        """
+        rights, mark, by_itself = self._read()
+        changed = mark != self._mark if self._is_copy else rights != self._rights
+        if changed and (by_itself or not part.is_transaction):
+            raise touches_records(", ".join(item.name for item in part.planned), "changed rights on the database")
+
+    def _read(self) -> tuple[list[str], str, bool]:
+        return only(self._connection.cursor(row_factory=tuple_row).execute(_RIGHTS))
 
 
 class Records:

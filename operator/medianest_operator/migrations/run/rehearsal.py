@@ -31,6 +31,7 @@ from medianest_operator.migrations.run.evidence import (
     verify,
 )
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.run.records import DatabaseRights
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
 from medianest_operator.postgres.copies import (
     PUBLIC,
@@ -230,6 +231,14 @@ def rehearse(
     def told(line: str) -> None:
         report(f"on the copy: {line}")
 
+    def applying(before_commit: Callable[[Part], None] = lambda part: None) -> Application:
+        def look(part: Part) -> None:
+            rights.check(part)
+            before_commit(part)
+
+        return Application(connection, options, told, before_commit=look, after_alone=rights.check)
+
+    rights = DatabaseRights(connection, is_copy=True)
     holders, rows = read_holders(connection), read_evidence(connection).rows
     went = _Went()
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
@@ -242,16 +251,16 @@ def rehearse(
         # Nobody else writes here, so rows and their contents must come back as well.
         before = read_evidence(connection, contents=True)
         before = replace(before, description=read_description(connection, copy.environment(), inherit=False))
-        Application(connection, options, told).run(committed)
+        applying().run(committed)
         went = _go_back(copy, connection, committed, revert_plan, before, told, backup)
         if went.restore_problem is not None or (went.problem is not None and backup is None):
             return Rehearsed(_catalog(copy, connection), (), went.problem, went.restore_problem)
         # A restore makes every table again: what they are known by is another one.
         holders = read_holders(connection)
-        Application(connection, options, told).run(committed)
+        applying().run(committed)
         parts = parts[len(committed) :]
     locks = _Locks(connection)
-    Application(connection, options, told, before_commit=locks.look).run(parts)
+    applying(locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
     check_emptied(connection, rows, options)
     return Rehearsed(_catalog(copy, connection), locks.described(), went.problem)

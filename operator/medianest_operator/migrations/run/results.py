@@ -6,7 +6,7 @@ import psycopg
 
 from medianest_operator.migrations.errors import access
 from medianest_operator.migrations.journal import CHANGING, Ending, result_as_json
-from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout
+from medianest_operator.migrations.rollback.lockout import Lockout, lift_lockout, unexplained
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.stages import Admitted
 from medianest_operator.migrations.run.work import Work
@@ -40,7 +40,7 @@ def result_of(work: Work, reason: Reason, message: str, failed: FailedMigration 
 def up_to_date(work: Work) -> MigrationResult:
     """Nothing was pending."""
     held = f"; {len(work.plan.held_back)} held back by the target" if work.plan.held_back else ""
-    return result_of(work, Reason.UP_TO_DATE, f"Up to date at {work.plan.version}{held}.")
+    return result_of(work, Reason.UP_TO_DATE, _with_closed(work, f"Up to date at {work.plan.version}{held}."))
 
 
 def success(work: Work) -> MigrationResult:
@@ -50,8 +50,16 @@ def success(work: Work) -> MigrationResult:
     return result_of(
         work,
         Reason.APPLIED,
-        f"Applied {len(work.applied)} migration{plural} in {total} ms; the schema is at {work.version}.",
+        _with_closed(
+            work, f"Applied {len(work.applied)} migration{plural} in {total} ms; the schema is at {work.version}."
+        ),
     )
+
+
+def _with_closed(work: Work, message: str) -> str:
+    """A good end in words, and first of all that nobody may connect, where an earlier run's lockout was left."""
+    closed = unexplained(work.connection)
+    return message if closed is None else f"{access(True)} {message} {closed}"
 
 
 def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:

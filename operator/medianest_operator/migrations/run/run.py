@@ -49,7 +49,7 @@ from medianest_operator.migrations.run.evidence import Evidence, application_cat
 from medianest_operator.migrations.run.options import Workbench
 from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.preparation import Preparation
-from medianest_operator.migrations.run.records import Records
+from medianest_operator.migrations.run.records import DatabaseRights, Records
 from medianest_operator.migrations.run.rehearsal import Rehearsed
 from medianest_operator.migrations.run.results import (
     ended_applied,
@@ -285,7 +285,7 @@ class MigrationRun:
             work.journal.update(entry, step=Step.LOCKING_OUT, strategy=revert.strategy, lockout=lockout.to_json())
             with work.clock.timed("lockout"):
                 try:
-                    lock_out(work.connection, lockout, work.report)
+                    lock_out(work.connection, lockout, work.noting_lockout(entry), work.report)
                 except LockoutError as error:
                     raise RunError(
                         Reason.LOCKOUT_FAILED,
@@ -303,9 +303,15 @@ class MigrationRun:
         """Send the files."""
         work = self._work
         records = Records(work.connection, work.journal, run.entry)
+        rights = DatabaseRights(work.connection)
+
+        def look(part: Part) -> None:
+            records.check(part)
+            if part.is_transaction or part.may_commit:
+                rights.check(part)
 
         def before_commit(part: Part) -> None:
-            records.check(part)
+            look(part)
             if part is run.parts[-1]:
                 before_last_commit()
 
@@ -315,7 +321,7 @@ class MigrationRun:
             work.options,
             work.report,
             before_commit=before_commit,
-            after_alone=records.check,
+            after_alone=look,
             watcher=watcher,
         )
         with work.clock.timed("apply"):

@@ -15,6 +15,7 @@ from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.journal import Entry, Journal
 from medianest_operator.migrations.lint.lint import TableSize
 from medianest_operator.migrations.plan import Plan
+from medianest_operator.migrations.rollback.lockout import Lockout
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import named_indexes
@@ -107,6 +108,10 @@ class Work:
             return False
         session.roll_back(self.connection)
         return self.journal.is_applied(self.entry)
+
+    def noting_lockout(self, entry: Entry) -> Callable[[Lockout], None]:
+        """What keeps in a run's row what is known of its lockout."""
+        return lambda lockout: self.journal.note_lockout(entry, lockout.to_json())
 
     def begin(self, admitted: Admitted) -> Entry:
         """Write the run into the journal."""
