@@ -74,6 +74,23 @@ async def test_a_choice_ends_once_there_is_a_leader(begun: dict[str, str], given
         assert notes(served.arena, AGAIN) == given_up
 
 
+@pytest.mark.parametrize(("ordinal", "begun"), [(1, {}), (0, {}), (0, {"begun_by_choice": MINUTE})])
+async def test_it_is_told_that_a_choice_came_too_late(ordinal: int, begun: dict[str, str]) -> None:
+    """A database that runs begins with nothing; the annotation goes, and would go without a word."""
+    async with serving() as served:
+        for number in range(2):
+            volume(served.arena, number, **({"begin_with": "true"} | begun if number == ordinal else {}))
+        await served.arena.run(served.key)
+        assert notes(served.arena, BEGIN) == []
+        told = [event["message"] for event in served.arena.events() if event["reason"] == "ChoiceIgnored"]
+        if begun:
+            assert told == []
+        else:
+            (message,) = told
+            assert f"was removed from data-db-{ordinal}: db-0 leads" in message
+            assert "hibernated" in message
+
+
 async def test_what_was_given_up_and_leads_is_not_given_up_any_more() -> None:
     """A person began with another one, and later with this one after all."""
     async with serving() as served:

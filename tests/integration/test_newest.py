@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -323,3 +324,35 @@ async def test_a_quota_that_lets_no_job_run_is_told() -> None:
         said = made.message(key, "Ready")
         assert f"Job {job['metadata']['name']} can't create its pods" in said
         assert "exceeded quota: tiny" in said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(20, "Reading volume"), (120, "can't be read")])
+async def test_an_error_that_passes_offers_no_other_volume(seconds: int, said: str) -> None:
+    """The kubelet may ask before the API server knows that the pod is on its node; it asks again."""
+    async with arena() as made:
+        two_volumes(made)
+        await runs(made, {"instances": 2})
+        end(made, "data-db-0", json.dumps(state(1, 100)))
+        scheduled = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+        job = jobs(made)["data-db-1"]["metadata"]
+        metadata = {
+            "namespace": NAMESPACE, "name": "read", "uid": "u-read",
+            "labels": LABELS | {"app.kubernetes.io/component": "volume"},
+            "ownerReferences": [{"kind": "Job", "name": job["name"], "uid": job["uid"]}],
+        }  # fmt: skip
+        status = {
+            "phase": "Pending",
+            "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}],
+            "containerStatuses": [{"name": "read-volume", "state": {"waiting": {"reason": "ContainerCreating"}}}],
+        }
+        made.server.put(POD, {"metadata": metadata, "spec": {"containers": [{"image": "image"}]}, "status": status})
+        event = {
+            "metadata": {"namespace": NAMESPACE, "name": "e", "creationTimestamp": MINUTE},
+            "involvedObject": {"uid": "u-read"}, "type": "Warning", "reason": "FailedMount",
+            "message": 'persistentvolumeclaims "data-db-1" is forbidden: User "system:node:node1" cannot get resource'
+            ": no relationship found between node 'node1' and this object",
+        }  # fmt: skip
+        made.server.put(EVENT, event)
+        key = await runs(made, {"instances": 2})
+        assert said in made.message(key, "Ready")
+        assert ("begin-with" in made.message(key, "Ready")) is (seconds > 60)

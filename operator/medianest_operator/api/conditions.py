@@ -57,6 +57,7 @@ class Reason(StrEnum):
     COPYING_AGAIN = "CopyingAgain"
     LAG_TOLERATED = "LagTolerated"
     DIVERGED = "Diverged"
+    CHOICE_IGNORED = "ChoiceIgnored"
     CONFIGURING = "Configuring"
     GROWING_VOLUMES = "GrowingVolumes"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
@@ -195,6 +196,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.COPYING_AGAIN: _PROGRESS,
         Reason.LAG_TOLERATED: Facts(Severity.DEGRADED),
         Reason.DIVERGED: _DEGRADED._replace(cause=True),
+        Reason.CHOICE_IGNORED: Facts(Severity.DEGRADED),
         Reason.CONFIGURING: _PROGRESS,
         Reason.GROWING_VOLUMES: _PROGRESS,
         Reason.WAITING_FOR_REPLICAS: _PROGRESS,

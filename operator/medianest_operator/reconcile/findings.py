@@ -32,6 +32,11 @@ _SLOW_START: Final = timedelta(seconds=8)
 """After which a pod that has its node and doesn't begin is asked about. A Secret or volume that is missing is the
 kubelet's first warning; until then a pod is merely being made."""
 
+_LAGGING: Final = "no relationship found between node"
+"""What the API server says to a kubelet that asks for a volume or a Secret of a pod that it doesn't know to be on that
+node yet (Kubernetes documentation, Using Node Authorization). It passes, and the kubelet asks again."""
+_SLOW_API_SERVER: Final = timedelta(seconds=60)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -135,21 +140,23 @@ async def find(run: Run, wanted: int) -> list[Finding]:
 
 async def _unmounted(run: Run, pod: Pod) -> Finding | None:
     """The volume or Secret that a pod on its node waits for: only its Events tell."""
-    if not _is_slow(pod):
+    if not _is_slow(pod, _SLOW_START):
         return None
     for message in await _warnings(run, pod.uid, _VOLUME_WARNINGS):
+        if _LAGGING in message and not _is_slow(pod, _SLOW_API_SERVER):
+            continue
         return Finding(Reason.POD_FAILING, f"Pod {pod.name} can't start: {_plain(message)}")
     return None
 
 
-def _is_slow(pod: Pod) -> bool:
+def _is_slow(pod: Pod, patience: timedelta) -> bool:
     status = pod.manifest.get("status", {})
     containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     states = [container.get("state", {}).get("waiting", {}).get("reason") for container in containers]
     if pod.terminating or not states or not all(state in _NOT_BEGUN for state in states):
         return False
     since = [c["lastTransitionTime"] for c in status.get("conditions", []) if c["type"] == "PodScheduled"]
-    return bool(since) and datetime.fromisoformat(since[0]) + _SLOW_START < datetime.now(UTC)
+    return bool(since) and datetime.fromisoformat(since[0]) + patience < datetime.now(UTC)
 
 
 async def _rejected(run: Run, owner: Manifest, name: str) -> Finding | None:

@@ -180,11 +180,11 @@ def _why_hands_off(connection: Connection[Any], entry: Entry) -> str | None:
     if Lockout.from_json(entry.lockout).let_in:
         return (
             "rights on the database were changed while writers were locked out, by the run's own SQL or by somebody, so"
-            " that others may have written; nothing was undone over that"
+            " that others may have written; nothing was rolled back over that"
         )
     left = entry.plan.get("left") if entry.unverified else None
     if left is not None and left != read_evidence(connection, contents=True).digest():
-        return "somebody has changed the database since its rollback; nothing was undone over that"
+        return "somebody has changed the database since its rollback; nothing was rolled back over that"
     return None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from medianest_operator import naming
@@ -165,10 +166,12 @@ async def mark(run: Run) -> Outcome:
         if seen.follows(pod) and (run.names.ordinal(pod.name) not in behind or _is_compared(run, pod))
     )
     token = (run.services.cache.revision(run.key), leader, following)
-    if run.services.memory.recall(run.key, "volumes noted", token, math.inf) is None:
-        await _note(run, leader, following)
-        run.services.memory.keep(run.key, "volumes noted", token, True)
-    return Outcome()
+    if run.services.memory.recall(run.key, "volumes noted", token, math.inf) is not None:
+        return Outcome()
+    late = [claim for claim in by_instance(run).values() if is_chosen(claim) and not is_heard(claim)]
+    await _note(run, leader, following)
+    run.services.memory.keep(run.key, "volumes noted", token, True)
+    return Outcome(events=tuple(_came_too_late(run, claim, leader) for claim in late))
 
 
 async def follow(run: Run) -> Outcome:
@@ -193,19 +196,29 @@ async def follow(run: Run) -> Outcome:
             run.services.memory.keep(run.key, f"history of {pod.name}", pod.uid, True)
         else:
             problem = _diverged(run, pod)
-    await mark(run)
+    marked = await mark(run)
     if leader is not None and taken_back(by_instance(run)) == leader:
         problem = _too_late(run, leader)
     if problem:
-        return Outcome(problem=problem)
+        return replace(marked, problem=problem)
     for pod in joining:
         if not seen.follows(pod) and _is_stuck(run, seen, pod):
             if pod.member.get("state") == "starting" and pod.name not in seen.instances:
                 # It waits for a log that nobody writes any more: of a history of its own, perhaps.
-                return Outcome(problem=_uncompared(run, pod))
-            return await _copy_again(run, pod, "it lacks write-ahead log that is not kept")
+                return replace(marked, problem=_uncompared(run, pod))
+            copying = await _copy_again(run, pod, "it lacks write-ahead log that is not kept")
+            return replace(copying, events=(*marked.events, *copying.events))
     unknown = [pod.name for pod in joining if not _is_compared(run, pod)]
-    return Outcome(obstacle=_waiting(unknown), next_look=SOON) if unknown else Outcome()
+    return replace(marked, obstacle=_waiting(unknown), next_look=SOON) if unknown else marked
+
+
+def _came_too_late(run: Run, claim: Manifest, leader: int) -> Announcement:
+    name = claim["metadata"]["name"]
+    message = (
+        f"The annotation {naming.ANNOTATION_BEGIN_WITH} was removed from {name}: {run.names.pod(leader)} leads, and a"
+        f" database begins with another volume only after it was hibernated. Hibernate, annotate, and wake it."
+    )
+    return Announcement(Reason.CHOICE_IGNORED, message, "Warning")
 
 
 def _waiting(names: Iterable[str]) -> Verdict:
