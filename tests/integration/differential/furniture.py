@@ -157,7 +157,7 @@ PIECES: Mapping[str, Piece] = {
 }  # fmt: skip
 
 
-_IN_THE_WAY = frozenset(
+IN_THE_WAY = frozenset(
     {"publication over tables", "view over a table", "key of others", "right by others", "check by a function"}
 )
 """What many a restore can't work with, so that few runs begin at all: fewer sets hold it."""
@@ -169,4 +169,4 @@ def chosen(number: int) -> tuple[str, ...]:
 
 
 def _sets_with(piece: str) -> list[int]:
-    return random.Random(piece).sample(range(1, SETS), 2 if piece in _IN_THE_WAY else 4)
+    return random.Random(piece).sample(range(1, SETS), 2 if piece in IN_THE_WAY else 4)

@@ -9,8 +9,10 @@ from typing import Any
 import psycopg
 
 from integration.crashes import open_runs
+from integration.differential import furniture
 from integration.differential.case import Case, Fault
 from integration.differential.field import Field
+from integration.differential.grammar import REFUSED_KINDS
 from integration.differential.meddling import Act
 from integration.differential.runs import Ran
 from integration.differential.state import State, look
@@ -164,6 +166,18 @@ def _complaints(scene: Scene, names: set[str], ran: Ran, result: Mapping[str, An
         yield f"{reason}: {message}"
     if reason in ("MigrationFailed", "RehearsalDiffers", "InvalidIndex") and _is_sound(scene, names):
         yield f"psql applies these files, and it says: {message}"
+    if reason in _refusals(scene.case) and _is_sound(scene, names):
+        yield f"psql applies these files, nothing is in the way of a rollback, and they are refused: {message}"
+
+
+def _refusals(case: Case) -> set[str]:
+    """The reasons with which a run of files that have no fault may not be refused."""
+    refusals = {"BackupFailed", "LockoutFailed", "OutOfResources"}
+    if not furniture.IN_THE_WAY & {*furniture.chosen(case.furniture)}:
+        refusals |= {"RollbackImpossible", "RehearsalImpossible"}
+    if not {kind.name for kind in REFUSED_KINDS} & {*case.kinds}:
+        refusals.add("StatementRefused")
+    return refusals | ({"DestructiveStatement"} if case.destroys else set())
 
 
 def _is_sound(scene: Scene, names: set[str]) -> bool:

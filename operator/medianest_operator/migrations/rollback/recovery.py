@@ -35,6 +35,7 @@ from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres import run_lock
 from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rollback
+from medianest_operator.results.text import first_three
 
 _ROWS_OF_RUN = """
 SELECT migration_name, bool_or(finished_at IS NOT NULL)
@@ -152,7 +153,7 @@ def way_back(
         if verification.is_equal and entry.lockout is not None:
             lift_lockout(connection, Lockout.from_json(entry.lockout))
         if not verification.is_equal and locked_out:
-            work.journal.note(entry, left=read_evidence(connection, contents=True).digest())
+            work.journal.note(entry, left=read_evidence(connection, contents=True).rows_to_json())
         ending = Ending.ROLLED_BACK if verification.is_equal else Ending.UNVERIFIED
         kept = dict(finish(rollback))
         if not verification.is_equal:
@@ -183,8 +184,11 @@ def _why_hands_off(connection: Connection[Any], entry: Entry) -> str | None:
             " that others may have written; nothing was rolled back over that"
         )
     left = entry.plan.get("left") if entry.unverified else None
-    if left is not None and left != read_evidence(connection, contents=True).digest():
-        return "somebody has changed the database since its rollback; nothing was rolled back over that"
+    written = read_evidence(connection, contents=True).rows_written_since(left) if left is not None else []
+    if written:
+        return (
+            f"somebody has written rows of {first_three(written, ', ')} since its rollback, which are left as they are"
+        )
     return None
 
 

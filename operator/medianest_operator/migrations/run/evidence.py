@@ -6,8 +6,6 @@ locked out a digest of every table's content, cover the data.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
@@ -87,10 +85,18 @@ class Evidence:
     def total_rows(self) -> int:
         return sum(self.rows.values())
 
-    def digest(self) -> str:
-        """Of definitions, rows and sequences: two moments with the same one differ in nothing of these."""
-        found = [self.fingerprint, *(dict(part) for part in (self.rows, self.contents, self.sequences))]
-        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    def rows_to_json(self) -> dict[str, list[Any]]:
+        """Each table's number of rows and their digest, for the journal."""
+        return {name: [count, self.contents.get(name)] for name, count in self.rows.items()}
+
+    def rows_written_since(self, earlier: Mapping[str, Any]) -> list[str]:
+        """The tables that hold rows which weren't there at another moment.
+
+        Args:
+            earlier: as `rows_to_json`, with digests on both sides.
+        """
+        now = self.rows_to_json()
+        return [name for name, (count, digest) in now.items() if count and earlier.get(name) != [count, digest]]
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
