@@ -151,10 +151,10 @@ async def test_a_sleeping_database_whose_volumes_were_deleted_begins_empty() -> 
         assert records(made) == []
 
 
-def say(made: Arena, ordinal: int, position: int) -> None:
+def say(made: Arena, ordinal: int, position: int, state: str = "running") -> None:
     """Let Patroni of a replica tell how far its log goes."""
     found = made.server.get(POD, NAMESPACE, f"db-{ordinal}")
-    member = {"role": "replica", "state": "running", "xlog_location": position}
+    member = {"role": "replica", "state": state, "xlog_location": position}
     found["metadata"]["annotations"]["status"] = json.dumps(member)
     found["metadata"]["labels"]["medianest.io/role"] = "replica"
     made.server.put(POD, found)
@@ -216,6 +216,23 @@ async def test_a_little_lag_is_tolerated_where_the_last_primary_stays_away() -> 
         made.server.put(POD, found)
         await made.run(wanted)
         assert served.configuration == before
+
+
+async def test_a_pause_of_patronis_is_ended_where_nobody_leads() -> None:
+    """`patronictl pause`, and then the database is hibernated and woken: Patroni starts no server."""
+    async with serving() as served:
+        made = served.arena
+        served.configuration["pause"] = True
+        record(made, "-config", config=json.dumps({"pause": True}))
+        say(made, 0, 5000, state="stopped")
+        without_leader_for_long(made)
+        paused = made.make("db", {"paused": True}, status=made.status(served.key))
+        await made.run(paused)
+        assert served.configuration["pause"] is True
+        await made.run(made.make("db", {}, status=made.status(served.key)))
+        assert not served.configuration["pause"]
+        (told,) = [item["message"] for item in made.events() if "patronictl" in item["message"]]
+        assert "spec.paused" in told
 
 
 @pytest.mark.parametrize(

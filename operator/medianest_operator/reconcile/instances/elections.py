@@ -14,11 +14,15 @@ from medianest_operator.reconcile.instances import kept_volumes, patroni
 from medianest_operator.reconcile.instances.beginning import note_leader, seconds_without_leader
 from medianest_operator.reconcile.instances.kept_volumes import how_to_choose
 from medianest_operator.reconcile.instances.servers import Servers
-from medianest_operator.resources.patroni import TOLERATED_LAG
+from medianest_operator.resources.patroni import LOOP_WAIT, TOLERATED_LAG
 
 _LONG: Final = 60.0
 """Seconds without a leader after which an election won't come to an end by itself."""
 _TOLERATED: Final = "tolerated lag"
+_RESUMED: Final = (
+    "Patroni was paused (patronictl pause) and no instance leads, so that none would ever be started or elected: it is"
+    " resumed. To work on the servers by hand, set spec.paused first."
+)
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -28,8 +32,14 @@ async def reconcile(run: Run) -> Outcome:
     if seen.leads:
         note_leader(run)
         run.services.memory.drop(run.key, _TOLERATED)
-    candidates = [pod for pod in run.pods if pod.serves]
-    if seen.leads or run.spec.hibernate or not candidates or seconds_without_leader(run) < _LONG:
+    if seen.leads or run.spec.hibernate:
+        return Outcome()
+    running = [pod for pod in run.pods if pod.running]
+    if running and seconds_without_leader(run) > LOOP_WAIT and await patroni.is_paused(run):
+        await patroni.end_pause(run, running[0])
+        return Outcome(events=(Announcement(Reason.CONFIGURING, _RESUMED),))
+    candidates = [pod for pod in running if pod.serves]
+    if not candidates or seconds_without_leader(run) < _LONG:
         return Outcome()
     position = await patroni.known_position(run)
     reached = await patroni.positions(run, candidates)

@@ -144,6 +144,23 @@ async def _record(run: Run, name: str) -> Mapping[str, str]:
     return annotations
 
 
+async def is_paused(run: Run) -> bool:
+    """Whether somebody told Patroni to leave the servers alone (`patronictl pause`): it then starts none, and elects
+    nobody."""
+    text = (await _record(run, run.names.patroni_store)).get(naming.PATRONI_CONFIGURATION_ANNOTATION)
+    try:
+        return bool(json.loads(text or "{}").get("pause"))
+    except (ValueError, AttributeError):
+        return False
+
+
+async def end_pause(run: Run, pod: Pod) -> None:
+    """As `patronictl resume`."""
+    status, answer = await _call(run, pod, "PATCH", "/config", {"pause": None})
+    if status != 200:
+        raise Transient(Reason.PATRONI_REFUSED, f"Patroni of {pod.name} refused to end its pause: {status} {answer}")
+
+
 async def wake(run: Run, pod: Pod) -> None:
     """Make Patroni of a pod look after its server now rather than at the end of its pause.
 
