@@ -23,6 +23,7 @@ FOUND = {
     1403: "a schema that a DBA made meanwhile ended the rollback for good, and nobody was to go on with it",
     55: "a rehearsal of the definitions alone called files wrong that only want rows",
     103: "a run that makes a range type was never where its rehearsal came to",
+    190: "settings of the database that were put back in another order made a valid run refused",
     1133: "a materialized view that was out of date is filled anew by a restore, which was then unverified",
 }
 """Seeds that the oracle once contradicted, and what each showed."""

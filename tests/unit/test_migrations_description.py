@@ -23,9 +23,17 @@ VIEW = ("VIEW", "v", "CREATE VIEW v AS SELECT 1;")
 ACL = ("ACL", "TABLE t", "GRANT SELECT ON TABLE t TO x;\nGRANT INSERT ON TABLE t TO y WITH GRANT OPTION;")
 
 
-def test_order_of_entries_and_of_rights_is_no_difference() -> None:
-    other = ("ACL", "TABLE t", "\n".join(reversed(ACL[2].split("\n"))))
-    assert differences(entries(dump(TABLE, VIEW, ACL)), entries(dump(other, VIEW, TABLE))) == []
+SETTINGS = (
+    "DATABASE PROPERTIES",
+    "d",
+    "ALTER DATABASE d SET work_mem TO '5MB';\nALTER DATABASE d SET search_path TO 'public';",
+)
+
+
+@pytest.mark.parametrize("listed", [ACL, SETTINGS])
+def test_order_of_entries_of_rights_and_of_settings_is_no_difference(listed: tuple[str, str, str]) -> None:
+    other = (*listed[:2], "\n".join(reversed(listed[2].split("\n"))))
+    assert differences(entries(dump(TABLE, VIEW, listed)), entries(dump(other, VIEW, TABLE))) == []
 
 
 def test_order_of_columns_is_one() -> None:

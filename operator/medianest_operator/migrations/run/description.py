@@ -6,8 +6,9 @@ default privileges. What it doesn't say, because roles belong to the whole serve
 
 Both texts are compared as they are but for this:
 
-* the order of entries, which follows from object identifiers where names don't decide it, and the order of lines of
-  one object's rights, which is that of its access list: both change when something is made again as it was;
+* the order of entries, which follows from object identifiers where names don't decide it, the order of lines of one
+  object's rights, which is that of its access list, and that of the database's settings, which is the one in which they
+  were set: all change when something is made again as it was;
 * comments of pg_dump's own, and what it repeats for the session: its `\\restrict` word (random), and the defaults of
   `SET default_tablespace` and `SET default_table_access_method`, which stand wherever the order of entries puts them.
 
@@ -39,7 +40,7 @@ _SESSION: Final = re.compile(
     r"^(\\(un)?restrict .*|SET default_tablespace = '';|SET default_table_access_method = heap;|"
     r"--( Name: .*| PostgreSQL database dump( complete)?| Dumped (from database|by pg_dump) version .*)?|)$"
 )
-_RIGHTS: Final = frozenset({"ACL", "DEFAULT ACL"})
+_IN_ANY_ORDER: Final = frozenset({"ACL", "DEFAULT ACL", "DATABASE PROPERTIES"})
 _HEAD: Final = "DATABASE settings of the dump"
 _ROLES: LiteralString = """
 SELECT r.rolname::text,
@@ -98,10 +99,10 @@ def _roles(connection: Connection[Any]) -> dict[str, str]:
 def entries(text: str) -> Description:
     """Take a plain dump of definitions apart. All of its text is in some entry, whatever its comments say."""
     found: dict[str, list[str]] = {}
-    label, rights, lines = _HEAD, False, list[str]()
+    label, in_any_order, lines = _HEAD, False, list[str]()
 
     def close() -> None:
-        body = sorted(lines) if rights else lines
+        body = sorted(lines) if in_any_order else lines
         if body:
             found.setdefault(label, []).append("\n".join(body))
 
@@ -109,7 +110,7 @@ def entries(text: str) -> Description:
         match = _ENTRY.match(line)
         if match is not None:
             close()
-            lines, rights = [], match["kind"] in _RIGHTS
+            lines, in_any_order = [], match["kind"] in _IN_ANY_ORDER
             schema = "" if match["schema"] in ("-", "public") else f"{match['schema']}."
             label = f"{match['kind']} {schema}{match['name']}"
         elif not _SESSION.match(line):
