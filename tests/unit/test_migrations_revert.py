@@ -76,6 +76,12 @@ def test_halt_commits_each_file() -> None:
         (("DROP INDEX CONCURRENTLY users_email_key;", DATA), False, Strategy.RESTORE, True),
         (("ALTER TABLE a ALTER c DROP NOT NULL;", CONCURRENTLY), False, Strategy.RESTORE, True),
         (("ALTER TABLE a ADD c int;", CONCURRENTLY), False, Strategy.INVERSE, False),
+        # Nothing is left of it.
+        (("CREATE TEMP TABLE b (id int);", CONCURRENTLY), False, Strategy.INVERSE, False),
+        # A view may call what writes.
+        (("SELECT * FROM people;", CONCURRENTLY), False, Strategy.RESTORE, True),
+        (("SELECT id INTO b FROM users;", CONCURRENTLY), False, Strategy.RESTORE, True),
+        (("SELECT f();", CONCURRENTLY), False, Strategy.RESTORE, True),
     ],
 )
 def test_rollback_is_the_first_way_that_fits(
@@ -140,6 +146,10 @@ def test_what_a_statement_leaves_depends_on_what_is_there(first: str, rehearsed:
         ("DROP SCHEMA s CASCADE;", True),
         ("BEGIN; DROP FUNCTION f(); COMMIT;", False),
         ("SELECT log_it();", True),
+        ("SELECT * FROM people;", True),
+        ("SELECT (SELECT count(*) FROM people);", True),
+        ("SELECT 1;", False),
+        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', True),
         ("VACUUM a;", True),
     ],
 )

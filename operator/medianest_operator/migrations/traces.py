@@ -53,6 +53,9 @@ def trace_of(node: Any) -> Trace:
             | ast.CommentStmt()
         ):
             return Trace.DEFINITIONS
+        case ast.CreateStmt(relation=ast.RangeVar(relpersistence="t")):
+            # Of the session alone, and gone with the file.
+            return Trace.NOTHING
         case ast.CreateStmt():
             # What hangs on another table, as a partition does, is written to by whoever writes to that one.
             return Trace.DATA if node.inhRelations else Trace.DEFINITIONS
@@ -196,7 +199,8 @@ def removed(node: Any) -> frozenset[tuple[str, str | None]] | None:
             if any(c.subtype not in harmless for c in commands):
                 return None
             return frozenset((table, str(c.name)) for c in commands if c.subtype == kinds.AT_DropColumn)
-        case ast.SelectStmt(intoClause=None) if not writes_rows(node):
+        case ast.SelectStmt(intoClause=None) if not (writes_rows(node) or _holds(node, ast.RangeVar)):
+            # What is named might be a view, and a view may call what writes.
             return frozenset()
         case _:
             return frozenset() if trace_of(node) in (Trace.NOTHING, Trace.DEFINITIONS) else None

@@ -227,6 +227,8 @@ class _Known:
         """Whether a statement of a down script writes rows, or may take some that the run didn't bring."""
         if statement.writes_rows or statement.kind in (Kind.MAY_COMMIT, Kind.STANDALONE):
             return True
+        if statement.evaluates & self.functions:
+            return True
         return statement.removes is None or bool(statement.removes & self.holders)
 
 

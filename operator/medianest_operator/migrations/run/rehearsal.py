@@ -232,13 +232,14 @@ def rehearse(
         report(f"on the copy: {line}")
 
     def applying(before_commit: Callable[[Part], None] = lambda part: None) -> Application:
+        rights = DatabaseRights(connection, is_copy=True)
+
         def look(part: Part) -> None:
             rights.check(part)
             before_commit(part)
 
         return Application(connection, options, told, before_commit=look, after_alone=rights.check)
 
-    rights = DatabaseRights(connection, is_copy=True)
     holders, rows = read_holders(connection), read_evidence(connection).rows
     went = _Went()
     committed = parts[:-1] if parts and parts[-1].is_transaction else parts
