@@ -169,6 +169,13 @@ def test_writes_that_a_replaced_definition_leads_elsewhere_are_kept(
 
 
 WRITING = {
+    "operator in a check": "ALTER TABLE sessions ADD CONSTRAINT z CHECK (id ==> 1);\n",
+    "cast to a domain": "ALTER TABLE sessions ADD CONSTRAINT z CHECK (id::dm IS NOT NULL);\n",
+    "operator in an index": "CREATE INDEX z ON sessions ((id ==> 1));\n",
+    "operator of a generated column": (
+        "ALTER TABLE sessions ADD COLUMN z boolean GENERATED ALWAYS AS (id ==> 1) STORED;\n"
+    ),
+    "materialized view of a view": "CREATE MATERIALIZED VIEW z AS SELECT b FROM v;\n",
     "function in a check": "ALTER TABLE sessions ADD CONSTRAINT z CHECK (f() = 1);\n",
     "function in a check of a domain": (
         "CREATE DOMAIN d AS int CHECK (f() = 1);\nALTER TABLE sessions ADD COLUMN z d DEFAULT 1;\n"
@@ -185,16 +192,21 @@ WRITING = {
 }
 
 
+@pytest.mark.parametrize("options", [NEVER, RunOptions(rehearsal_limit=1)], ids=["not rehearsed", "definitions"])
 @pytest.mark.parametrize("sql", WRITING.values(), ids=WRITING.keys())
 def test_definitions_that_write_rows_are_taken_back_with_the_rows(
-    medianest: Database, tmp_path: Path, sql: str
+    medianest: Database, tmp_path: Path, sql: str, options: RunOptions
 ) -> None:
     medianest.execute(
         f"{PEOPLE}; INSERT INTO sessions SELECT 's' || n, 't' || n, 'u1', now() FROM generate_series(1, 3) n;"
         "SET ROLE medianest; CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS"
-        " $$ BEGIN UPDATE public.media_requests SET title = 'changed'; RETURN 1; END $$"
+        " $$ BEGIN UPDATE public.media_requests SET title = 'changed'; RETURN 1; END $$;"
+        "CREATE FUNCTION o(text, int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN RETURN public.f() = $2; END $$;"
+        "CREATE OPERATOR ==> (LEFTARG = text, RIGHTARG = int, FUNCTION = o);"
+        "CREATE DOMAIN dm AS text CHECK (VALUE ==> 1); CREATE VIEW v AS SELECT f() AS b"
     )
-    result, left = migrate_and_look(medianest, {A: sql, B: BAD}, NEVER, tmp_path)
+    result, left = migrate_and_look(medianest, {A: sql, B: BAD}, options, tmp_path)
     assert not left, result
     assert result.rollback is not None, result
     assert result.rollback.verified, result

@@ -117,9 +117,23 @@ THERE = catalog(
         # A function may do more than answer.
         ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', False, True),
         ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', True, False),
-        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (length("Name") > 1);', False, False),
+        ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (length("Name") > 1);', False, True),
         ('CREATE INDEX i ON "Users" (app.is_fine("Name"));', False, True),
-        ('CREATE INDEX i ON "Users" (lower("Name"));', False, False),
+        ('CREATE INDEX i ON "Users" (lower("Name"));', False, True),
+        ('CREATE INDEX i ON "Users" ("Name") WHERE "Name" ==> 1;', False, True),
+        ('CREATE INDEX i ON "Users" ("Name");', False, False),
+        ("REINDEX INDEX i;", False, True),
+        ("CREATE MATERIALIZED VIEW m AS SELECT b FROM people;", False, True),
+        ("CREATE FUNCTION log_it(text) RETURNS int LANGUAGE sql AS 'SELECT 1';", True, True),
+        ('ALTER TABLE "Users" ADD FOREIGN KEY (o) REFERENCES other (id) ON DELETE CASCADE;', True, True),
+        ('ALTER TABLE "Users" ADD FOREIGN KEY (o) REFERENCES other (id) ON DELETE SET NULL;', True, True),
+        ('ALTER TABLE "Users" ADD FOREIGN KEY (o) REFERENCES other (id) ON UPDATE CASCADE;', True, False),
+        ('ALTER TABLE "Users" ADD COLUMN o int REFERENCES other (id) ON DELETE CASCADE;', True, True),
+        ("ALTER TABLE made ADD FOREIGN KEY (o) REFERENCES other (id) ON DELETE CASCADE;", True, False),
+        ("CREATE SCHEMA s CREATE TABLE p (id int) PARTITION BY LIST (id);", True, True),
+        ("CREATE SCHEMA s;", True, False),
+        ('ALTER TABLE "Users" ADD COLUMN e int DEFAULT (5 ==> 6);', False, True),
+        ('ALTER TABLE "Users" ADD COLUMN e int DEFAULT 5;', False, False),
         ('ALTER TABLE "Users" ADD COLUMN e email;', False, True),
         ('ALTER TABLE "Users" ADD COLUMN e text;', False, False),
         ('ALTER TABLE "Users" VALIDATE CONSTRAINT c;', False, True),
@@ -128,6 +142,44 @@ THERE = catalog(
 def test_what_a_statement_leaves_depends_on_what_is_there(first: str, rehearsed: bool, locked_out: bool) -> None:
     plan = plan_revert(cut(first, CONCURRENTLY, DATA), THERE, rehearsed=rehearsed)
     assert plan.locked_out is locked_out, plan.why
+
+
+@pytest.mark.parametrize(
+    ("first", "locked_out"),
+    [
+        # Without functions of its own a database has none that writes.
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (length(name) > 1);", False),
+        ("CREATE INDEX i ON users (lower(name));", False),
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (nextval('s') > 0);", True),
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (query_to_xml('SELECT 1', true, true, '') IS NOT NULL);", True),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE INDEX i ON users ((n ==> 1));", True),
+    ],
+)
+def test_definition_that_cannot_write_locks_nobody_out(first: str, locked_out: bool) -> None:
+    for options in ({"rehearsed": False}, {"with_rows": False}):
+        plan = plan_revert(cut(first, CONCURRENTLY, DATA), UNIQUE, **options)
+        assert plan.locked_out is locked_out, plan.why
+    assert not plan_revert(cut(first, CONCURRENTLY, DATA), UNIQUE).locked_out
+
+
+@pytest.mark.parametrize(
+    ("first", "downs"),
+    [
+        ("CREATE OR REPLACE FUNCTION \"prüfe\"() RETURNS int LANGUAGE sql AS 'SELECT 1';", {}),
+        ('CREATE OR REPLACE VIEW "Einträge" AS SELECT 1;', {}),
+        ('DROP INDEX "schlüssel";', {}),
+        (PLAIN, {"1_m.down.sql": 'ALTER TABLE a DROP COLUMN "größe";', "2_m.down.sql": "DROP INDEX i;"}),
+    ],
+)
+def test_names_are_known_whatever_their_letters(first: str, downs: dict[str, str]) -> None:
+    there = catalog(
+        ("function", "", '"prüfe"()', {}),
+        ("view", "", '"Einträge"', {}),
+        ("index", "a", '"schlüssel"', {"unique": True}),
+        ("column", "a", '"größe"', {}),
+    )
+    files = {"1_m.sql": first, "2_m.sql": CONCURRENTLY, "3_m.sql": DATA, **downs}
+    assert plan_revert(make_parts(parse_all(migrations_from_mapping(files))), there).locked_out
 
 
 @pytest.mark.parametrize(
@@ -149,6 +201,7 @@ def test_what_a_statement_leaves_depends_on_what_is_there(first: str, rehearsed:
         ("SELECT * FROM people;", True),
         ("SELECT (SELECT count(*) FROM people);", True),
         ("SELECT 1;", False),
+        ("SELECT 1 ==> 2;", True),
         ('ALTER TABLE "Users" ADD CONSTRAINT c CHECK (is_fine("Name"));', True),
         ("VACUUM a;", True),
     ],

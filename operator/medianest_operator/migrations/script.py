@@ -59,9 +59,10 @@ class Statement:
         indexes_table: the table that the index which it creates is on.
         only_rows: it changes rows at the most, and no definition.
         writes_rows: it changes rows, or calls what may.
-        evaluates: the functions that its definitions call on the rows that are there.
+        calls: the functions that it names in calls.
+        computes: it leaves definitions, and evaluates more than constants for them.
+        deletes_along: the table to which it adds a foreign key that deletes, or clears, rows with those of others.
         types: of the columns that it adds.
-        validates: it evaluates a constraint that stands elsewhere.
         replaces: the function or the view that it replaces where there is one.
         removes: the tables and columns that it removes; `None` where it may take rows in other ways.
     """
@@ -79,9 +80,10 @@ class Statement:
     indexes_table: str | None = None
     only_rows: bool = False
     writes_rows: bool = False
-    evaluates: frozenset[str] = frozenset()
+    calls: frozenset[str] = frozenset()
+    computes: bool = False
+    deletes_along: str | None = None
     types: frozenset[str] = frozenset()
-    validates: bool = False
     replaces: str | None = None
     removes: frozenset[tuple[str, str | None]] | None = None
 
@@ -162,9 +164,10 @@ def parse(sql: str) -> Script:
                 writes_rows=traces.writes_rows(raw.stmt),
                 only_rows=traces.writes_rows_alone(raw.stmt),
                 makes=traces.made(raw.stmt),
-                evaluates=traces.evaluated(raw.stmt),
+                calls=traces.called(raw.stmt),
+                computes=traces.computes(raw.stmt),
+                deletes_along=traces.deletes_along(raw.stmt),
                 types=traces.types_of_columns(raw.stmt),
-                validates=traces.validates(raw.stmt),
                 replaces=traces.replaced(raw.stmt),
                 removes=traces.removed(raw.stmt),
             )
@@ -187,6 +190,12 @@ def ordinal_at(sql: str, position: int) -> int | None:
         return len(split(in_ascii(sql[:position]) + " SELECT", with_parser=False))
     except ParseError:
         return None
+
+
+def name_in_ascii(name: str) -> str:
+    """A name as `in_ascii` leaves it, and so as the statements of a script have it: names that differ may become the
+    same."""
+    return _BEYOND_ASCII.sub("_", name)
 
 
 def in_ascii(sql: str) -> str:

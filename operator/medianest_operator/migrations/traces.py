@@ -48,11 +48,13 @@ def trace_of(node: Any) -> Trace:
             | ast.CreateDomainStmt()
             | ast.CreateStatsStmt()
             | ast.CreatePolicyStmt()
-            | ast.CreateSchemaStmt()
             | ast.CreateExtensionStmt()
             | ast.CommentStmt()
         ):
             return Trace.DEFINITIONS
+        case ast.CreateSchemaStmt():
+            # What it holds may be a partition of another table, or stand before others in a search path.
+            return Trace.DATA if node.schemaElts else Trace.DEFINITIONS
         case ast.CreateStmt(relation=ast.RangeVar(relpersistence="t")):
             # Of the session alone, and gone with the file.
             return Trace.NOTHING
@@ -112,20 +114,60 @@ def writes_rows_alone(node: Any) -> bool:
     return isinstance(node, ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt | ast.TruncateStmt)
 
 
-def evaluated(node: Any) -> frozenset[str]:
-    """The names, without their schema, of functions that a statement's definitions call on the rows that are there: a
-    function that writes would do so."""
+def called(node: Any) -> frozenset[str]:
+    """The names, without their schema, of the functions that a statement names in calls."""
+    return _called([node])
+
+
+def computes(node: Any) -> bool:
+    """Whether a statement that leaves definitions evaluates expressions as it runs, on the rows that are there or for
+    them: an operator, a cast or a function in them may write."""
     from pglast import ast, enums
 
     kinds = enums.AlterTableType
     match node:
         case ast.IndexStmt():
-            return _called([node.indexParams, node.whereClause])
+            return node.whereClause is not None or any(item.expr is not None for item in node.indexParams or ())
+        case ast.ReindexStmt() | ast.CreateTableAsStmt():
+            return True
+        case ast.SelectStmt():
+            return _holds(node, ast.FuncCall, ast.A_Expr, ast.TypeCast)
         case ast.AlterTableStmt():
-            commands = [c for c in node.cmds or () if c.subtype in (kinds.AT_AddColumn, kinds.AT_AddConstraint)]
-            return _called([c.def_ for c in commands])
+            commands = node.cmds or ()
+            if any(c.subtype == kinds.AT_ValidateConstraint for c in commands):
+                return True
+            added = [c.def_ for c in commands if c.subtype in (kinds.AT_AddColumn, kinds.AT_AddConstraint)]
+            return any(_is_computed(definition) for definition in added)
         case _:
-            return frozenset()
+            return False
+
+
+def _is_computed(definition: Any) -> bool:
+    """Whether a column or a constraint that is added holds an expression that is more than a constant."""
+    from pglast import ast
+
+    constraints = definition.constraints or () if isinstance(definition, ast.ColumnDef) else (definition,)
+    expressions = [c.raw_expr for c in constraints if c.raw_expr is not None]
+    return not all(isinstance(expression, ast.A_Const) for expression in expressions)
+
+
+def deletes_along(node: Any) -> str | None:
+    """The table, without its schema, whose rows go, or lose what they refer to, when others are deleted, by a foreign
+    key that a statement adds to it."""
+    from pglast import ast, enums
+
+    if not isinstance(node, ast.AlterTableStmt) or node.relation is None:
+        return None
+    kinds = enums.AlterTableType
+    added = [c.def_ for c in node.cmds or () if c.subtype in (kinds.AT_AddColumn, kinds.AT_AddConstraint)]
+    keys = [
+        constraint
+        for definition in added
+        for constraint in (definition.constraints or () if isinstance(definition, ast.ColumnDef) else (definition,))
+        if constraint.contype == enums.ConstrType.CONSTR_FOREIGN
+    ]
+    # NO ACTION and RESTRICT (PostgreSQL's source, parsenodes.h, FKCONSTR_ACTION).
+    return node.relation.relname if any(key.fk_del_action not in ("a", "r") for key in keys) else None
 
 
 def types_of_columns(node: Any) -> frozenset[str]:
@@ -137,14 +179,6 @@ def types_of_columns(node: Any) -> frozenset[str]:
         return frozenset()
     columns = [c.def_ for c in node.cmds or () if c.subtype == enums.AlterTableType.AT_AddColumn]
     return frozenset(column.typeName.names[-1].sval for column in columns if column.typeName)
-
-
-def validates(node: Any) -> bool:
-    """Whether a statement evaluates a constraint that stands elsewhere."""
-    from pglast import ast, enums
-
-    validating = enums.AlterTableType.AT_ValidateConstraint
-    return isinstance(node, ast.AlterTableStmt) and any(c.subtype == validating for c in node.cmds or ())
 
 
 def made(node: Any) -> str | None:

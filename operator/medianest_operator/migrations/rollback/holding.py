@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
+from medianest_operator.postgres.rows import only
+
+# What the rows got that were there when the column came, whatever its default is now.
+_GIVEN: LiteralString = """
+SELECT attmissingval::text FROM pg_catalog.pg_attribute
+ WHERE attrelid = %s::pg_catalog.regclass AND pg_catalog.quote_ident(attname) = %s
+"""
 
 
 def added_holders(before: Catalog, after: Catalog) -> list[CatalogObject]:
@@ -46,13 +53,19 @@ def written_by_others(connection: Connection[Any], items: Collection[CatalogObje
 
 
 def _count(connection: Connection[Any], item: CatalogObject, table: str) -> int:
-    condition = ""
+    cursor = connection.cursor(row_factory=tuple_row)
+    # Partitions and what inherits go with it.
+    query: list[sql.Composable] = [sql.SQL(f"SELECT count(*) FROM {table}")]
     if item.kind == "column":
+        column, kind = item.name, item.attributes["type"]
+        (given,) = only(cursor.execute(_GIVEN, (table, column)))
         # As text: not every type can be compared.
-        condition = f" WHERE {item.name}::text IS DISTINCT FROM ({item.attributes.get('default') or 'NULL'})::text"
-    query = f"SELECT count(*) FROM ONLY {table}{condition}"
-    row = connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
-    return int(row[0]) if row else 0
+        unlike = f"AND {column}::text IS DISTINCT FROM"
+        default = f"(({item.attributes.get('default') or 'NULL'})::{kind})::text"
+        query += [sql.SQL(f" WHERE {column} IS NOT NULL {unlike} {default} {unlike} (("), sql.Literal(given)]
+        query += [sql.SQL(f")::{kind}[])[1]::text")]
+    (count,) = only(cursor.execute(sql.Composed(query)))
+    return int(count)
 
 
 def _is_generated(item: CatalogObject) -> bool:

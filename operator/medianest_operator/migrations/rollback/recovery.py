@@ -239,6 +239,11 @@ def _leave_unresolved(connection: Connection[Any], entry: Entry, why: str, failu
     connection.execute(_INSERT_FAILED, (str(uuid.uuid4()), checksum, name, logs))
 
 
+def _cut_off(rollback: Rollback, locked_out: bool) -> str:
+    message = f"The run was cut off and rolled back by {rollback.strategy.lower()}: {rollback.verification}."
+    return message if rollback.verified else f"{access(locked_out)} {message} {UNVERIFIED_ADVICE}"
+
+
 class Recovery:
     """Brings an open journal entry to its end.
 
@@ -293,8 +298,7 @@ class Recovery:
             finish=lambda rollback: {
                 "outcome": Outcome.TRANSIENT,
                 "reason": Reason.INTERRUPTED,
-                "message": f"The run was cut off and rolled back by {rollback.strategy.lower()}:"
-                f" {rollback.verification}.",
+                "message": _cut_off(rollback, entry.lockout is not None),
                 "rollback": rollback.model_dump(mode="json"),
             },
         )
@@ -317,7 +321,7 @@ class Recovery:
         holders = {(oid, number): label for oid, number, label in plan.get("holders", ())}
         try:
             check_destruction(holders, read_holders(self._work.connection), RunOptions())
-            if holders:
+            if holders and lockout is not None:
                 check_emptied(self._work.connection, before.rows, RunOptions())
             check_indexes(before.catalog, application_catalog(self._work.connection), plan.get("indexes", ()))
         except RunError:

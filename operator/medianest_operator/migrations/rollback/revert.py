@@ -186,7 +186,7 @@ class Revert:
         self._put_rights_back()
         now = self._own(application_catalog(self._connection))
         try:
-            statements = inverse(self._before.catalog, now)
+            statements = inverse(self._without_settings(self._before.catalog), self._without_settings(now))
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
@@ -198,6 +198,12 @@ class Revert:
     def _by_rights_alone(self) -> bool:
         self._put_rights_back()
         return True
+
+    def _without_settings(self, catalog: Catalog) -> Catalog:
+        """A catalog without what was put back already, by its description."""
+        if self._before.description is None:
+            return catalog
+        return Catalog({key: item for key, item in catalog.objects.items() if item.kind != "settings"})
 
     def _own(self, now: Catalog) -> Catalog:
         """A catalog without what others have added meanwhile: the owner of a schema could drop that as well

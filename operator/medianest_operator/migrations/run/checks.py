@@ -12,6 +12,7 @@ from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.errors import RunError
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.migrations.run.parts import Part
+from medianest_operator.migrations.script import name_in_ascii
 from medianest_operator.naming import JOURNAL_SCHEMA
 from medianest_operator.postgres.catalog import Catalog, difference
 from medianest_operator.results.migration import Reason
@@ -121,7 +122,7 @@ def check_indexes(before: Catalog, after: Catalog, named: Collection[str]) -> No
             continue
         known = before.objects.get(key)
         was_valid = known is None or known.attributes.get("valid", True)
-        if was_valid or item.name.strip('"') in named:
+        if was_valid or name_in_ascii(item.name.strip('"')) in named:
             raise RunError(
                 Reason.INVALID_INDEX,
                 f"Index {item.name} on {item.table} is INVALID: an interrupted or failed CREATE INDEX CONCURRENTLY left"

@@ -42,6 +42,7 @@ _SESSION: Final = re.compile(
 )
 _IN_ANY_ORDER: Final = frozenset({"ACL", "DEFAULT ACL", "DATABASE PROPERTIES"})
 _HEAD: Final = "DATABASE settings of the dump"
+# Those that the run itself may change; others belong to whoever makes roles, and change at any time.
 _ROLES: LiteralString = """
 SELECT r.rolname::text,
        pg_catalog.to_jsonb(r) - ARRAY['oid', 'rolpassword', 'rolname'] || pg_catalog.jsonb_build_object(
@@ -49,7 +50,11 @@ SELECT r.rolname::text,
                                                      ORDER BY g.rolname)
                            FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
                           WHERE m.member = r.oid))
-  FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY 1
+  FROM pg_catalog.pg_roles r
+ WHERE r.rolname IN (session_user, current_user)
+    OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles s ON s.oid = m.member
+                WHERE m.roleid = r.oid AND m.admin_option AND s.rolname IN (session_user, current_user))
+ ORDER BY 1
 """
 _LIKE_ROLE = "ROLE "
 

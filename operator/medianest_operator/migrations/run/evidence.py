@@ -18,7 +18,7 @@ from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.migrations.history import TABLE
 from medianest_operator.migrations.run.description import Description
 from medianest_operator.migrations.run.description import differences as described_otherwise
-from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key, difference, read_catalog
 from medianest_operator.postgres.contents import read_sequences
 from medianest_operator.postgres.rows import only
 from medianest_operator.results.text import first_three
@@ -136,7 +136,12 @@ def application_catalog(connection: Connection[Any]) -> Catalog:
     `spec.hardening` are left out too: they come and go by themselves.
     """
     found = without_hardening(read_catalog(connection).without_table(TABLE))
-    return Catalog({key: item for key, item in found.objects.items() if key != _DATABASE_RIGHTS})
+    return Catalog({key: item for key, item in found.objects.items() if not _is_of_the_server(key)})
+
+
+def _is_of_the_server(key: Key) -> bool:
+    """Whether it is no migration's: a role's settings for all databases are made by whoever makes roles."""
+    return key == _DATABASE_RIGHTS or (key[0] == "settings" and key[2].startswith("cluster"))
 
 
 def read_evidence(connection: Connection[Any], contents: bool = False) -> Evidence:

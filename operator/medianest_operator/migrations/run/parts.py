@@ -13,12 +13,16 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from medianest_operator.migrations.script import Kind, Script, Statement, parse
+from medianest_operator.migrations.script import Kind, Script, Statement, name_in_ascii, parse
 from medianest_operator.migrations.source import Migration
 from medianest_operator.migrations.traces import Trace
 from medianest_operator.postgres.catalog import Catalog
 
 _NAME: Final = re.compile(r'(?:(?:"(?:[^"]|"")+"|[^".(]+)\.)?(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^".(]+))')
+
+# PostgreSQL's own functions that change something, or run a query that they are given.
+_WRITING: Final = ("nextval", "setval", "lo_", "pg_", "dblink")
+_RUNNING: Final = ("_to_xml", "_to_xmlschema", "_to_xml_and_xmlschema")
 
 
 class Strategy(enum.StrEnum):
@@ -60,9 +64,9 @@ class Part:
         return (statement for item in self.planned for statement in item.script.statements)
 
     @property
-    def may_commit(self) -> bool:
-        """Whether it holds a block or a procedure that may commit what nobody can read beforehand."""
-        return any(statement.kind is Kind.MAY_COMMIT for statement in self.statements)
+    def may_do_anything(self) -> bool:
+        """Whether it holds a statement that may do more than can be read beforehand, as a block or a function may."""
+        return any(s.trace is Trace.DATA or s.computes or s.kind is Kind.MAY_COMMIT for s in self.statements)
 
 
 def parse_all(pending: Sequence[Migration]) -> tuple[Planned, ...]:
@@ -122,15 +126,19 @@ class RevertPlan:
         return self.strategy not in (Strategy.TRANSACTION, Strategy.NONE)
 
 
-def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True) -> RevertPlan:
+def plan_revert(
+    parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True, with_rows: bool = True
+) -> RevertPlan:
     """Choose how the run would be rolled back.
 
     Args:
         rehearsed: the rollback is gone through on a copy first, so that what may not lead back is found out.
+        with_rows: the copy holds rows, so that a definition which changes them is found out, too.
         catalog: the database's own before the run: whether a dropped index can be built again without a conflict
             depends on whether it is unique.
     """
-    moving = next((s for part in parts for s in part.statements if s.moves_sequence), None)
+    known = _Known.of(catalog, parts)
+    moving = next((s for part in parts for s in part.statements if known.moves_sequence(s)), None)
     if len(parts) <= 1 and all(part.is_transaction for part in parts):
         if moving:
             return RevertPlan(
@@ -139,14 +147,15 @@ def plan_revert(parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = Tr
         return RevertPlan(Strategy.TRANSACTION)
     # The last part, if it is a transaction, is either committed and with it the run, or it is gone.
     committed = parts[:-1] if parts[-1].is_transaction else parts
-    known = _Known.of(catalog, committed)
     lasting = next(
         (
             (item, s)
             for part in committed
             for item in part.planned
             for s in item.script.statements
-            if known.lasts(s) or (not rehearsed and known.is_unsure(s))
+            if known.lasts(s)
+            or (not rehearsed and known.is_unsure(s))
+            or (not (rehearsed and with_rows) and known.may_write(s))
         ),
         None,
     )
@@ -177,57 +186,75 @@ class _Known:
         unique: the unique indexes.
         partitioned: the partitioned tables.
         holders: tables, and columns as (table, column).
-        replaceable: functions and views.
-        functions: those that aren't PostgreSQL's own, and what the run itself makes of them.
-        domains: likewise.
+        callable: functions and procedures that aren't PostgreSQL's own.
+        views: the views.
+        moving: functions and procedures that set a sequence.
+        made: the functions and domains that the run itself makes.
+        types: domains and composite types.
     """
 
     unique: Set[str]
     partitioned: Set[str]
     holders: Set[tuple[str, str | None]]
-    replaceable: Set[str]
-    functions: Set[str]
-    domains: Set[str]
+    callable: Set[str]
+    views: Set[str]
+    moving: Set[str]
+    made: Set[str]
+    types: Set[str]
 
     @classmethod
-    def of(cls, catalog: Catalog, committed: Sequence[Part]) -> _Known:
-        """What a catalog holds, and what the parts that are committed early add."""
-        made = {name for part in committed for s in part.statements if (name := s.makes) is not None}
-        tables = catalog.of_kind("table")
-        callable_kinds = (*catalog.of_kind("function"), *catalog.of_kind("procedure"))
-        functions = {_bare(item.name) for item in callable_kinds}
+    def of(cls, catalog: Catalog, parts: Sequence[Part]) -> _Known:
+        """What a catalog holds, and what the parts of a run make."""
+        tables, indexes = catalog.of_kind("table"), catalog.of_kind("index")
+        functions = [*catalog.of_kind("function"), *catalog.of_kind("procedure")]
+        types = [*catalog.of_kind("domain"), *catalog.of_kind("composite type")]
         return cls(
-            unique={item.name for item in catalog.of_kind("index") if item.attributes.get("unique")},
+            unique={_bare(item.name) for item in indexes if item.attributes.get("unique")},
             partitioned={_bare(item.name) for item in tables if item.attributes.get("partitioned")},
             holders={(_bare(item.name), None) for item in tables}
             | {(_bare(item.table), _bare(item.name)) for item in catalog.of_kind("column")},
-            replaceable=functions | {_bare(item.name) for item in catalog.of_kind("view")},
-            functions=functions | made,
-            domains={_bare(item.name) for item in catalog.of_kind("domain")} | made,
+            callable={_bare(item.name) for item in functions},
+            views={_bare(item.name) for item in catalog.of_kind("view")},
+            moving={
+                _bare(item.name) for item in functions if "setval" in str(item.attributes.get("definition")).lower()
+            },
+            made={name for part in parts for s in part.statements if (name := s.makes) is not None},
+            types={_bare(item.name) for item in types},
         )
+
+    def moves_sequence(self, statement: Statement) -> bool:
+        """Whether a statement sets a sequence, which no rollback reverts."""
+        return statement.moves_sequence or bool(statement.calls & self.moving)
 
     def lasts(self, statement: Statement) -> bool:
         """Whether what a statement leaves is more than its inverse would take back, or leads the application's writes
-        elsewhere."""
+        elsewhere: a function of the same name may be called instead, a foreign key deletes with others."""
         if any(name in self.unique for name in statement.drops_indexes):
             return True
-        return statement.trace is Trace.DATA or statement.replaces in self.replaceable
+        return (
+            statement.trace is Trace.DATA
+            or statement.makes in self.callable
+            or statement.replaces in self.views
+            or (statement.deletes_along, None) in self.holders
+        )
 
     def is_unsure(self, statement: Statement) -> bool:
-        """Whether only a rehearsal tells that a statement leaves nothing but definitions."""
-        return (
-            statement.trace is Trace.UNSURE
-            or statement.indexes_table in self.partitioned
-            or bool(statement.evaluates & self.functions)
-            or bool(statement.types & self.domains)
-            or (statement.validates and bool(self.functions))
-        )
+        """Whether only a rehearsal tells that the catalogs say enough for a statement's inverse."""
+        return statement.trace is Trace.UNSURE or statement.indexes_table in self.partitioned
+
+    def may_write(self, statement: Statement) -> bool:
+        """Whether only a rehearsal with rows tells that a statement leaves nothing but definitions: where the database
+        has functions of its own, an operator, a cast or a domain may be made of them."""
+        if any(name.startswith(_WRITING) or name.endswith(_RUNNING) for name in statement.calls):
+            return True
+        has_functions = bool(self.callable or self.made)
+        return has_functions and (statement.computes or bool(statement.types & (self.types | self.made)))
 
     def takes_rows(self, statement: Statement) -> bool:
         """Whether a statement of a down script writes rows, or may take some that the run didn't bring."""
         if statement.writes_rows or statement.kind in (Kind.MAY_COMMIT, Kind.STANDALONE):
             return True
-        if statement.evaluates & self.functions:
+        if self.may_write(statement) or any(name in self.unique for name in statement.drops_indexes):
             return True
         return statement.removes is None or bool(statement.removes & self.holders)
 
@@ -237,7 +264,7 @@ def _bare(name: str) -> str:
     match = _NAME.match(name)
     if match is None:
         return name
-    return match["plain"] or match["quoted"].replace('""', '"')
+    return name_in_ascii(match["plain"] or match["quoted"].replace('""', '"'))
 
 
 def parse_down(item: Planned) -> tuple[Statement, ...]:

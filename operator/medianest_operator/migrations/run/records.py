@@ -57,7 +57,10 @@ class DatabaseRights:
         rights, mark, by_itself = self._read()
         changed = mark != self._mark if self._is_copy else rights != self._rights
         if changed and (by_itself or not part.is_transaction):
-            raise touches_records(", ".join(item.name for item in part.planned), "changed rights on the database")
+            raise touches_records(
+                ", ".join(item.name for item in part.planned),
+                "changed rights on the database, or somebody did meanwhile",
+            )
 
     def _read(self) -> tuple[list[str], str, bool]:
         return only(self._connection.cursor(row_factory=tuple_row).execute(_RIGHTS))

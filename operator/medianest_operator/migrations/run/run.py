@@ -47,7 +47,7 @@ from medianest_operator.migrations.run.checks import (
 )
 from medianest_operator.migrations.run.evidence import Evidence, application_catalog
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, plan_revert
 from medianest_operator.migrations.run.preparation import Preparation
 from medianest_operator.migrations.run.records import DatabaseRights, Records
 from medianest_operator.migrations.run.rehearsal import Rehearsed
@@ -270,6 +270,9 @@ class MigrationRun:
             work.report(f"the rollback by {way} fails on the copy: {problem}")
             why = f"the rollback by {way} doesn't lead back on a copy ({problem})"
             opened = replace(opened, revert=possible(work, RevertPlan(Strategy.RESTORE, True, why)))
+        elif not work.rehearsal.data:
+            safer = plan_revert(opened.parts, before.catalog, with_rows=False)
+            opened = replace(opened, revert=possible(work, safer))
         # What this role can't read is in no copy, and so in no rehearsal; a copy without data restores no backup.
         check_restorable(work.connection, () if work.rehearsal.data else opened.parts, opened.revert)
         return _prepared(opened, before, rehearsed if work.rehearsal.data else None)
@@ -307,7 +310,7 @@ class MigrationRun:
 
         def look(part: Part) -> None:
             records.check(part)
-            if part.is_transaction or part.may_commit:
+            if part.is_transaction or part.may_do_anything:
                 rights.check(part)
 
         def before_commit(part: Part) -> None:
@@ -362,7 +365,9 @@ class MigrationRun:
         work = self._work
         reached = application_catalog(work.connection)
         check_destruction(ready.holders, read_holders(work.connection), work.options)
-        check_emptied(work.connection, ready.before.rows, work.options)
+        if ready.rehearsed is None or ready.entry.lockout is not None:
+            # On the copy it would have been seen; here the application may have emptied one.
+            check_emptied(work.connection, ready.before.rows, work.options)
         check_indexes(ready.before.catalog, reached, named_indexes(ready.parts))
         if ready.rehearsed is not None:
             check_rehearsed(ready.rehearsed.catalog, reached)
