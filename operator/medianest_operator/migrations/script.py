@@ -64,7 +64,7 @@ class Statement:
         deletes_along: the table to which it adds a foreign key that deletes, or clears, rows with those of others.
         types: of the columns that it adds.
         replaces: the function or the view that it replaces where there is one.
-        removes: the tables and columns that it removes; `None` where it may take rows in other ways.
+        removes: the tables, columns and constraints that it removes; `None` where it may take rows in other ways.
     """
 
     ordinal: int

@@ -211,8 +211,8 @@ def replaced(node: Any) -> str | None:
 
 
 def removed(node: Any) -> frozenset[tuple[str, str | None]] | None:
-    """The tables, and the columns as (table, column), that a statement removes, where it does nothing else that could
-    take rows with it; `None` where it may."""
+    """The tables, and the columns and constraints as (table, name), that a statement removes, where it does nothing
+    else that could take rows with it or let others in; `None` where it may."""
     from pglast import ast, enums
 
     kinds, objects, cascade = enums.AlterTableType, enums.ObjectType, enums.DropBehavior.DROP_CASCADE
@@ -224,7 +224,10 @@ def removed(node: Any) -> frozenset[tuple[str, str | None]] | None:
         case ast.DropStmt(removeType=objects.OBJECT_TABLE):
             return frozenset((names[-1].sval, None) for names in node.objects or ())
         case ast.DropStmt():
-            return None if node.removeType in (objects.OBJECT_MATVIEW, objects.OBJECT_FOREIGN_TABLE) else frozenset()
+            holds = (objects.OBJECT_MATVIEW, objects.OBJECT_FOREIGN_TABLE, objects.OBJECT_SEQUENCE)
+            # Without these, writes come in otherwise than before.
+            leads = (objects.OBJECT_TRIGGER, objects.OBJECT_RULE, objects.OBJECT_POLICY)
+            return None if node.removeType in (*holds, *leads) else frozenset()
         case ast.AlterTableStmt(relation=ast.RangeVar(relname=str(table))):
             harmless = (
                 *(kinds.AT_DropColumn, kinds.AT_DropConstraint, kinds.AT_AddConstraint, kinds.AT_ValidateConstraint),
@@ -232,7 +235,8 @@ def removed(node: Any) -> frozenset[tuple[str, str | None]] | None:
             )
             if any(c.subtype not in harmless for c in commands):
                 return None
-            return frozenset((table, str(c.name)) for c in commands if c.subtype == kinds.AT_DropColumn)
+            dropping = (kinds.AT_DropColumn, kinds.AT_DropConstraint)
+            return frozenset((table, str(c.name)) for c in commands if c.subtype in dropping)
         case ast.SelectStmt(intoClause=None) if not (writes_rows(node) or _holds(node, ast.RangeVar)):
             # What is named might be a view, and a view may call what writes.
             return frozenset()

@@ -183,9 +183,10 @@ class _Known:
     """What is there before the run, as names: a statement's weight depends on it.
 
     Attributes:
-        unique: the unique indexes.
+        lasting: the indexes whose drop their inverse may not revert: unique ones, since duplicates may come in, and
+            those of partitioned tables, which can't be built concurrently.
         partitioned: the partitioned tables.
-        holders: tables, and columns as (table, column).
+        holders: tables, and columns and constraints as (table, name).
         callable: functions and procedures that aren't PostgreSQL's own.
         views: the views.
         moving: functions and procedures that set a sequence.
@@ -193,7 +194,7 @@ class _Known:
         types: domains and composite types.
     """
 
-    unique: Set[str]
+    lasting: Set[str]
     partitioned: Set[str]
     holders: Set[tuple[str, str | None]]
     callable: Set[str]
@@ -207,12 +208,18 @@ class _Known:
         """What a catalog holds, and what the parts of a run make."""
         tables, indexes = catalog.of_kind("table"), catalog.of_kind("index")
         functions = [*catalog.of_kind("function"), *catalog.of_kind("procedure")]
+        partitioned = {_bare(item.name) for item in tables if item.attributes.get("partitioned")}
+        parts_of_tables = [*catalog.of_kind("column"), *catalog.of_kind("constraint")]
         types = [*catalog.of_kind("domain"), *catalog.of_kind("composite type")]
         return cls(
-            unique={_bare(item.name) for item in indexes if item.attributes.get("unique")},
-            partitioned={_bare(item.name) for item in tables if item.attributes.get("partitioned")},
+            lasting={
+                _bare(item.name)
+                for item in indexes
+                if item.attributes.get("unique") or _bare(item.table) in partitioned
+            },
+            partitioned=partitioned,
             holders={(_bare(item.name), None) for item in tables}
-            | {(_bare(item.table), _bare(item.name)) for item in catalog.of_kind("column")},
+            | {(_bare(item.table), _bare(item.name)) for item in parts_of_tables},
             callable={_bare(item.name) for item in functions},
             views={_bare(item.name) for item in catalog.of_kind("view")},
             moving={
@@ -229,7 +236,7 @@ class _Known:
     def lasts(self, statement: Statement) -> bool:
         """Whether what a statement leaves is more than its inverse would take back, or leads the application's writes
         elsewhere: a function of the same name may be called instead, a foreign key deletes with others."""
-        if any(name in self.unique for name in statement.drops_indexes):
+        if any(name in self.lasting for name in statement.drops_indexes):
             return True
         return (
             statement.trace is Trace.DATA
@@ -254,7 +261,7 @@ class _Known:
         """Whether a statement of a down script writes rows, or may take some that the run didn't bring."""
         if statement.writes_rows or statement.kind in (Kind.MAY_COMMIT, Kind.STANDALONE):
             return True
-        if self.may_write(statement) or any(name in self.unique for name in statement.drops_indexes):
+        if self.may_write(statement) or any(name in self.lasting for name in statement.drops_indexes):
             return True
         return statement.removes is None or bool(statement.removes & self.holders)
 
