@@ -166,3 +166,13 @@ def test_the_lockout_is_told_by_whoever_is_asked_again(database: Database, start
         assert result["message"].startswith("The application is locked out of its database. "), result
     assert len(open_runs(database)) == 1
     assert database.execute("SELECT DISTINCT title FROM media_requests") == [("written",)]
+
+
+def test_who_waits_for_a_run_that_locks_out_says_so(database: Database, start: Start) -> None:
+    files = {A: "UPDATE users SET name = 'x';\nCOMMIT;\n", B: FAILS}
+    with at_the_gate(database, start, files) as job:
+        code, result, output = start({C: "SELECT 1;\n"}, "--run-lock-timeout", "1s").end()
+        assert (code, result["reason"]) == (2, "LockNotGranted"), output
+        assert result["message"].startswith("The application is locked out of its database. Another"), result
+    assert job.end()[0] == 1
+    database.execute("SELECT 1", user="medianest_app")
