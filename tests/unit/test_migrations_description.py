@@ -6,6 +6,7 @@ import pytest
 
 from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run.description import differences, entries
+from medianest_operator.migrations.run.evidence import catalog_from_json
 from medianest_operator.migrations.script import in_ascii
 
 
@@ -34,6 +35,18 @@ SETTINGS = (
 def test_order_of_entries_of_rights_and_of_settings_is_no_difference(listed: tuple[str, str, str]) -> None:
     other = (*listed[:2], "\n".join(reversed(listed[2].split("\n"))))
     assert differences(entries(dump(TABLE, VIEW, listed)), entries(dump(other, VIEW, TABLE))) == []
+
+
+def test_roles_of_others_are_no_difference() -> None:
+    """An earlier version of the operator described them all."""
+    known, other = {"ROLE own": "{}", "ROLE other": "{}"}, {"ROLE own": "{}", "ROLE third": "{}"}
+    assert differences(known, other) == []
+    assert differences(known, {"ROLE own": '{"rolsuper": true}'})
+
+
+def test_settings_of_roles_that_an_earlier_version_wrote_down_are_no_difference() -> None:
+    setting = {"kind": "settings", "table": "", "name": "cluster role other", "attributes": {}}
+    assert catalog_from_json([setting, setting | {"name": "database"}]).objects.keys() == {("settings", "", "database")}
 
 
 def test_order_of_columns_is_one() -> None:

@@ -159,12 +159,13 @@ def _table(label: str) -> str:
 def differences(before: Description, after: Description) -> list[str]:
     """What is described otherwise than before, in words, in a stable order; empty if nothing is.
 
-    Roles that weren't there before are somebody else's: a migration can't make any (lint, and the migrator's rights).
+    Roles that only one of the two describes are somebody else's: a migration can't make or drop any (lint, and the
+    migrator's rights).
     """
     lines = []
     for label in sorted(before.keys() | after.keys()):
         was, now = before.get(label), after.get(label)
-        if was == now or (was is None and label.startswith(_LIKE_ROLE)):
+        if was == now or (label.startswith(_LIKE_ROLE) and None in (was, now)):
             continue
         named = _spelled(label)
         if now is None:

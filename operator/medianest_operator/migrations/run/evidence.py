@@ -126,7 +126,8 @@ class Evidence:
 def catalog_from_json(items: Any) -> Catalog:
     """A catalog from the journal's form of it."""
     objects = (CatalogObject(item["kind"], item["table"], item["name"], item["attributes"]) for item in items)
-    return Catalog({item.key: item for item in objects})
+    # An earlier version of the operator wrote down what is the server's, too.
+    return Catalog({item.key: item for item in objects if not _is_of_the_server(item.key)})
 
 
 def application_catalog(connection: Connection[Any]) -> Catalog:

@@ -57,9 +57,10 @@ class DatabaseRights:
         rights, mark, by_itself = self._read()
         changed = mark != self._mark if self._is_copy else rights != self._rights
         if changed and (by_itself or not part.is_transaction):
+            perhaps = "" if part.is_transaction else ", or somebody did meanwhile"
             raise touches_records(
                 ", ".join(item.name for item in part.planned),
-                "changed rights on the database, or somebody did meanwhile",
+                f"changed rights on the database{perhaps}",
             )
 
     def _read(self) -> tuple[list[str], str, bool]:
