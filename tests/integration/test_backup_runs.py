@@ -283,6 +283,28 @@ def test_what_is_too_old_goes_once_a_newer_one_is_there(bench: Bench) -> None:
     assert sorted(set(bench.complete())) == [recent, answer.result["backup"]]
 
 
+def test_a_server_that_goes_once_all_is_dumped_spoils_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored is whole; taken again, it would be there twice."""
+    gone = []
+
+    def ending() -> datetime:
+        # The second time it is asked for, as the manifest is made.
+        gone.append(
+            bench.source.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'medianest_backup' AND state = 'idle in transaction'"
+            )
+        )
+        return datetime.now(UTC)
+
+    for name, value in bench.source.environment("medianest_backup").items():
+        monkeypatch.setenv(name, value)
+    result = BackupRun([bench.open(0)], BackupOptions(Tier.DAILY, (NAMESPACE, NAME), now=ending)).run()
+    assert gone[1] == [(True,)]
+    assert result.outcome == "Succeeded", result
+    assert bench.complete() == [result.more["backup"]]
+
+
 def test_sigterm_leaves_nothing(bench: Bench) -> None:
     assert bench.backup().code == 0
     before = sorted(path for path in bench.folder.rglob("*") if path.is_file())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
@@ -172,6 +174,13 @@ def has_large_objects_of_others(connection: Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
+def _end(connection: Connection[Any]) -> None:
+    """End a transaction that only reads: where the server is gone, so is the transaction, and what was read is true."""
+    if not connection.broken and not connection.closed:
+        with contextlib.suppress(psycopg.OperationalError):
+            connection.execute("ROLLBACK")
+
+
 @contextmanager
 def snapshot(connection: Connection[Any]) -> Iterator[str]:
     """A transaction that sees one moment, and the name under which others, such as pg_dump, can see the same one."""
@@ -180,8 +189,7 @@ def snapshot(connection: Connection[Any]) -> Iterator[str]:
         (name,) = only(connection.cursor(row_factory=tuple_row).execute("SELECT pg_catalog.pg_export_snapshot()"))
         yield str(name)
     finally:
-        if not connection.broken and not connection.closed:
-            connection.execute("ROLLBACK")
+        _end(connection)
 
 
 @contextmanager
@@ -196,5 +204,4 @@ def at_snapshot(connection: Connection[Any], name: str) -> Iterator[None]:
         connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
         yield
     finally:
-        if not connection.broken and not connection.closed:
-            connection.execute("ROLLBACK")
+        _end(connection)
