@@ -318,7 +318,7 @@ def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: W
         migrations = _load(source)
         conninfo = conninfo_from()
     except (SourceError, ValueError) as error:
-        return MigrationResult.of(Reason.INVALID_SOURCE, f"Nothing was changed: {error}.")
+        return MigrationResult.of(Reason.INVALID_SOURCE, f"{_left_locked_out()}Nothing was changed: {error}.")
     try:
         connection = connect(conninfo, wait, say, "migrate")
     except ConnectError as error:
@@ -327,6 +327,23 @@ def _migrate(source: Path | None, options: RunOptions, wait: float, workbench: W
     with connection:
         connection.add_notice_handler(lambda diag: say(f"{diag.severity}: {diag.message_primary}"))
         return MigrationRun(connection, migrations, options, say, workbench).run()
+
+
+def _left_locked_out() -> str:
+    """What a run that can't begin has to say first, where an earlier one has locked the application out; empty also
+    where the server can't be asked."""
+    import psycopg
+
+    from medianest_operator.migrations.errors import access
+    from medianest_operator.migrations.journal import Journal
+    from medianest_operator.postgres.connect import ConnectError, connect, conninfo_from
+
+    try:
+        with connect(conninfo_from(), 0, lambda line: None, "migrate") as connection:
+            closed = Journal(connection).locks_out()
+    except (ConnectError, ValueError, psycopg.Error):
+        return ""
+    return f"{access(True)} Only a run with a valid source can finish the one that did it. " if closed else ""
 
 
 def _workbench(

@@ -258,6 +258,13 @@ class Journal:
             unverified=row["ending"] == Ending.UNVERIFIED,
         )
 
+    def locks_out(self) -> bool:
+        """Whether a run that never ended, or that ended unverified, keeps the application locked out."""
+        if not self.exists():
+            return False
+        entry = self.open_entry()
+        return entry is not None and entry.lockout is not None
+
     def result_of(self, source: str) -> tuple[Ending, Mapping[str, Any]] | None:
         """How the last run of a source ended, and its result; `None` where none did."""
         row = self._connection.execute(_SELECT_LAST_OF, (source,)).fetchone()

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from medianest_operator.postgres.catalog import Catalog, CatalogObject
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key
 from medianest_operator.postgres.rows import only
 
 # What the rows got that were there when the column came, whatever its default is now.
@@ -28,6 +28,15 @@ def added_holders(before: Catalog, after: Catalog) -> list[CatalogObject]:
         for item in added
         if item.kind == "table" or (item.kind == "column" and item.table not in tables and not _is_generated(item))
     ]
+
+
+def made_since(before: Catalog, now: Catalog, known: Collection[Key] | None) -> list[Key]:
+    """What came after an attempt at a rollback that could not be verified: none of it is the run's.
+
+    Args:
+        known: what was there beside `before` at that time; `None` where there was no such attempt.
+    """
+    return [] if known is None else sorted(now.objects.keys() - before.objects.keys() - set(known))
 
 
 def written_by_others(connection: Connection[Any], items: Collection[CatalogObject]) -> Iterator[str]:

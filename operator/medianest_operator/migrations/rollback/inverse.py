@@ -36,7 +36,8 @@ _DROPS: Mapping[str, str] = {
     "extension": "DROP EXTENSION IF EXISTS {name}",
     "schema": "DROP SCHEMA IF EXISTS {name}",
 }
-_HOLDERS = ("table", "view", "materialized view")
+HOLDERS = ("table", "view", "materialized view")
+"""What has columns, indexes and the like, which go with it."""
 # What goes with the object that it belongs to.
 _FOLLOWERS = frozenset({"grants"})
 
@@ -69,7 +70,7 @@ def inverse(before: Catalog, after: Catalog) -> list[str]:
         rebuilt += _change_back(was, now)
     for item in sorted(removed.values(), key=lambda item: item.key):
         rebuilt += _bring_back(item)
-    dropped_tables = {item.name for item in added.values() if item.kind in _HOLDERS}
+    dropped_tables = {item.name for item in added.values() if item.kind in HOLDERS}
     for kind in _DROPS:
         for item in sorted((item for item in added.values() if item.kind == kind), key=lambda item: item.key):
             if not _goes_with_another(item, dropped_tables, added):

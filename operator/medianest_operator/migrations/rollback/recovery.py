@@ -18,6 +18,7 @@ from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.migrations import history as prisma
 from medianest_operator.migrations.errors import UNVERIFIED_ADVICE, RunError, access
 from medianest_operator.migrations.journal import CHANGING, Ending, Entry, Journal, Step
+from medianest_operator.migrations.rollback.holding import made_since
 from medianest_operator.migrations.rollback.lockout import (
     Lockout,
     LockoutError,
@@ -34,6 +35,7 @@ from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres import run_lock
+from medianest_operator.postgres.catalog import Key
 from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rollback
 from medianest_operator.results.text import first_three
 
@@ -114,6 +116,7 @@ def way_back(
     found = {name for name, finished in _rows_of_run(connection, names).items() if finished}
     committed = sorted(found.union(entry.plan.get("committed", ())))
     work.journal.note(entry, committed=committed)
+    hands_off = _why_hands_off(connection, entry, before)
     revert = Revert(
         connection,
         work.report,
@@ -124,7 +127,8 @@ def way_back(
         backup=backup,
         # The rows of the history commit with the run's only transaction.
         changed=entry.strategy != Strategy.TRANSACTION or bool(committed),
-        hands_off=_why_hands_off(connection, entry),
+        hands_off=hands_off,
+        known=_known(entry),
     )
     try:
         reverted = revert.run()
@@ -152,8 +156,8 @@ def way_back(
             _leave_unresolved(connection, entry, why, failure)
         if verification.is_equal and entry.lockout is not None:
             lift_lockout(connection, Lockout.from_json(entry.lockout))
-        if not verification.is_equal and locked_out:
-            work.journal.note(entry, left=read_evidence(connection, contents=True).rows_to_json())
+        if not verification.is_equal:
+            _note_what_is_left(work, entry, before, hands_off=hands_off is not None)
         ending = Ending.ROLLED_BACK if verification.is_equal else Ending.UNVERIFIED
         kept = dict(finish(rollback))
         if not verification.is_equal:
@@ -174,7 +178,24 @@ def _lock_out_again(work: Work, entry: Entry) -> None:
         ) from error
 
 
-def _why_hands_off(connection: Connection[Any], entry: Entry) -> str | None:
+def _note_what_is_left(work: Work, entry: Entry, before: Evidence, *, hands_off: bool) -> None:
+    """What differs by now is the run's, or was done beside it; whatever comes later somebody has done since, and that
+    stays so for every attempt after the next."""
+    added = application_catalog(work.connection).objects.keys() - before.catalog.objects.keys()
+    if (known := _known(entry)) is not None:
+        added &= set(known)
+    work.journal.note(entry, added=sorted(added))
+    if entry.lockout is not None and not hands_off:
+        work.journal.note(entry, left=read_evidence(work.connection, contents=True).rows_to_json())
+
+
+def _known(entry: Entry) -> list[Key] | None:
+    """What an attempt that could not be verified had found beside what was there before the run."""
+    added = entry.plan.get("added") if entry.unverified else None
+    return None if added is None else [(kind, table, name) for kind, table, name in added]
+
+
+def _why_hands_off(connection: Connection[Any], entry: Entry, before: Evidence) -> str | None:
     """What others may have written since that a rollback would take with it, in words; `None` where nobody has."""
     if entry.lockout is None:
         return None
@@ -183,6 +204,9 @@ def _why_hands_off(connection: Connection[Any], entry: Entry) -> str | None:
             "rights on the database were changed while writers were locked out, by the run's own SQL or by somebody, so"
             " that others may have written; nothing was rolled back over that"
         )
+    now = application_catalog(connection)
+    if made := [now.objects[key].label for key in made_since(before.catalog, now, _known(entry))]:
+        return f"somebody has made {first_three(made, ', ')} since its rollback, which is left as it is"
     left = entry.plan.get("left") if entry.unverified else None
     written = read_evidence(connection, contents=True).rows_written_since(left) if left is not None else []
     if written:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries, own_roles
-from medianest_operator.migrations.rollback.holding import added_holders, written_by_others
-from medianest_operator.migrations.rollback.inverse import NoInverse, drop_of, inverse
+from medianest_operator.migrations.rollback.holding import added_holders, made_since, written_by_others
+from medianest_operator.migrations.rollback.inverse import HOLDERS, NoInverse, drop_of, inverse
 from medianest_operator.migrations.rollback.refill import plan_refill
 from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run import session
@@ -31,7 +31,7 @@ from medianest_operator.migrations.run.evidence import (
 )
 from medianest_operator.migrations.run.parts import Strategy
 from medianest_operator.migrations.script import parse
-from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key, difference
 from medianest_operator.postgres.contents import has_large_objects_of_others
 from medianest_operator.postgres.execute import run_script
 from medianest_operator.results.text import first_three
@@ -84,6 +84,8 @@ class Revert:
             nothing but the verification is left to do.
         hands_off: what others may have written that any way back would take with it, in words: then only rights
             are put back, and the verification tells the rest.
+        known: what was there beside `before` when an earlier attempt could not be verified; `None` where there was
+            none. What came later somebody has made since, and stays.
         is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
     """
 
@@ -99,6 +101,7 @@ class Revert:
         backup: Backup | None = None,
         changed: bool = True,
         hands_off: str | None = None,
+        known: Collection[Key] | None = None,
         is_copy: bool = False,
     ) -> None:
         self._connection = connection
@@ -111,6 +114,7 @@ class Revert:
         self._changed = changed
         self._is_copy = is_copy
         self._hands_off = hands_off is not None
+        self._known = known
         self._held: list[str] = [] if hands_off is None else [hands_off]
         self._restored = False
 
@@ -210,11 +214,14 @@ class Revert:
         (PostgreSQL manual, DROP TABLE), and it is not the run's."""
         roles = own_roles(self._connection)
         added = now.objects.keys() - self._before.catalog.objects.keys()
-        others = {key for key in added if now.objects[key].attributes.get("owner", roles[0]) not in roles}
-        tables = {now.objects[key].name for key in others}
+        owners = {key: now.objects[key].attributes.get("owner", roles[0]) for key in added}
+        whose = {key: f"belongs to {owner}" for key, owner in owners.items() if owner not in roles}
+        for key in made_since(self._before.catalog, now, self._known):
+            whose.setdefault(key, "was made since the rollback that could not be verified")
+        others = whose.keys()
+        tables = {now.objects[key].name for key in others if now.objects[key].kind in HOLDERS}
         for key in sorted(others):
-            item = now.objects[key]
-            line = f"{item.label} belongs to {item.attributes['owner']}, so it was not dropped"
+            line = f"{now.objects[key].label} {whose[key]}, so it was not dropped"
             self._held += [line] if line not in self._held else []
 
         def is_theirs(item: CatalogObject) -> bool:

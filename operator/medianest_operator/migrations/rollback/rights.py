@@ -37,6 +37,9 @@ def put_back(before: Description, after: Description, *, locked_out: bool) -> li
     for kind in _KINDS:
         for label in sorted(before.keys() | after.keys()):
             if label.startswith(kind) and not label.startswith(left) and before.get(label) != after.get(label):
+                # The rights of what is new go with it, or stay with it.
+                if (of := label.partition(" ")[2]) in after and of not in before:
+                    continue
                 statements += _of_entry(kind, before.get(label, ""), after.get(label, ""))
     return statements
 

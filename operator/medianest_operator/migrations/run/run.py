@@ -164,8 +164,7 @@ class MigrationRun:
         while not run_lock.try_lock(work.connection):
             holder = run_lock.lock_holder(work.connection)
             if time.monotonic() >= deadline:
-                entry = work.journal.open_entry() if work.journal.exists() else None
-                closed = f"{access(True)} " if entry is not None and entry.lockout is not None else ""
+                closed = f"{access(True)} " if work.journal.locks_out() else ""
                 raise RunError(
                     Reason.LOCK_NOT_GRANTED,
                     f"{closed}Another migration run holds the lock for {work.options.run_lock_timeout:g} s already:"
