@@ -3,8 +3,9 @@
     python benchmarks/scale.py [--many 1000] [--running 10] [--idle 120]
 
 Runs on the local cluster (name: bench). The many are made hibernated, so that every child but the pods exists, by a
-client of this program's own: its time is a baseline of the same run, as is a bare ConfigMap made as often. The running
-ones are small and probed every 15 s.
+client of this program's own: its time is a baseline of the same run, as is a bare ConfigMap made as often, and as are
+all their children where that client applies them with no operator at work. The running ones are small and probed every
+15 s.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from benchmarks.common import machine, print_table  # noqa: E402
 from benchmarks.run import HIBERNATED, Bench  # noqa: E402
 
 from e2e.kube import API_VERSION, KIND, SMALL  # noqa: E402
+from medianest_operator import naming  # noqa: E402
 from medianest_operator.kubernetes.access import Access  # noqa: E402
 from medianest_operator.kubernetes.client import KubernetesClient  # noqa: E402
-from medianest_operator.kubernetes.kinds import CONFIG_MAP, DATABASE, Kind, Manifest  # noqa: E402
+from medianest_operator.kubernetes.kinds import CHILDREN, CONFIG_MAP, DATABASE, Kind, Manifest  # noqa: E402
 
 _AT_A_TIME = 16
+_GIVEN = frozenset({"clusterIP", "clusterIPs", "volumeName"})
+"""What the API server gives each object for itself."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,35 @@ async def _reported(client: KubernetesClient, version: str, waiting: set[str]) -
                     waiting.discard(manifest["metadata"]["name"])
             if not waiting:
                 return
+
+
+async def children(client: KubernetesClient, name: str) -> list[tuple[Kind, str]]:
+    """What a database consists of, as JSON that anybody could apply: without what the server has put in."""
+    found = []
+    for kind in CHILDREN:
+        items, _ = await client.snapshot(kind, "bench", labels=f"{naming.LABEL_DATABASE}={name}")
+        for item in items:
+            metadata = {"name": item["metadata"]["name"], "namespace": "bench"}
+            wanted = item.get("spec", {}).items()
+            spec = {key: value for key, value in wanted if key not in _GIVEN or "None" in value}
+            body = {key: item[key] for key in item.keys() - {"metadata", "spec", "status"}}
+            found.append((kind, json.dumps(body | {"metadata": metadata} | ({"spec": spec} if spec else {}))))
+    return found
+
+
+async def copy(client: KubernetesClient, name: str, count: int) -> float:
+    """Apply a database's children as often, under other names, with no operator at work. Returns seconds."""
+    originals = await children(client, name)
+    limit = asyncio.Semaphore(_AT_A_TIME)
+    started = time.monotonic()
+
+    async def one(number: int) -> None:
+        async with limit:
+            for kind, text in originals:
+                await client.apply(kind, json.loads(text.replace(f'"{name}', f'"copy{number}')))
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return time.monotonic() - started
 
 
 def requests(bench: Bench, after: int = 0) -> tuple[Counter[str], int]:
@@ -139,6 +172,10 @@ async def main() -> None:
         bench.row(f"idle, {options.many} hibernated: CPU", share, None, "% of a core")
         bench.row(f"idle, {options.many} hibernated: memory", memory, None, "MiB")
         bench.row(f"idle, {options.many} hibernated: API writes", writes, None, "")
+        bench.scale_operator(0)
+        copied = await copy(client, "many0", options.many)
+        bench.row("the same children, applied by a bare client", copied, bare, "s", "bare ConfigMaps")
+        bench.row("first create to last status", made.reported, copied, "s", "the same children by a bare client")
     print_table(("what", "value", "baseline", "ratio"), bench.rows)
     if bench.environment.local:
         bench.environment.local.down()

@@ -13,7 +13,9 @@ from typing import Any, Final
 import pydantic_core
 
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import BACKUP, CHILDREN, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest
+from medianest_operator.kubernetes.kinds import (
+    BACKUP, CHILDREN, CLAIM, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest,
+)  # fmt: skip
 from medianest_operator.naming import Key
 
 _TICKING_MEMBER_FIELDS: Final = ("xlog_location", "replay_lsn", "receive_lsn")
@@ -23,7 +25,7 @@ _POD_METADATA: Final = (
 )  # fmt: skip
 _POD_STATUS: Final = ("podIP", "phase", "conditions", "containerStatuses", "initContainerStatuses")
 _POD_ANNOTATIONS: Final = (naming.ANNOTATION_POD_INPUTS, naming.ANNOTATION_POD_INPUTS_DOCUMENT)
-_SELDOM_READ: Final = frozenset(CHILDREN) - {JOB, POD, STATEFUL_SET}
+_SELDOM_READ: Final = frozenset(CHILDREN) - {CLAIM, JOB, POD, STATEFUL_SET}
 _REMEMBERED_DELETIONS: Final = 20_000
 
 

@@ -90,7 +90,12 @@ async def _observe(run: Run) -> Outcome:
         else:
             found = await _read(run, connection, traces)
             memory.keep(run.key, "schema", (*token, traces), found)
-    return Outcome(facts=(found,), summary=f"schema {found.history.version}" if found.history.version else None)
+    return Outcome(
+        facts=(found,),
+        summary=f"schema {found.history.version}" if found.history.version else None,
+        # What somebody is about to change, or to put right, is looked at with every probe.
+        next_look=run.services.settings.probe_interval if running or found.drift else None,
+    )
 
 
 def _job_token(run: Run) -> str:
@@ -120,4 +125,4 @@ async def _read(run: Run, connection: Connection, traces: Traces) -> Schema:
     )
 
 
-CONCERN = Concern("schema", Needs.DATABASE, observe, observe)
+CONCERN = Concern("schema", Needs.DATABASE, observe, observe, calm=True)
