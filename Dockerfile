@@ -45,6 +45,9 @@ FROM ${BASE} AS operator
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 ca-certificates \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
+# Debian compiles its library for another level than the one that is used here.
+ && find /usr/lib/python3.11 -name __pycache__ -prune -exec rm -rf {} + \
+ && python3 -OO -m compileall -q /usr/lib/python3.11 \
  && groupadd -g 65532 medianest && useradd -u 65532 -g 65532 -M -d /tmp -s /usr/sbin/nologin medianest
 COPY --from=operator-venv /opt/medianest /opt/medianest
 LABEL org.opencontainers.image.title="medianest-operator" \

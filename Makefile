@@ -14,6 +14,8 @@ ARGS :=
 # A Go that `make` had to fetch goes before the machine's, which was too old then.
 export PATH := $(VENV)/bin:$(CACHE)/go/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/tests:$(CURDIR)/tools
+# Some machines' environment forbids it: then each of some thousand processes compiles the standard library again.
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy

@@ -132,7 +132,14 @@ def running_server(
             make = [binary("pg_basebackup"), *source, "-D", str(data), "-R", "--checkpoint=fast", "--no-sync"]
         subprocess.run(make, check=True, capture_output=True, cwd=folder, **as_user)
         arguments = [postgres, "-D", str(data), "-k", str(folder)]
-        for setting in ("listen_addresses=", "fsync=off", "shared_buffers=64MB", "max_connections=60", *settings):
+        for setting in (
+            "listen_addresses=",
+            "fsync=off",
+            "jit=off",
+            "shared_buffers=64MB",
+            "max_connections=60",
+            *settings,
+        ):
             arguments += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(
