@@ -103,6 +103,10 @@ class PostgresServer:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.name)))
 
 
+# What a throwaway server needs not keep, and what is off in production as well.
+_SETTINGS = ("listen_addresses=", "fsync=off", "jit=off", "shared_buffers=64MB", "max_connections=60")
+
+
 @contextlib.contextmanager
 def running_server(
     *settings: str, copy_of: tuple[PostgresServer, str] | None = None, installed: Path | None = None
@@ -132,14 +136,7 @@ def running_server(
             make = [binary("pg_basebackup"), *source, "-D", str(data), "-R", "--checkpoint=fast", "--no-sync"]
         subprocess.run(make, check=True, capture_output=True, cwd=folder, **as_user)
         arguments = [postgres, "-D", str(data), "-k", str(folder)]
-        for setting in (
-            "listen_addresses=",
-            "fsync=off",
-            "jit=off",
-            "shared_buffers=64MB",
-            "max_connections=60",
-            *settings,
-        ):
+        for setting in (*_SETTINGS, *settings):
             arguments += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(

@@ -14,7 +14,15 @@ import pydantic_core
 
 from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import (
-    BACKUP, CHILDREN, CLAIM, DATABASE, JOB, POD, STATEFUL_SET, Kind, Manifest,
+    BACKUP,
+    CHILDREN,
+    CLAIM,
+    DATABASE,
+    JOB,
+    POD,
+    STATEFUL_SET,
+    Kind,
+    Manifest,
 )  # fmt: skip
 from medianest_operator.naming import Key
 
