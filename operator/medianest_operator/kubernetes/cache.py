@@ -23,7 +23,7 @@ from medianest_operator.kubernetes.kinds import (
     STATEFUL_SET,
     Kind,
     Manifest,
-)  # fmt: skip
+)
 from medianest_operator.naming import Key
 
 _TICKING_MEMBER_FIELDS: Final = ("xlog_location", "replay_lsn", "receive_lsn")
