@@ -35,7 +35,7 @@ def outside(database: Database) -> Mapping[str, str]:
             OWN,
         ).fetchall():
             rows = connection.execute(
-                sql.SQL("SELECT t::text FROM ONLY {} t").format(sql.Identifier(schema, table))
+                sql.SQL("SELECT (t.*)::text FROM ONLY {} t").format(sql.Identifier(schema, table))
             ).fetchall()
             text = "\n".join(sorted(row[0] for row in rows if ",w:" not in row[0]))
             found[f"rows of {schema}.{table}"] = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

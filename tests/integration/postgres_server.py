@@ -104,7 +104,10 @@ class PostgresServer:
 
 
 # What a throwaway server needs not keep, and what is off in production as well.
-_SETTINGS = ("listen_addresses=", "fsync=off", "jit=off", "shared_buffers=64MB", "max_connections=60")
+_SETTINGS = (
+    *("listen_addresses=", "fsync=off", "jit=off", "shared_buffers=64MB", "max_connections=60"),
+    "max_prepared_transactions=5",
+)
 
 
 @contextlib.contextmanager

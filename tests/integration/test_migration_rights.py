@@ -95,7 +95,7 @@ def test_what_a_person_repairs_after_an_unverified_rollback_stays(database: Data
     for retry in ("2", "3"):
         code, result, output = start(files, "--retry", retry).end()
         assert (code, result["reason"]) == (1, "RollbackUnverified"), output
-        assert "somebody has written rows of users since its rollback" in result["message"], result
+        assert "somebody has changed users since its rollback" in result["message"], result
         assert outside(database) == before
 
 
@@ -103,7 +103,7 @@ def test_untouched_unverified_rollback_is_tried_again(database: Database, start:
     files = fail_unverified(database, start, "commit inside")
     code, result, output = start(files, "--retry", "2").end()
     assert (code, result["reason"]) == (1, "RollbackUnverified"), output
-    assert "somebody has written" not in result["message"], result
+    assert "somebody has changed" not in result["message"], result
     assert "restoring" in output
 
 

@@ -160,8 +160,8 @@ def test_what_a_statement_leaves_depends_on_what_is_there(first: str, rehearsed:
     ],
 )
 def test_definition_that_cannot_write_locks_nobody_out(first: str, locked_out: bool) -> None:
-    for options in ({"rehearsed": False}, {"with_rows": False}):
-        plan = plan_revert(cut(first, CONCURRENTLY, DATA), UNIQUE, **options)
+    for rehearsed, with_rows in ((False, True), (True, False)):
+        plan = plan_revert(cut(first, CONCURRENTLY, DATA), UNIQUE, rehearsed=rehearsed, with_rows=with_rows)
         assert plan.locked_out is locked_out, plan.why
     assert not plan_revert(cut(first, CONCURRENTLY, DATA), UNIQUE).locked_out
 

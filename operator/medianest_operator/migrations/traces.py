@@ -152,8 +152,8 @@ def _is_computed(definition: Any) -> bool:
 
 
 def deletes_along(node: Any) -> str | None:
-    """The table, without its schema, whose rows go, or lose what they refer to, when others are deleted, by a foreign
-    key that a statement adds to it."""
+    """The table, without its schema, whose rows go, or refer to something else, when others are deleted or get another
+    key, by a foreign key that a statement adds to it."""
     from pglast import ast, enums
 
     if not isinstance(node, ast.AlterTableStmt) or node.relation is None:
@@ -167,7 +167,9 @@ def deletes_along(node: Any) -> str | None:
         if constraint.contype == enums.ConstrType.CONSTR_FOREIGN
     ]
     # NO ACTION and RESTRICT (PostgreSQL's source, parsenodes.h, FKCONSTR_ACTION).
-    return node.relation.relname if any(key.fk_del_action not in ("a", "r") for key in keys) else None
+    # CASCADE follows a key that changes, and takes nothing away.
+    acts = any(key.fk_del_action not in ("a", "r") or key.fk_upd_action in ("n", "d") for key in keys)
+    return node.relation.relname if acts else None
 
 
 def types_of_columns(node: Any) -> frozenset[str]:

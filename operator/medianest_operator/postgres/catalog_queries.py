@@ -275,7 +275,11 @@ SECTIONS: tuple[LiteralString, ...] = (
 # Two search paths in one statement. The names in it are resolved before it runs, in pg_catalog alone, so that nobody's
 # operator or function in public takes the place of PostgreSQL's. What its first row sets holds while it runs: regclass
 # and pg_get_* spell tables in public without their schema, and resolve nothing that is then called.
-SET_SEARCH_PATH: LiteralString = "SET LOCAL search_path = pg_catalog, pg_temp"
+SET_SEARCH_PATH: LiteralString = """
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+       pg_catalog.set_config('timezone', 'UTC', true), pg_catalog.set_config('datestyle', 'ISO', true),
+       pg_catalog.set_config('intervalstyle', 'postgres', true)
+"""
 _SPELL_WITHOUT_PUBLIC: LiteralString = """
 SELECT CASE WHEN pg_catalog.set_config('search_path', 'public', true) IS NULL THEN NULL ELSE '[]' END::json
 """

@@ -79,7 +79,7 @@ def marks(database: Database) -> set[str]:
             " WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', %s)",
             OWN[:1],
         ).fetchall():
-            query = sql.SQL("SELECT t::text FROM ONLY {} t WHERE t::text LIKE '%w:%'")
+            query = sql.SQL("SELECT (t.*)::text FROM ONLY {} t WHERE (t.*)::text LIKE '%w:%'")
             for (row,) in connection.execute(query.format(sql.Identifier(schema, table))).fetchall():
                 found.update(MARK.findall(row))
     return found

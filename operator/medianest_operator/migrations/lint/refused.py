@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from medianest_operator.hardening.naming import PREFIX, is_own
 from medianest_operator.migrations import history
 from medianest_operator.migrations.lint import offences as why
 from medianest_operator.migrations.lint.findings import PUBLIC
@@ -68,6 +69,7 @@ def offences(tag: str, node: Node) -> Iterator[Offence]:
         yield always
     if (rule := _RULES.get(tag)) is not None:
         yield from rule(node)
+    yield from _reserved(tag, node)
 
 
 def _copy(node: Node) -> Iterator[Offence]:
@@ -257,6 +259,27 @@ def _names(node: Node) -> Iterator[Offence]:
 
 def _string(node: Node) -> Iterator[Offence]:
     yield from _names({"names": [node.get("sval", "")]})
+
+
+_NAMES_MADE = {
+    "IndexStmt": "idxname",
+    "CreateTrigStmt": "trigname",
+    "CreatePolicyStmt": "policy_name",
+    "Constraint": "conname",
+    "ColumnDef": "colname",
+    "RenameStmt": "newname",
+}
+
+
+def _reserved(tag: str, node: Node) -> Iterator[Offence]:
+    """What is made under a name by which the operator knows its own is seen by no comparison before and after."""
+    names = names_of(node.get("funcname")) if tag == "CreateFunctionStmt" else [node.get(_NAMES_MADE.get(tag, ""), "")]
+    if names and is_own(names[-1]):
+        yield Offence(
+            "reserved-name",
+            f"makes {names[-1]}. Names that begin with {PREFIX} are those of spec.hardening's own objects; give it"
+            " another.",
+        )
 
 
 def _journal() -> Offence:

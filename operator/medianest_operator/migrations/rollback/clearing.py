@@ -144,6 +144,73 @@ SELECT 'right of ' || CASE a.grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyi
    AND pg_get_userbyid(a.grantor) <> session_user
  ORDER BY 1
 """
+
+
+def _of_others(whose: LiteralString) -> LiteralString:
+    """A query for what others built on objects of the role's own, and whose it is (PostgreSQL manual, pg_depend). What
+    belongs to a table, as a default or a trigger does, is its owner's.
+
+    Args:
+        whose: a condition on a row `d` of pg_depend, about what it refers to.
+    """
+    return f"""
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) || ' of ' || pg_get_userbyid(o.owner)
+  FROM pg_depend d CROSS JOIN LATERAL (
+       SELECT relowner FROM pg_class WHERE d.classid = 'pg_class'::regclass AND oid = d.objid
+       UNION ALL SELECT c.relowner FROM pg_attrdef a JOIN pg_class c ON c.oid = a.adrelid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+       UNION ALL SELECT coalesce(c.relowner, t.typowner) FROM pg_constraint k
+                   LEFT JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_type t ON t.oid = k.contypid
+                  WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+       UNION ALL SELECT c.relowner FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+                  WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+       UNION ALL SELECT c.relowner FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
+                  WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+       UNION ALL SELECT c.relowner FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+                  WHERE d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+       UNION ALL SELECT proowner FROM pg_proc WHERE d.classid = 'pg_proc'::regclass AND oid = d.objid
+       UNION ALL SELECT typowner FROM pg_type WHERE d.classid = 'pg_type'::regclass AND oid = d.objid
+       UNION ALL SELECT oprowner FROM pg_operator WHERE d.classid = 'pg_operator'::regclass AND oid = d.objid
+       UNION ALL SELECT opcowner FROM pg_opclass WHERE d.classid = 'pg_opclass'::regclass AND oid = d.objid
+       UNION ALL SELECT stxowner FROM pg_statistic_ext
+                  WHERE d.classid = 'pg_statistic_ext'::regclass AND oid = d.objid
+       UNION ALL SELECT evtowner FROM pg_event_trigger WHERE d.classid = 'pg_event_trigger'::regclass AND oid = d.objid
+       UNION ALL SELECT p.pubowner FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                  WHERE d.classid = 'pg_publication_rel'::regclass AND r.oid = d.objid
+       ) o(owner)
+ WHERE d.deptype IN ('n', 'a') AND NOT pg_has_role(o.owner, 'USAGE') AND {whose}
+   -- A range type's constructors belong to the bootstrap superuser, whoever made the type.
+   AND NOT EXISTS (SELECT FROM pg_depend i
+                    WHERE i.classid = d.classid AND i.objid = d.objid AND i.deptype IN ('e', 'i'))
+ ORDER BY 1"""
+
+
+# Beside what `_DEPENDENTS` has: columns, defaults, checks, indexes, triggers and the like that use a type or a function
+# of the role's own, or of an extension of its own.
+_BUILT: LiteralString = _of_others(f"""(
+       EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+                WHERE d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+                  AND {_SCHEMAS} AND pg_has_role(t.typowner, 'USAGE'))
+       OR EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                   WHERE d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+                     AND {_SCHEMAS} AND pg_has_role(p.proowner, 'USAGE'))
+       OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+                     AND {_SCHEMAS} AND pg_has_role(c.relowner, 'USAGE'))
+       OR EXISTS (SELECT FROM pg_operator c JOIN pg_namespace n ON n.oid = c.oprnamespace
+                   WHERE d.refclassid = 'pg_operator'::regclass AND c.oid = d.refobjid
+                     AND {_SCHEMAS} AND pg_has_role(c.oprowner, 'USAGE'))
+       OR EXISTS (SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+                   WHERE d.refclassid = 'pg_collation'::regclass AND c.oid = d.refobjid
+                     AND {_SCHEMAS} AND pg_has_role(c.collowner, 'USAGE'))
+       OR EXISTS (SELECT FROM pg_depend e JOIN pg_extension x ON x.oid = e.refobjid
+                   WHERE e.refclassid = 'pg_extension'::regclass AND e.classid = d.refclassid AND e.objid = d.refobjid
+                     AND e.deptype = 'e' AND pg_has_role(x.extowner, 'USAGE')))""")
+_BUILT_ON_RELATION: LiteralString = _of_others(
+    """((d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%(name)s))
+        OR (d.refclassid = 'pg_type'::regclass
+            AND d.refobjid IN (SELECT oid FROM pg_type WHERE typrelid = to_regclass(%(name)s))))"""
+)
 # Schemas that the clearing leaves: others' own, and those with something of others in them.
 _KEPT_SCHEMAS: LiteralString = f"""
 SELECT n.nspname::text FROM pg_namespace n
@@ -172,8 +239,21 @@ def dependents(connection: Connection[Any], *, on_rows: bool = False) -> list[st
     Raises:
         psycopg.Error: as the server says.
     """
-    found = [row[0] for row in connection.cursor(row_factory=tuple_row).execute(_DEPENDENTS).fetchall()]
-    return [line for line in found if line.startswith("table ")] if on_rows else found
+    cursor = connection.cursor(row_factory=tuple_row)
+    found = [row[0] for row in cursor.execute(_DEPENDENTS).fetchall()]
+    if on_rows:
+        return [line for line in found if line.startswith("table ")]
+    return found or [row[0] for row in cursor.execute(_BUILT).fetchall()]
+
+
+def built_on(connection: Connection[Any], relation: str) -> list[str]:
+    """What others built on one table or view, in words.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    rows = connection.cursor(row_factory=tuple_row).execute(_BUILT_ON_RELATION, {"name": relation}).fetchall()
+    return [row[0] for row in rows]
 
 
 def own_roles(connection: Connection[Any]) -> list[str]:

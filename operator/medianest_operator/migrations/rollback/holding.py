@@ -12,10 +12,16 @@ from psycopg.rows import tuple_row
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key
 from medianest_operator.postgres.rows import only
 
-# What the rows got that were there when the column came, whatever its default is now.
+# The tables in which a column lies: its own, its partitions, what inherits it. And what the rows in each got that were
+# there when it came, whatever its default is now (PostgreSQL manual, pg_attribute, attmissingval: an array of one).
 _GIVEN: LiteralString = """
-SELECT attmissingval::text FROM pg_catalog.pg_attribute
- WHERE attrelid = %s::pg_catalog.regclass AND pg_catalog.quote_ident(attname) = %s
+WITH RECURSIVE tables (oid) AS (
+  SELECT %s::pg_catalog.regclass::oid
+  UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tables t ON t.oid = i.inhparent)
+SELECT c.oid::pg_catalog.regclass::text, (a.attmissingval::text::text[])[1]
+  FROM tables t JOIN pg_catalog.pg_class c ON c.oid = t.oid
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND pg_catalog.quote_ident(a.attname) = %s
+ WHERE c.relkind = 'r'
 """
 
 
@@ -43,7 +49,7 @@ def written_by_others(connection: Connection[Any], items: Collection[CatalogObje
     """Lock each in turn and look, within the transaction that is open; tells what holds something, in words.
 
     A run whose writers aren't locked out writes no rows (`traces.Trace`): rows of a new table, and values of a new
-    column that aren't its default, are somebody else's.
+    column that it didn't bring, are somebody else's.
 
     Raises:
         psycopg.Error: a lock isn't granted, among others.
@@ -63,18 +69,19 @@ def written_by_others(connection: Connection[Any], items: Collection[CatalogObje
 
 def _count(connection: Connection[Any], item: CatalogObject, table: str) -> int:
     cursor = connection.cursor(row_factory=tuple_row)
-    # Partitions and what inherits go with it.
-    query: list[sql.Composable] = [sql.SQL(f"SELECT count(*) FROM {table}")]
-    if item.kind == "column":
-        column, kind = item.name, item.attributes["type"]
-        (given,) = only(cursor.execute(_GIVEN, (table, column)))
-        # As text: not every type can be compared.
-        unlike = f"AND {column}::text IS DISTINCT FROM"
-        default = f"(({item.attributes.get('default') or 'NULL'})::{kind})::text"
-        query += [sql.SQL(f" WHERE {column} IS NOT NULL {unlike} {default} {unlike} (("), sql.Literal(given)]
-        query += [sql.SQL(f")::{kind}[])[1]::text")]
-    (count,) = only(cursor.execute(sql.Composed(query)))
-    return int(count)
+    if item.kind == "table":
+        # Partitions and what inherits go with it.
+        (count,) = only(cursor.execute(f"SELECT count(*) FROM {table}".encode()))
+        return int(count)
+    column, kind, total = item.name, item.attributes["type"], 0
+    for holder, given in cursor.execute(_GIVEN, (table, column)).fetchall():
+        # As text: not every type can be compared. By way of its type: a text of it may be spelled in several ways.
+        query = sql.SQL(
+            f"SELECT count(*) FROM ONLY {holder} WHERE {column}::text IS DISTINCT FROM ({{}}::{kind})::text"
+        )
+        (count,) = only(cursor.execute(query.format(sql.Literal(given))))
+        total += int(count)
+    return total
 
 
 def _is_generated(item: CatalogObject) -> bool:

@@ -23,6 +23,7 @@ _DROPS: Mapping[str, str] = {
     "materialized view": "DROP MATERIALIZED VIEW IF EXISTS {name} CASCADE",
     "constraint": "ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {name}",
     "index": "DROP INDEX CONCURRENTLY IF EXISTS {schema}{name}",
+    "invalid index of large values": "DROP INDEX IF EXISTS pg_toast.{name}",
     "table": "DROP TABLE IF EXISTS {name} CASCADE",
     "column": "ALTER TABLE IF EXISTS {table} DROP COLUMN IF EXISTS {name}",
     "function": "DROP FUNCTION IF EXISTS {name}",

@@ -38,6 +38,11 @@ SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee
  ORDER BY 1 NULLS LAST
 """
 
+_PREPARED: LiteralString = """
+SELECT pg_catalog.quote_literal(gid), owner::text FROM pg_catalog.pg_prepared_xacts
+ WHERE database = pg_catalog.current_database() ORDER BY prepared LIMIT 1
+"""
+
 # What only its grantor takes and gives (PostgreSQL manual, GRANT and REVOKE).
 _BY_OTHERS: LiteralString = """
 SELECT pg_catalog.pg_get_userbyid(a.grantor)::text,
@@ -246,6 +251,7 @@ def _end_sessions(connection: Connection[Any], report: Callable[[str], None]) ->
         starting &= _starting(connection)
         others = _others(connection)
         if not starting and not others:
+            _refuse_prepared(connection)
             return
         if not others:
             _give_up_after(deadline, starting)
@@ -257,6 +263,16 @@ def _end_sessions(connection: Connection[Any], report: Callable[[str], None]) ->
         _end(connection, [pid for pid, _ in others])
         _give_up_after(deadline, {pid for pid, _ in others})
         time.sleep(_PAUSE)
+
+
+def _refuse_prepared(connection: Connection[Any]) -> None:
+    """What a prepared transaction has written is seen by nobody, and is there once somebody commits it: after a restore
+    nowhere any more."""
+    row = connection.cursor(row_factory=tuple_row).execute(_PREPARED).fetchone()
+    if row is not None:
+        raise LockoutError(
+            f"the prepared transaction {row[0]} of {row[1]} is open; COMMIT PREPARED or ROLLBACK PREPARED ends it"
+        )
 
 
 def _give_up_after(deadline: float, pids: Set[int]) -> None:

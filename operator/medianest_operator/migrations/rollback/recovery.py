@@ -142,6 +142,8 @@ def way_back(
             failure.failed if failure else None,
         ) from error
     verification = _with_transaction(connection, reverted.verification, transaction)
+    if entry.strategy == Strategy.TRANSACTION and not committed:
+        verification = replace(verification, uncommitted=True)
     rollback = Rollback(
         strategy=reverted.strategy,
         verified=verification.is_equal,
@@ -210,9 +212,7 @@ def _why_hands_off(connection: Connection[Any], entry: Entry, before: Evidence) 
     left = entry.plan.get("left") if entry.unverified else None
     written = read_evidence(connection, contents=True).rows_written_since(left) if left is not None else []
     if written:
-        return (
-            f"somebody has written rows of {first_three(written, ', ')} since its rollback, which are left as they are"
-        )
+        return f"somebody has changed {first_three(written, ', ')} since its rollback, which is left as it is"
     return None
 
 

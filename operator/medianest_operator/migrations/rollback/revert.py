@@ -14,7 +14,7 @@ from psycopg import Connection, sql
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import DumpError, restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
-from medianest_operator.migrations.rollback.clearing import clear, dependents, own_entries, own_roles
+from medianest_operator.migrations.rollback.clearing import built_on, clear, dependents, own_entries, own_roles
 from medianest_operator.migrations.rollback.holding import added_holders, made_since, written_by_others
 from medianest_operator.migrations.rollback.inverse import HOLDERS, NoInverse, drop_of, inverse
 from medianest_operator.migrations.rollback.refill import plan_refill
@@ -55,6 +55,8 @@ class Reverted:
 
     strategy: Strategy
     verification: Verification
+    cleared: bool = False
+    """Whether all that is the role's own was dropped and restored, rather than rows alone brought back."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Revert:
         self._known = known
         self._held: list[str] = [] if hands_off is None else [hands_off]
         self._restored = False
+        self._cleared = False
 
     def run(self) -> Reverted:
         """Go back.
@@ -136,7 +139,7 @@ class Revert:
         if self._held and not reverted.verification.is_equal:
             found = reverted.verification
             reverted = replace(reverted, verification=replace(found, differences=(*self._held, *found.differences)))
-        return reverted
+        return replace(reverted, cleared=self._cleared)
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
         if not self._changed:
@@ -167,6 +170,9 @@ class Revert:
             if script.is_atomic:
                 self._connection.execute("BEGIN")
             try:
+                # Once more, with locks that last until what it drops is gone.
+                if self._held_by_others():
+                    return True
                 outcome = run_script(self._connection, text)
                 if outcome.error is not None:
                     self._report(f"the down script of {name} failed: {outcome.error.message}")
@@ -195,7 +201,11 @@ class Revert:
             self._report(f"no inverse: {missing}")
             return False
         holders = {} if self._locked_out else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
+        relations = {drop_of(item): item.name for item in now.objects.values() if item.kind in HOLDERS}
         for statement in statements:
+            if statement in relations and (built := built_on(self._connection, relations[statement])):
+                self._held.insert(0, f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}")
+                continue
             self._try(statement, holders.get(statement))
         return True
 
@@ -219,13 +229,14 @@ class Revert:
         for key in made_since(self._before.catalog, now, self._known):
             whose.setdefault(key, "was made since the rollback that could not be verified")
         others = whose.keys()
+        names = {now.objects[key].name for key in others}
         tables = {now.objects[key].name for key in others if now.objects[key].kind in HOLDERS}
         for key in sorted(others):
             line = f"{now.objects[key].label} {whose[key]}, so it was not dropped"
             self._held += [line] if line not in self._held else []
 
         def is_theirs(item: CatalogObject) -> bool:
-            return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in tables)
+            return item.table in tables or (item.kind == "grants" and item.name.partition(" ")[2] in names)
 
         left = others | {key for key in added if is_theirs(now.objects[key])}
         return Catalog({key: item for key, item in now.objects.items() if key not in left})
@@ -242,7 +253,7 @@ class Revert:
             raise RevertUnfinished(
                 f"what the run has added can't be looked at: {error.diag.message_primary}"
             ) from error
-        self._held += held
+        self._held += [line for line in held if line not in self._held]
         return bool(held)
 
     def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
@@ -289,6 +300,7 @@ class Revert:
                 self._report(f"not restored, since it would drop what others built on the tables: {first_three(built)}")
                 self._held.append(f"the backup can't be restored without dropping {first_three(built, ', ')}")
                 return False
+            self._cleared = True
             place = clear(not has_large_objects_of_others(self._connection))
             try:
                 self._restore(backup, (place,), (), own_entries(self._connection, self._before.catalog))

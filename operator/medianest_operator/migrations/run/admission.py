@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
+from psycopg.rows import tuple_row
 
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations import history as prisma
@@ -24,6 +25,11 @@ from medianest_operator.migrations.traces import Trace
 from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.results.migration import FailedMigration, Reason
 from medianest_operator.results.text import first_three
+
+_BUILT_IN: LiteralString = """
+SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
+ WHERE pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND proname = ANY(%s)
+"""
 
 
 def refusal(findings: Sequence[Finding], options: RunOptions) -> RunError | None:
@@ -53,8 +59,14 @@ def refusal(findings: Sequence[Finding], options: RunOptions) -> RunError | None
     )
 
 
-def check_restorable(connection: Connection[Any], parts: Sequence[Part], revert: RevertPlan) -> None:
+def check_restorable(
+    connection: Connection[Any], parts: Sequence[Part], revert: RevertPlan, *, whole: bool = False
+) -> None:
     """Where no copy says whether the backup leads back, refuse what is known to be in its way.
+
+    Args:
+        whole: on a copy the restore dropped all that is the role's own: what others built on that without letting this
+            role read it is in no copy.
 
     Raises:
         RunError: a restore would drop what others built on the tables.
@@ -64,7 +76,7 @@ def check_restorable(connection: Connection[Any], parts: Sequence[Part], revert:
     statements = [statement for part in parts for statement in part.statements]
     inert = (Kind.BEGINS, Kind.COMMITS)
     # Rows come back without the tables being dropped.
-    on_rows = all(s.only_rows or s.kind in inert or s.trace is Trace.NOTHING for s in statements)
+    on_rows = not whole and all(s.only_rows or s.kind in inert or s.trace is Trace.NOTHING for s in statements)
     built = dependents(connection, on_rows=on_rows)
     if built:
         raise RunError(
@@ -95,8 +107,18 @@ def admit(work: Work) -> Admitted:
     parts = make_parts(parse_all(work.plan.pending), together=not work.halts)
     if work.halts:
         return Admitted(parts, RevertPlan(Strategy.NONE))
-    revert = plan_revert(parts, application_catalog(work.connection))
+    revert = plan(work, parts, application_catalog(work.connection))
     return Admitted(parts, possible(work, revert), read_holders(work.connection))
+
+
+def plan(
+    work: Work, parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True, with_rows: bool = True
+) -> RevertPlan:
+    """How this run would be rolled back, as `plan_revert` says it."""
+    made = sorted({name for part in parts for statement in part.statements if (name := statement.makes) is not None})
+    rows = work.connection.cursor(row_factory=tuple_row).execute(_BUILT_IN, (made,)).fetchall() if made else ()
+    built_in = frozenset(row[0] for row in rows)
+    return plan_revert(parts, catalog, rehearsed=rehearsed, with_rows=with_rows, built_in=built_in)
 
 
 def possible(work: Work, revert: RevertPlan) -> RevertPlan:
@@ -117,6 +139,6 @@ def possible(work: Work, revert: RevertPlan) -> RevertPlan:
 
 def unrehearsed(work: Work, opened: Opened, catalog: Catalog) -> Opened:
     """The run with a rollback that leads back without having been tried."""
-    revert = possible(work, plan_revert(opened.parts, catalog, rehearsed=False))
+    revert = possible(work, plan(work, opened.parts, catalog, rehearsed=False))
     check_restorable(work.connection, opened.parts, revert)
     return replace(opened, revert=revert)

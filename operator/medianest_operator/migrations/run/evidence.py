@@ -6,7 +6,7 @@ locked out a digest of every table's content, cover the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
@@ -45,15 +45,28 @@ LARGE_OBJECTS = "pg_largeobject"
 # The content of those that this role may read; of the others, whose they are and who may do what.
 _LARGE_OBJECTS: LiteralString = """
 SELECT count(*),
-       coalesce(sum(hashtextextended(concat_ws(' ', o.oid, pg_get_userbyid(o.lomowner), o.lomacl::text,
+       coalesce(sum(hashtextextended(concat_ws(' ', o.oid, pg_get_userbyid(o.lomowner), o.rights,
                                                CASE WHEN %(contents)s AND o.readable THEN md5(lo_get(o.oid)) END),
                                      0)::numeric), 0)::text
-  FROM (SELECT m.oid, m.lomowner, m.lomacl,
+  FROM (SELECT m.oid, m.lomowner,
+               (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(m.lomacl) a) AS rights,
                pg_has_role(m.lomowner, 'USAGE')
                OR EXISTS (SELECT FROM aclexplode(m.lomacl) a
                            WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
                AS readable
           FROM pg_largeobject_metadata m) o
+"""
+
+DETACHING, INVALID = "detachment in progress", "invalid index of large values"
+"""Kinds of what is half done: ALTER TABLE ... DETACH PARTITION CONCURRENTLY, REINDEX TABLE CONCURRENTLY."""
+_HALF_DONE: LiteralString = f"""
+SELECT '{DETACHING}', i.inhparent::regclass::text, i.inhrelid::regclass::text
+  FROM pg_catalog.pg_inherits i WHERE i.inhdetachpending
+UNION ALL
+SELECT '{INVALID}', t.oid::regclass::text, quote_ident(c.relname)
+  FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid
+  JOIN pg_catalog.pg_class t ON t.reltoastrelid = x.indrelid
+ WHERE NOT x.indisvalid
 """
 
 _DATABASE_RIGHTS = ("grants", "", "database")
@@ -86,17 +99,18 @@ class Evidence:
         return sum(self.rows.values())
 
     def rows_to_json(self) -> dict[str, list[Any]]:
-        """Each table's number of rows and their digest, for the journal."""
-        return {name: [count, self.contents.get(name)] for name, count in self.rows.items()}
+        """Each table's number of rows and their digest, and where each sequence stands, for the journal."""
+        tables = {name: [count, self.contents.get(name)] for name, count in self.rows.items()}
+        return tables | {f"sequence {name}": list(value) for name, value in self.sequences.items()}
 
     def rows_written_since(self, earlier: Mapping[str, Any]) -> list[str]:
-        """The tables that hold rows which weren't there at another moment.
+        """The tables and sequences that hold something else than at another moment.
 
         Args:
             earlier: as `rows_to_json`, with digests on both sides.
         """
-        now = self.rows_to_json()
-        return [name for name, (count, digest) in now.items() if count and earlier.get(name) != [count, digest]]
+        made = {name for name, count in self.rows.items() if count and name not in earlier}
+        return sorted(made | {name for name, found in self.rows_to_json().items() if earlier.get(name, found) != found})
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -137,7 +151,14 @@ def application_catalog(connection: Connection[Any]) -> Catalog:
     `spec.hardening` are left out too: they come and go by themselves.
     """
     found = without_hardening(read_catalog(connection).without_table(TABLE))
-    return Catalog({key: item for key, item in found.objects.items() if not _is_of_the_server(key)})
+    kept = {key: item for key, item in found.objects.items() if not _is_of_the_server(key)}
+    return Catalog(kept | {item.key: item for item in _half_done(connection)})
+
+
+def _half_done(connection: Connection[Any]) -> Iterator[CatalogObject]:
+    """What a statement that ran without a transaction has left in the middle, and no other list shows."""
+    for kind, table, name in connection.cursor(row_factory=tuple_row).execute(_HALF_DONE).fetchall():
+        yield CatalogObject(kind, table, name, {})
 
 
 def _is_of_the_server(key: Key) -> bool:
@@ -160,7 +181,8 @@ def read_evidence(connection: Connection[Any], contents: bool = False) -> Eviden
         tables = cursor.execute(_TABLES, (naming.JOURNAL_SCHEMA, TABLE)).fetchall()
         for schema, table, name in tables:
             # ONLY: what inherits is counted on its own. A sum of 64-bit hashes is the same in any order.
-            wanted = sql.SQL("count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text")
+            # `t.*`: a column may have any name, `t` among them.
+            wanted = sql.SQL("count(*), coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0)::text")
             query = sql.SQL("SELECT {} FROM ONLY {} t").format(
                 wanted if contents else sql.SQL("count(*), ''"), sql.Identifier(schema, table)
             )
@@ -185,6 +207,7 @@ class Verification:
         writers: rows differ, and nobody was locked out.
         aborted: the server says that the transaction which held the whole run ended without a commit: then others alone
             have changed rows.
+        uncommitted: the run was one transaction, and nothing of it is in the history, which commits with it.
     """
 
     differences: tuple[str, ...]
@@ -193,6 +216,7 @@ class Verification:
     contents: bool = False
     writers: bool = False
     aborted: bool = False
+    uncommitted: bool = False
 
     @property
     def is_equal(self) -> bool:
@@ -206,6 +230,10 @@ class Verification:
         if self.writers:
             if self.aborted:
                 return "catalog equals that before, and rows were changed by the application alone (verified)"
+            if self.uncommitted:
+                return (
+                    "catalog equals that before (verified); rows changed meanwhile, and nothing of the run is committed"
+                )
             return "catalog equals that before (verified); rows changed meanwhile, and the run's statements write none"
         return f"{counted} those before (verified)"
 
@@ -219,7 +247,7 @@ def verify(before: Evidence, after: Evidence, writers_may_write: bool, *, restor
         writers_may_write: others could write meanwhile and the run itself can't have changed rows: then the number of
             rows may differ, and the catalog alone decides.
     """
-    lines = difference(before.catalog, after.catalog)
+    lines = difference(before.catalog, after.catalog) + _filled_otherwise(before, after)
     moved = _row_changes(without_views(before) if restored else before, after)
     if not writers_may_write:
         lines += moved
@@ -252,6 +280,17 @@ def _row_changes(before: Evidence, after: Evidence) -> list[str]:
         elif table in before.contents and before.contents[table] != after.contents.get(table, before.contents[table]):
             lines.append(f"table {table}: {now} rows as before, but their content differs")
     return lines
+
+
+def _filled_otherwise(before: Evidence, after: Evidence) -> list[str]:
+    """Materialized views that could be read before and can't be now, or the other way round: only those are counted."""
+    both = before.catalog.objects.keys() & after.catalog.objects.keys()
+    views = sorted(name for kind, _, name in both if kind == "materialized view")
+    lost = [
+        f"materialized view {name} is not filled any more" for name in views if name in before.rows.keys() - after.rows
+    ]
+    made = [f"materialized view {name} is filled" for name in views if name in after.rows.keys() - before.rows]
+    return lost + made
 
 
 def tables_changed(before: Evidence, after: Evidence) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,7 +127,12 @@ class RevertPlan:
 
 
 def plan_revert(
-    parts: Sequence[Part], catalog: Catalog, *, rehearsed: bool = True, with_rows: bool = True
+    parts: Sequence[Part],
+    catalog: Catalog,
+    *,
+    rehearsed: bool = True,
+    with_rows: bool = True,
+    built_in: Set[str] = frozenset(),
 ) -> RevertPlan:
     """Choose how the run would be rolled back.
 
@@ -136,8 +141,9 @@ def plan_revert(
         with_rows: the copy holds rows, so that a definition which changes them is found out, too.
         catalog: the database's own before the run: whether a dropped index can be built again without a conflict
             depends on whether it is unique.
+        built_in: the functions of the run's names that PostgreSQL itself has.
     """
-    known = _Known.of(catalog, parts)
+    known = _Known.of(catalog, parts, built_in)
     moving = next((s for part in parts for s in part.statements if known.moves_sequence(s)), None)
     if len(parts) <= 1 and all(part.is_transaction for part in parts):
         if moving:
@@ -188,6 +194,7 @@ class _Known:
         partitioned: the partitioned tables.
         holders: tables, and columns and constraints as (table, name).
         callable: functions and procedures that aren't PostgreSQL's own.
+        built_in: PostgreSQL's own, where the run makes one of that name.
         views: the views.
         moving: functions and procedures that set a sequence.
         made: the functions and domains that the run itself makes.
@@ -198,13 +205,14 @@ class _Known:
     partitioned: Set[str]
     holders: Set[tuple[str, str | None]]
     callable: Set[str]
+    built_in: Set[str]
     views: Set[str]
     moving: Set[str]
     made: Set[str]
     types: Set[str]
 
     @classmethod
-    def of(cls, catalog: Catalog, parts: Sequence[Part]) -> _Known:
+    def of(cls, catalog: Catalog, parts: Sequence[Part], built_in: Set[str]) -> _Known:
         """What a catalog holds, and what the parts of a run make."""
         tables, indexes = catalog.of_kind("table"), catalog.of_kind("index")
         functions = [*catalog.of_kind("function"), *catalog.of_kind("procedure")]
@@ -221,10 +229,11 @@ class _Known:
             holders={(_bare(item.name), None) for item in tables}
             | {(_bare(item.table), _bare(item.name)) for item in parts_of_tables},
             callable={_bare(item.name) for item in functions},
+            built_in=built_in,
             views={_bare(item.name) for item in catalog.of_kind("view")},
-            moving={
-                _bare(item.name) for item in functions if "setval" in str(item.attributes.get("definition")).lower()
-            },
+            moving=_with_callers(
+                {_bare(item.name): str(item.attributes.get("definition")).lower() for item in functions}, "setval"
+            ),
             made={name for part in parts for s in part.statements if (name := s.makes) is not None},
             types={_bare(item.name) for item in types},
         )
@@ -240,7 +249,7 @@ class _Known:
             return True
         return (
             statement.trace is Trace.DATA
-            or statement.makes in self.callable
+            or statement.makes in self.callable | self.built_in
             or statement.replaces in self.views
             or (statement.deletes_along, None) in self.holders
         )
@@ -264,6 +273,17 @@ class _Known:
         if self.may_write(statement) or any(name in self.lasting for name in statement.drops_indexes):
             return True
         return statement.removes is None or bool(statement.removes & self.holders)
+
+
+def _with_callers(definitions: Mapping[str, str], called: str) -> Set[str]:
+    """The functions whose definition names another one, directly or by way of others."""
+    found: set[str] = set()
+    named = {called}
+    while named:
+        words = re.compile("|".join(rf"\b{re.escape(name.lower())}\b" for name in sorted(named)))
+        named = {name for name, text in definitions.items() if name not in found and words.search(text)}
+        found |= named
+    return found
 
 
 def _bare(name: str) -> str:

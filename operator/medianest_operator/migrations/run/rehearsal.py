@@ -83,12 +83,14 @@ class Rehearsed:
         locks: the strong locks that were taken on tables that existed before.
         revert_problem: why the planned rollback doesn't lead back, `None` if it does or wasn't needed.
         restore_problem: why the backup doesn't lead back either, `None` if it does or wasn't needed.
+        cleared: the backup led back by dropping all that is the role's own.
     """
 
     catalog: Catalog
     locks: tuple[str, ...] = ()
     revert_problem: str | None = None
     restore_problem: str | None = None
+    cleared: bool = False
 
 
 @dataclass
@@ -177,7 +179,10 @@ def make_copy(
         left.names |= {name if schema == PUBLIC else f"{schema}.{name}" for schema, name in unreadable}
         with closing(room.connect_reader()) as connection:
             found = read_evidence(connection)
-        found = replace(found, catalog=found.catalog.without_extensions(room.brought))
+            here = _bootstrap(connection)
+        found = replace(
+            found, catalog=_as_there(found.catalog.without_extensions(room.brought), here, origin.bootstrap)
+        )
         if not schema_only:
             with closing(room.connect(room.restorer, WRITING)) as connection:
                 connection.execute("ANALYZE")
@@ -264,7 +269,7 @@ def rehearse(
     applying(locks.look).run(parts)
     check_destruction(holders, read_holders(connection), options)
     check_emptied(connection, rows, options)
-    return Rehearsed(_catalog(copy, connection), locks.described(), went.problem)
+    return Rehearsed(_catalog(copy, connection), locks.described(), went.problem, cleared=went.cleared)
 
 
 @dataclass(frozen=True)
@@ -274,22 +279,28 @@ class _Went:
     Attributes:
         problem: why the planned one doesn't lead back.
         restore_problem: why the backup doesn't either.
+        cleared: as in `Rehearsed`.
     """
 
     problem: str | None = None
     restore_problem: str | None = None
+    cleared: bool = False
 
 
 def _catalog(copy: Copy, connection: Connection[Any]) -> Catalog:
-    """What the copy came to, as the database would call it: a range type's constructors belong to the bootstrap
-    superuser, whoever makes the type (PostgreSQL's source, makeRangeConstructors), and that has another name here."""
+    """What the copy came to, as the database would call it."""
     found = copy.whole(application_catalog(connection).without_extensions(copy.room.brought))
-    here = _bootstrap(connection)
+    return _as_there(found, _bootstrap(connection), copy.bootstrap)
+
+
+def _as_there(catalog: Catalog, here: str, there: str) -> Catalog:
+    """A copy's catalog as the database would call it: a range type's constructors belong to the bootstrap superuser,
+    whoever makes the type (PostgreSQL's source, makeRangeConstructors), and that has another name here."""
 
     def called(item: CatalogObject) -> CatalogObject:
-        return replace(item, attributes=json.loads(json.dumps(dict(item.attributes)).replace(here, copy.bootstrap)))
+        return replace(item, attributes=json.loads(json.dumps(dict(item.attributes)).replace(here, there)))
 
-    return Catalog({key: called(item) for key, item in found.objects.items()})
+    return Catalog({key: called(item) for key, item in catalog.objects.items()})
 
 
 def _bootstrap(connection: Connection[Any]) -> str:
@@ -330,8 +341,8 @@ def _go_back(
         problem = f"after {reverted.strategy.lower()}, it is {reverted.verification.describe()}"
         return _Went(problem, problem if backup is not None else None)
     if reverted.strategy is Strategy.RESTORE and wanted is not Strategy.RESTORE:
-        return _Went(f"{wanted.lower()} alone doesn't lead back, the backup does")
-    return _Went()
+        return _Went(f"{wanted.lower()} alone doesn't lead back, the backup does", cleared=reverted.cleared)
+    return _Went(cleared=reverted.cleared)
 
 
 class _Locks:

@@ -35,7 +35,7 @@ from medianest_operator.migrations.rollback.lockout import (
 from medianest_operator.migrations.rollback.recovery import Recovery, RunEnd
 from medianest_operator.migrations.rollback.rollback import STOPPED, reverted_where_it_fails
 from medianest_operator.migrations.run import session
-from medianest_operator.migrations.run.admission import admit, check_restorable, lint_files, possible, unrehearsed
+from medianest_operator.migrations.run.admission import admit, check_restorable, lint_files, plan, possible, unrehearsed
 from medianest_operator.migrations.run.apply import Application, Failure
 from medianest_operator.migrations.run.checks import (
     check_destruction,
@@ -47,7 +47,7 @@ from medianest_operator.migrations.run.checks import (
 )
 from medianest_operator.migrations.run.evidence import Evidence, application_catalog
 from medianest_operator.migrations.run.options import Workbench
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, plan_revert
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
 from medianest_operator.migrations.run.preparation import Preparation
 from medianest_operator.migrations.run.records import DatabaseRights, Records
 from medianest_operator.migrations.run.rehearsal import Rehearsed
@@ -272,10 +272,11 @@ class MigrationRun:
             why = f"the rollback by {way} doesn't lead back on a copy ({problem})"
             opened = replace(opened, revert=possible(work, RevertPlan(Strategy.RESTORE, True, why)))
         elif not work.rehearsal.data:
-            safer = plan_revert(opened.parts, before.catalog, with_rows=False)
+            safer = plan(work, opened.parts, before.catalog, with_rows=False)
             opened = replace(opened, revert=possible(work, safer))
         # What this role can't read is in no copy, and so in no rehearsal; a copy without data restores no backup.
-        check_restorable(work.connection, () if work.rehearsal.data else opened.parts, opened.revert)
+        parts = opened.parts if rehearsed.cleared or not work.rehearsal.data else ()
+        check_restorable(work.connection, parts, opened.revert, whole=rehearsed.cleared)
         return _prepared(opened, before, rehearsed if work.rehearsal.data else None)
 
     def _lock_out(self, prepared: Prepared) -> Ready:
@@ -366,7 +367,8 @@ class MigrationRun:
         work = self._work
         reached = application_catalog(work.connection)
         check_destruction(ready.holders, read_holders(work.connection), work.options)
-        if ready.rehearsed is None or ready.entry.lockout is not None:
+        unseen = ready.rehearsed is None and any(part.may_do_anything for part in ready.parts)
+        if unseen or ready.entry.lockout is not None:
             # On the copy it would have been seen; here the application may have emptied one.
             check_emptied(work.connection, ready.before.rows, work.options)
         check_indexes(ready.before.catalog, reached, named_indexes(ready.parts))
