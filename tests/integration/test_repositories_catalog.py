@@ -104,7 +104,7 @@ class TestDamage:
             ("empty manifest", State.DAMAGED, "the manifest can't be read"),
             ("cut manifest", State.DAMAGED, "the manifest can't be read"),
             ("another's manifest", State.DAMAGED, "the manifest is that of another backup"),
-            ("newer manifest", State.DAMAGED, "of a newer version of the operator"),
+            ("newer manifest", State.NEWER, "of a newer version of the operator"),
             ("no data", State.DAMAGED, "data.dump is missing"),
             ("cut data", State.DAMAGED, "bytes, and had"),
             ("longer data", State.DAMAGED, "bytes, and had"),
@@ -138,7 +138,8 @@ class TestDamage:
         assert (backup.state, words in backup.reason) == (state, True), backup.reason
         catalog = Catalog.read(repository, ORIGIN)
         assert catalog.choose("latest").place == good
-        with pytest.raises(CatalogError, match="is no backup" if state is State.INCOMPLETE else "is damaged"):
+        why = {State.INCOMPLETE: "is no backup", State.DAMAGED: "is damaged", State.NEWER: "by this version"}
+        with pytest.raises(CatalogError, match=why[state]):
             catalog.choose(place.id)
 
     @pytest.mark.parametrize("tenth", range(10))
@@ -161,7 +162,12 @@ class TestCleanup:
             Place(origin, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC)))
             for origin in (ORIGIN, ORIGIN, OTHER)
         )
-        left = [abandoned.file("data.dump"), abandoned.file("data.sql.gz#1"), whole.file("writing-abcdefgh.json")]
+        left = [
+            abandoned.file("data.dump"),
+            abandoned.file("data.sql.gz#1"),
+            abandoned.file("writing-abcdefgh.json"),
+            whole.file("writing-abcdefgh.json"),
+        ]
         kept = [
             f"{abandoned.folder}/notes.txt",
             strange.file("data.dump"),
@@ -186,6 +192,40 @@ class TestCleanup:
         age_files(tmp_path, [place.file("data.dump")], timedelta(hours=5))
         assert cleanup(repository, ORIGIN) == []
         assert one(repository, place).reason == "being written"
+
+    def test_a_copy_that_comes_back_with_its_manifest_last_is_left_alone(self, tmp_path: Path) -> None:
+        """As rclone and `cp -a` bring it: the files' times are those of the original."""
+        repository = open_folder(tmp_path)
+        place, _ = back_up([repository])
+        manifest = b"".join(repository.read(place.file("manifest.json")))
+        repository.delete(place.file("manifest.json"))
+        age_files(tmp_path, [item.path for item in repository.list(place.folder)], timedelta(days=40))
+        back_up([repository])
+        assert cleanup(repository, ORIGIN) == []
+        repository.write(place.file("manifest.json"), [manifest])
+        assert one(repository, place).state is State.COMPLETE
+
+    def test_the_rest_of_a_removal_goes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cut off once the manifest was gone."""
+        repository = open_folder(tmp_path)
+        place, _ = back_up([repository])
+        delete, deleted = repository.delete, list[str]()
+
+        def cut_off(path: str) -> None:
+            if deleted:
+                raise KeyboardInterrupt
+            deleted.append(path)
+            delete(path)
+
+        monkeypatch.setattr(repository, "delete", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            remove(repository, place)
+        monkeypatch.undo()
+        assert deleted == [place.file("manifest.json")]
+        age_files(tmp_path, [item.path for item in repository.list(place.folder)], timedelta(hours=2))
+        back_up([repository])
+        cleanup(repository, ORIGIN)
+        assert repository.list(place.folder) == []
 
     def test_a_reader_that_was_killed_holds_nothing_off_for_longer_than_a_day(self, tmp_path: Path) -> None:
         repository = open_folder(tmp_path)

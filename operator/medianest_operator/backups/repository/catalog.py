@@ -15,7 +15,13 @@ from typing import Any
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.client import NotThereError, Repository, RepositoryError, StoredObject
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.repository.manifest import LARGEST, Manifest, ManifestError, Verification
+from medianest_operator.backups.repository.manifest import (
+    LARGEST,
+    Manifest,
+    ManifestError,
+    NewerFormatError,
+    Verification,
+)
 from medianest_operator.backups.repository.store import ABANDONED, READ_AT_MOST
 from medianest_operator.timestamps import stamp, stamp_now
 
@@ -37,7 +43,9 @@ class State(StrEnum):
     INCOMPLETE = "Incomplete"
     """Without a manifest: being written, or left over. It is no backup."""
     DAMAGED = "Damaged"
-    """With a manifest that isn't true."""
+    """With a manifest that can't be read, or that isn't true. What is left of it may still be of use to a person."""
+    NEWER = "Newer"
+    """Of a newer version of the operator, which alone can read it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Backup:
         repository: its name.
         place: where it lies.
         state: whether it is one.
-        reason: what is damaged.
+        reason: what is damaged, or which format it has.
         manifest: of a complete one, and of a damaged one whose manifest can be read.
         verification: what its newest restore showed, if there was any.
         read: somebody reads it at the moment.
@@ -159,7 +167,9 @@ class Catalog:
             fitting = [
                 backup
                 for backup in self.backups
-                if (backup.is_verified if which == LATEST_VERIFIED else backup.is_good) and _has(backup, needs)
+                if (backup.is_verified if which == LATEST_VERIFIED else backup.is_good)
+                and backup.tier is not Tier.REPLACED
+                and _has(backup, needs)
             ]
             if not fitting:
                 kind = "verified backup" if which == LATEST_VERIFIED else "backup"
@@ -172,6 +182,8 @@ class Catalog:
             raise CatalogError(f"{where}: {which} is no backup: it has no manifest, so it never was complete")
         if found.state is State.DAMAGED:
             raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}")
+        if found.state is State.NEWER:
+            raise CatalogError(f"{where}: the backup {which} can't be read by this version: {found.reason}")
         if not _has(found, needs):
             raise CatalogError(f"{where}: the backup {which} has no file of the format {needs}")
         return found
@@ -188,14 +200,14 @@ class Catalog:
             "bytes": sum(backup.bytes for backup in complete),
             "tiers": tiers,
         }
-        verified = [backup for backup in complete if backup.is_verified]
+        verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]
         if verified and (verification := verified[-1].verification) is not None:
             summary["lastVerified"] = {
                 "backup": verified[-1].id,
                 "at": stamp(verification.at),
                 "seconds": verification.seconds,
             }
-        for state in (State.INCOMPLETE, State.DAMAGED):
+        for state in (State.INCOMPLETE, State.DAMAGED, State.NEWER):
             count = sum(backup.state is state for backup in self.backups)
             if count:
                 summary[state.lower()] = count
@@ -251,7 +263,8 @@ def write_verification(repository: Repository, backup: Backup | Place, verificat
 def remove(repository: Repository, backup: Backup | Place) -> list[str]:
     """Remove a backup, unless somebody has begun to read it; returns the paths that are gone.
 
-    The manifest goes first: from then on there is no such backup, whatever else can't be removed.
+    The manifest goes first: from then on there is no such backup, whatever else can't be removed. A mark that is there
+    before it, and goes last, tells the rest of a removal from a copy whose manifest is still to come.
 
     Raises:
         RepositoryError: something of it can't be removed.
@@ -262,8 +275,13 @@ def remove(repository: Repository, backup: Backup | Place) -> list[str]:
     if any(name.startswith(layout.READING) for name in names):
         return []
     ordered = sorted(names, key=lambda name: (name != layout.MANIFEST, name))
+    mark = place.file(f"{layout.WRITING}{layout.token()}{layout.token()}.json")
+    # A repository that is full takes no mark, and is all the more to be freed.
+    with suppress(RepositoryError):
+        repository.write(mark, [json.dumps({"at": stamp_now()}).encode()])
     for name in ordered:
         repository.delete(names[name].path)
+    repository.delete(mark)
     return [names[name].path for name in ordered]
 
 
@@ -298,7 +316,8 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
     except NotThereError:
         return None
     except ManifestError as error:
-        return Backup(**common, state=State.DAMAGED, reason=str(error))
+        state = State.NEWER if isinstance(error.__cause__, NewerFormatError) else State.DAMAGED
+        return Backup(**common, state=state, reason=str(error))
     common |= {"manifest": manifest, "verification": _verification(repository, files.get(layout.VERIFICATION))}
     for file in manifest.files:
         stored = files.get(file.name)

@@ -45,6 +45,9 @@ class Tier(StrEnum):
     MONTHLY = "monthly"
     ON_DEMAND = "on-demand"
     PRE_MIGRATION = "pre-migration"
+    REPLACED = "replaced"
+    """The last one of a database that a restore has replaced: of what came after the restored backup and before the
+    restore. It is no state of the present database's, and so is never the latest."""
 
 
 PRE_MIGRATION_KEPT = 3

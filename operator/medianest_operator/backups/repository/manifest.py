@@ -5,6 +5,7 @@ Neither holds data, secrets or passwords, and neither is encrypted: what a repos
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,10 @@ class ManifestError(ValueError):
     """A document in a repository is not what it should be; the text says how."""
 
 
+class NewerFormatError(ManifestError):
+    """A newer version of the operator wrote it, and may have meant something that this one doesn't know."""
+
+
 class _Document(BaseModel):
     # A later version may say more; what it says must not make an older one blind.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,7 +52,18 @@ class _Document(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ManifestError(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
+            kind = NewerFormatError if _format_of(text) > FORMAT_VERSION else ManifestError
+            raise kind(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
+
+
+def _format_of(text: bytes) -> int:
+    """The format that a document says it has, whatever else it says; 0 where it says none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    found = document.get("format_version") if isinstance(document, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 class File(_Document):

@@ -1,8 +1,9 @@
 """Which backups may go. Pure: what there is and what time it is goes in, what to remove and why comes out.
 
 Never removed, however old: the newest complete backup of a tier; the newest one that a restore has shown to be good;
-one that is being read; one from the future; anything that isn't a backup of ours. And never more than two of a tier at
-once, so that a clock that jumps ahead costs little.
+one that can't be read, which may be whole all the same (a file that isn't wholly there yet, an operator that was rolled
+back); one that is being read; one from the future; anything that isn't a backup of ours. And never more than two of a
+tier at once, so that a clock that jumps ahead costs little.
 """
 
 from __future__ import annotations
@@ -53,14 +54,16 @@ def plan(
     """
     removals = []
     for of_origin in _grouped(backups, lambda backup: backup.place.origin):
-        spared = set(but) | set(_ids(of_origin, lambda backup: backup.is_verified)[-1:])
+        verified = _ids(of_origin, lambda backup: backup.is_verified and backup.tier is not Tier.REPLACED)
+        spared = set(but) | set(verified[-1:])
         for of_tier in _grouped(of_origin, lambda backup: backup.tier):
             tier = of_tier[0].tier
             count = (newest or {}).get(tier, 0)
             good = _ids(of_tier, lambda backup: backup.is_good)
             # Where restores have failed of all there are, the newest is still better than none.
-            last = good or _ids(of_tier, lambda backup: backup.state is State.COMPLETE)
-            staying = spared | set(last[-max(count, 1) :])
+            last = good or [backup.id for backup in of_tier]
+            # That of a replaced database stands for no other: its time is all that it has.
+            staying = spared | set(() if tier is Tier.REPLACED else last[-max(count, 1) :])
             due = [
                 Removal(backup, why)
                 for backup in of_tier
@@ -93,9 +96,9 @@ def _ids(backups: Sequence[Backup], fits: Callable[[Backup], bool]) -> list[str]
 
 
 def _grouped(backups: Sequence[Backup], key: Callable[[Backup], Any]) -> list[list[Backup]]:
-    """The backups by what they have in common, each group by id; attempts without a manifest aren't in any."""
+    """The backups by what they have in common, each group by id; what isn't known to be one isn't in any."""
     groups: dict[Any, list[Backup]] = defaultdict(list)
     for backup in sorted(backups, key=lambda backup: backup.id):
-        if backup.state is not State.INCOMPLETE:
+        if backup.state is State.COMPLETE:
             groups[key(backup)].append(backup)
     return [groups[name] for name in sorted(groups)]

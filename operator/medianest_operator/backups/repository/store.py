@@ -318,8 +318,9 @@ class Upload:
 def cleanup(repository: Repository, origin: Origin) -> list[str]:
     """Remove what broken attempts have left of a database's backups; returns the paths that are gone.
 
-    That is what has no manifest, and what a killed program was writing, where nothing was written beside it for an
-    hour before the newest object; and the marks of writers and readers that are gone. The times are the repository's
+    That is what a killed program was writing or removing, by its mark, where nothing was written beside it for an hour
+    before the newest object; and the marks of writers and readers that are gone. What has neither a manifest nor such a
+    mark is nobody's attempt: somebody may be copying a backup in, its manifest last. The times are the repository's
     own: a clock that is wrong here does no harm.
 
     Raises:
@@ -349,7 +350,7 @@ def _left_over(objects: Sequence[StoredObject], newest: datetime) -> set[str]:
     doomed = set()
     for files in folders.values():
         age = newest - max(item.modified for item in files.values())
-        if layout.MANIFEST not in files:
+        if layout.MANIFEST not in files and any(name.startswith(layout.WRITING) for name in files):
             doomed |= {item.path for item in files.values()} if age > ABANDONED else set()
             continue
         for name, item in files.items():
