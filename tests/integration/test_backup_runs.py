@@ -387,6 +387,18 @@ def test_backups_of_two_databases_of_one_name_are_kept_apart(bench: Bench, targe
     assert contents(target) == contents(bench.source)
 
 
+def test_drill_after_a_recovery_under_the_same_name_takes_the_newest(bench: Bench) -> None:
+    """Two systems of one name: what was lost, and what came in its place."""
+    assert bench.backup().code == 0
+    with running_server() as other:
+        add_backup_role(other)
+        run = bench.start("backup", *bench.places, *WHOSE, "--tier", "daily", database=other.create_database())
+        newest = run.end().result["backup"]
+    answer = bench.verify()
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert answer.result["backup"] == newest
+
+
 def test_the_manifest_tells_no_secret(bench: Bench) -> None:
     bench.source.execute("ALTER ROLE medianest_app PASSWORD 'hunter2hunter2'")
     assert bench.backup().code == 0

@@ -67,6 +67,12 @@ def look(repositories: Sequence[Repository], wanted: Wanted, report: Callable[[s
     return found
 
 
+def of_newest(found: Found) -> Found:
+    """The same of one database: of several of a name, as after a disaster recovery, that with the newest backup."""
+    newest = max((backup.id, backup.place.origin) for catalog in found.catalogs for backup in catalog.backups)[1]
+    return Found([catalog.of(newest) for catalog in found.catalogs], found.failures, found.transient)
+
+
 def choose(found: Found, which: str, needs: Format = Format.CUSTOM) -> list[tuple[Repository, Backup]]:
     """The backup that is meant, in all repositories that have it.
 

@@ -15,9 +15,15 @@ import psycopg
 from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.logical.copying import Copied, copy_archive
 from medianest_operator.backups.logical.dump import DumpError
-from medianest_operator.backups.logical.finding import Wanted, choose, look
+from medianest_operator.backups.logical.finding import Wanted, choose, look, of_newest
 from medianest_operator.backups.logical.restore import check_version
-from medianest_operator.backups.repository.catalog import Backup, Catalog, write_verification
+from medianest_operator.backups.repository.catalog import (
+    LATEST,
+    LATEST_VERIFIED,
+    Backup,
+    Catalog,
+    write_verification,
+)
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.manifest import Manifest, Verification
 from medianest_operator.backups.repository.store import DamagedError, fetch
@@ -120,6 +126,10 @@ class VerifyRun:
         found = look(self._repositories, self._options.wanted, self._report)
         for catalog in found.catalogs:
             self._more.setdefault("catalog", {})[catalog.repository.name] = catalog.summary()
+        wanted = self._options.wanted
+        if wanted.namespace and wanted.name and self._options.which in (LATEST, LATEST_VERIFIED) and found.origins():
+            # A drill replaces nothing: it needn't be told which system of this name is meant.
+            found = of_newest(found)
         places = choose(found, self._options.which)
         repository, backup = _least_verified(places)
         self._more |= {"backup": backup.id, "repository": repository.name}
