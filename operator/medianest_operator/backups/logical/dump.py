@@ -120,6 +120,8 @@ def describe(environment: Mapping[str, str], without: Sequence[tuple[str, str]],
         *(f"--exclude-schema={naming.JOURNAL_SCHEMA}", f"--dbname={KEEPALIVE}"),
         *(f"--exclude-table={pattern(*name)}" for name in without),
     ]
+    # Constants of the type timestamptz are spelled in the session's zone, whatever that is set to meanwhile.
+    environment = {**environment, "PGTZ": "UTC"}
     with _Program("pg_dump", arguments, environment, stdout=subprocess.PIPE, inherit=inherit) as program:
         return b"".join(program.output()).decode("utf-8", "backslashreplace")
 
