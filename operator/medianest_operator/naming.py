@@ -75,6 +75,8 @@ ANNOTATION_REQUEST: Final = f"{GROUP}/request"
 """On a restore Job: which request it is for."""
 ANNOTATION_TRY: Final = f"{GROUP}/try"
 """On a restore Job: how many went before it for the same request."""
+ANNOTATION_REPLACED: Final = f"{GROUP}/replaced"
+"""On the Job that backs up a database which a restore has replaced: that database's name."""
 PATRONI_STATUS_ANNOTATION: Final = "status"
 """The annotation in which a Patroni member tells its state (patroni.dcs.kubernetes)."""
 PATRONI_SYNC_ANNOTATION: Final = "sync_standby"
@@ -290,6 +292,10 @@ class Names:
 
     def restore_job(self, digest: str) -> str:
         return f"{self.database}-restore-{digest[:8]}"
+
+    def replaced_job(self, digest: str) -> str:
+        """The Job that backs up a database which a restore has replaced."""
+        return f"{self.database}-replaced-{digest[:8]}"
 
     def volume_job(self, digest: str) -> str:
         """The Job that reads one volume."""

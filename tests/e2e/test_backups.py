@@ -74,18 +74,10 @@ def test_large_database_goes_into_both_places_and_comes_back(kube: Kube) -> None
     kube.wait_ready("db")
     assert account(kube, "db-0") == before
     told = kube.get(KIND, "db")["status"]["restore"]  # type: ignore[index]
-    # What was there before the restore is kept, whole and closed, until there is another backup.
+    # What was there before the restore is kept, whole and closed.
     kept = told["keptDatabase"]
     closed = kube.sql("db-0", f"SELECT datallowconn FROM pg_database WHERE datname = '{kept}'", "postgres")
     assert closed == "f"
-    ask(kube, "after", repositories=["volume"])
-    wait_over(kube, "after", seconds=600)
-
-    def gone(current: Manifest | None) -> bool:
-        return "keptDatabase" not in (current or {})["status"]["restore"]
-
-    kube.wait(KIND, "db", gone, "rid of the old database")
-    assert kube.sql("db-0", f"SELECT count(*) FROM pg_database WHERE datname = '{kept}'", "postgres") == "0"
 
 
 def test_backup_is_taken_once_told_and_never_again(kube: Kube) -> None:
@@ -232,6 +224,60 @@ def test_restore_that_can_not_be_changes_nothing(kube: Kube) -> None:
     assert kube.all("Job") == []
     kube.patch("db", {"restore": None})
     kube.wait_ready("db")
+
+
+def test_replaced_database_is_kept_and_backed_up_before_it_goes(kube: Kube) -> None:
+    """It alone has what was written between the backup and the restore."""
+    people(kube)
+    ask(kube, "before")
+    wait_over(kube, "before")
+    kube.sql("db-0", "UPDATE users SET name = 'written later'")
+    kube.patch("db", {"restore": {"requestId": "1"}})
+    kube.wait(KIND, "db", restored("1", "Done"), "restored")
+    kube.wait_ready("db")
+    later = "SELECT count(*) FROM users WHERE name = 'written later'"
+    assert kube.sql("db-0", later) == "0"
+    told = kube.get(KIND, "db")["status"]["restore"]  # type: ignore[index]
+    there = f"SELECT count(*) FROM pg_database WHERE datname = '{told['keptDatabase']}'"
+    for name in ("after", "again"):
+        ask(kube, name, verify=True)
+        wait_over(kube, name)
+    assert kube.sql("db-0", there, "postgres") == "1"
+
+    # Its time is over.
+    aged = 'UPDATE medianest_operator.database_marks SET mark = mark || \'{"at": "2026-01-01T00:00:00Z"}\''
+    kube.sql("db-0", f"{aged} WHERE mark->>'role' = 'kept'", "postgres")
+    kube.wait_event("db", "ReplacedDropped", seconds=240)
+    assert kube.sql("db-0", there, "postgres") == "0"
+    [message] = [text for reason, text in kube.events("db") if reason == "ReplacedDropped"]
+    print(message)
+    backup = message.partition("Backup ")[2].split(" ")[0]
+    assert "-replaced" in backup
+
+    # It is nobody's latest backup; by its id its rows come back.
+    kube.patch("db", {"restore": {"requestId": "2", "backup": "latest"}})
+    kube.wait(KIND, "db", restored("2", "Done"), "restored")
+    assert kube.sql("db-0", later) == "0"
+    kube.patch("db", {"restore": {"requestId": "3", "backup": backup}})
+    kube.wait(KIND, "db", restored("3", "Done"), "restored")
+    assert kube.sql("db-0", later) == "2"
+
+
+def test_restore_whose_pod_is_deleted_begins_again(kube: Kube) -> None:
+    """Another pod of the same Job would find what the first one had filled, and give up for good."""
+    people(kube)
+    before = account(kube, "db-0")
+    ask(kube, "before")
+    wait_over(kube, "before")
+    kube.sql("db-0", "DELETE FROM media_requests")
+    kube.patch("db", {"restore": {"requestId": "1"}})
+    pods = ("pod", "-l", "app.kubernetes.io/component=restore")
+    kube.kubectl("wait", "--for=create", *pods, "--timeout=60s")
+    kube.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].started}", *pods, "--timeout=60s", check=False)
+    kube.kubectl("delete", *pods, "--grace-period=1", "--wait=false")
+    kube.wait(KIND, "db", restored("1", "Done"), "restored", 300)
+    kube.wait_ready("db")
+    assert account(kube, "db-0") == before
 
 
 def test_import_from_a_running_server(kube: Kube) -> None:

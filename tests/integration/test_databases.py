@@ -111,6 +111,36 @@ async def test_swap_that_was_cut_off_goes_on(admin: Connection, live: Database) 
     assert candidate.name not in found
 
 
+async def test_swap_that_can_not_be_leaves_the_live_database_open(admin: Connection, live: Database) -> None:
+    """What is prepared keeps a database from being renamed, and no session of it can be ended."""
+    candidate = await candidate_for(admin, live)
+    with live.connect("medianest_app") as application:
+        application.execute("BEGIN; INSERT INTO writes VALUES (1)")
+        application.execute(f"PREPARE TRANSACTION '{live.name}'")
+    try:
+        assert f"'{live.name}' (prepared 00:00:0" in (await databases.prepared(admin, live.name) or "")
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            await databases.swap_in(admin, candidate.name, live.name, LIVE, (f"{live.name}_old", KEPT))
+        assert live.execute("SELECT count(*) FROM writes", user="medianest_app") == [(0,)]
+    finally:
+        await databases.allow_connections(admin, live.name)
+        live.execute(f"COMMIT PREPARED '{live.name}'")
+    assert await databases.prepared(admin, live.name) is None
+    await databases.swap_in(admin, candidate.name, live.name, LIVE, (f"{live.name}_old", KEPT))
+
+
+async def test_replaced_database_is_opened_to_one_role_alone(admin: Connection, live: Database) -> None:
+    spec = DatabaseSpec.model_validate({"database": {"name": live.name}})
+    await roles.reconcile_roles(admin, _logins(spec))
+    await roles.ensure_connect(admin, spec, live.name)
+    await admin.execute(f"ALTER DATABASE {live.name} ALLOW_CONNECTIONS false".encode())
+    await databases.open_to(admin, live.name, "medianest_backup")
+    assert live.execute("SELECT count(*) FROM writes", user="medianest_backup") == [(0,)]
+    for login in ("medianest_app", "medianest_migrator", "medianest_readonly"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            live.execute("SELECT 1", user=login)
+
+
 async def test_first_database_comes_in_without_an_old_one(admin: Connection, live: Database) -> None:
     candidate = await candidate_for(admin, live)
     await databases.drop(admin, live.name)

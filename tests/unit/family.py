@@ -137,6 +137,9 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         *repositories.claims(names, spec, owner),
         *backup_jobs.cron_jobs(names, spec, IMAGE, owner),
         backup_jobs.on_demand_job(names, spec, ASKED, ASKED_AT, "89abcdef01234567", IMAGE, owner),
+        backup_jobs.replaced_job(
+            names, spec, "medianest_old", "2026-02-01T00:00:00Z", "db-replaced-01234567", IMAGE, owner
+        ),
         backup_jobs.restore_job(
             names,
             spec,

@@ -307,6 +307,9 @@ class Backup(ApiModel):
     """The Jobs' service account, for repositories that know it by workload identity."""
     suspend: bool = False
     """No Job starts on a schedule while true."""
+    keep_replaced: Days = "7d"
+    """How long a database stays, closed, that a restore in place has replaced. Then it is backed up once more, for 30
+    days, and dropped; where no repository takes that backup, it stays."""
 
     def repository(self, name: str) -> Repository | None:
         """The repository of this name; None where there is none."""

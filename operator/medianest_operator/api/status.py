@@ -252,7 +252,7 @@ class Restored(ApiModel):
     differences: list[str] = []
     """What an import differs in from the migrations' schema, in words."""
     kept_database: str | None = None
-    """The database that was replaced; it goes with the next successful backup."""
+    """The database that was replaced. It stays for spec.backup.keepReplaced, then it is backed up and dropped."""
     finished_at: str | None = None
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, LiteralString
 
@@ -45,7 +45,7 @@ class Mark:
         role: a candidate is being filled; the live one came in by a request; a kept one was replaced.
         request: the request's id.
         at: when it took this role, in UTC.
-        backup: which backup it was filled from.
+        backup: which backup it was filled from, where it is the live one.
     """
 
     role: Role
@@ -189,6 +189,44 @@ async def system_identifier(connection: Connection) -> str:
     return str(found)
 
 
+_PREPARED: LiteralString = """
+SELECT quote_literal(gid), date_trunc('second', clock_timestamp() - prepared)::text
+  FROM pg_prepared_xacts WHERE database = %s ORDER BY prepared LIMIT 1
+"""
+
+
+async def prepared(connection: Connection, name: str) -> str | None:
+    """A prepared transaction of a database, with its age: it can be neither ended from outside nor renamed around."""
+    row = await (await connection.execute(_PREPARED, [name])).fetchone()
+    return f"{row[0]} (prepared {row[1]} ago)" if row else None
+
+
+async def now(connection: Connection) -> datetime:
+    """The server's own time, in UTC: what marks are compared with, wherever the operator runs."""
+    (found,) = await only_async(await connection.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'"))
+    return datetime.fromisoformat(str(found)).replace(tzinfo=UTC)
+
+
+_GRANTEES: LiteralString = """
+SELECT DISTINCT CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END
+  FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
+ WHERE d.datname = %s
+"""
+
+
+async def open_to(connection: Connection, name: str, role: str) -> None:
+    """Let one role into a database, and nobody else but superusers."""
+    database = sql.Identifier(name)
+    cursor = await connection.execute(_GRANTEES, [name])
+    grantees = [row[0] for row in await cursor.fetchall()]
+    async with connection.transaction():
+        for grantee in grantees:
+            whom = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
+            await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(database, whom))
+        await connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(role)))
+        await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database))
+
+
 async def drop(connection: Connection, name: str) -> None:
     """Remove a database, and whoever is connected to it."""
     async with _patient(connection):
@@ -206,24 +244,31 @@ async def swap_in(
     """Give a candidate the live database's name, and the live one the name `kept`: both renames are one transaction.
 
     From the moment on that the live database closes no write is acknowledged there, so none is lost unseen: the old one
-    stays whole, and stays closed.
+    stays whole, and stays closed. Where the swap fails, the live one is opened again.
 
     Raises:
-        TimeoutError: sessions didn't end; the live database is closed, and the next call goes on from there.
-        psycopg.Error: as the server says.
+        TimeoutError: sessions didn't end.
+        psycopg.Error: as the server says, for instance that a prepared transaction keeps the live one from being
+            renamed.
     """
     await _ensure_marks(connection)
     async with _patient(connection):
-        if kept is not None:
-            await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(live)))
-        await _end_sessions(connection, [candidate, live])
-        async with connection.transaction():
+        try:
             if kept is not None:
-                await _copy_settings(connection, live, candidate)
-                await connection.execute(_rename(live, kept[0]))
-                await _remember(connection, *kept)
-            await connection.execute(_rename(candidate, live))
-            await _remember(connection, live, mark)
+                closing = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(live))
+                await connection.execute(closing)
+            await _end_sessions(connection, [candidate, live])
+            async with connection.transaction():
+                if kept is not None:
+                    await _copy_settings(connection, live, candidate)
+                    await connection.execute(_rename(live, kept[0]))
+                    await _remember(connection, *kept)
+                await connection.execute(_rename(candidate, live))
+                await _remember(connection, live, mark)
+        except BaseException:
+            if kept is not None and not connection.broken and not connection.closed:
+                await allow_connections(connection, live)
+            raise
 
 
 def _rename(name: str, to: str) -> sql.Composed:

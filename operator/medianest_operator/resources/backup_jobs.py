@@ -196,7 +196,29 @@ def restore_job(
     )  # fmt: skip
     return manifest(
         JOB, names, names.restore_job(digest), owner,
-        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=job,
+        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=_once(job),
+    )  # fmt: skip
+
+
+def replaced_job(
+    names: Names, spec: DatabaseSpec, database: str, until: str, name: str, image: str, owner: Mapping[str, Any]
+) -> Manifest:
+    """The Job that backs up a database which a restore has replaced, before it is dropped.
+
+    Args:
+        database: its name by now.
+        until: how long the backup is kept, in RFC 3339.
+    """
+    arguments = ["backup", "--tier", "replaced", "--keep-until", until]
+    for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+        arguments += ["--recipient", recipient]
+    job = _job(
+        names, spec, image, logins.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_RESTORE, arguments,
+        spec.backup.repositories, target=database,
+    )  # fmt: skip
+    return manifest(
+        JOB, names, name, owner,
+        component=naming.COMPONENT_RESTORE, annotations={naming.ANNOTATION_REPLACED: database}, spec=job,
     )  # fmt: skip
 
 
@@ -222,8 +244,15 @@ def import_job(
     )  # fmt: skip
     return manifest(
         JOB, names, names.restore_job(digest), owner,
-        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=job,
+        component=naming.COMPONENT_RESTORE, annotations=annotations, spec=_once(job),
     )  # fmt: skip
+
+
+def _once(job: Manifest) -> Manifest:
+    """Of one pod alone: another one would find what this one has filled so far. The operator tries again, with an empty
+    database and another Job."""
+    rules = [rule for rule in job["podFailurePolicy"]["rules"] if rule["action"] != "Ignore"]
+    return job | {"backoffLimit": 0, "podFailurePolicy": {"rules": rules}}
 
 
 def _job(

@@ -1,17 +1,15 @@
 """The application's database comes to be: empty, from a backup, or from another server; or anew, by a restore in place.
 
 What comes from elsewhere is filled into a candidate beside the live database, verified there by the Job that fills it,
-and takes the live one's name; the one that it replaces is kept until a later backup has succeeded. Each run begins
+and takes the live one's name; the one that it replaces is kept for a time (`replaced`). Each run begins
 with what the server holds (`postgres.databases`), so that an operator that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import timedelta
+from typing import Final
 
 import pydantic
 
@@ -24,14 +22,16 @@ from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import databases, logins, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
-from medianest_operator.postgres.sessions import Connection, Unreachable
+from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backups.replaced import Replaced, is_of_replaced
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.instances.servers import SOON, Servers
 from medianest_operator.resources.backup_jobs import import_job, restore_job
-from medianest_operator.timestamps import stamp_now
+from medianest_operator.results.backup import Reason as BackupReason
+from medianest_operator.timestamps import stamp, stamp_now
 
 BOOTSTRAP: Final = "bootstrap"
 RESTORING, DONE, FAILED, SKIPPED = "Restoring", "Done", "Failed", "Skipped"
@@ -171,13 +171,17 @@ class _Restore:
         self._found = found
         self._may_cut_over = may_cut_over
         self._name = run.spec.database.name
-        self._attempts = [Attempt(run, job) for job in run.restore_jobs]
+        self._attempts = [item for job in run.restore_jobs if not is_of_replaced(item := Attempt(run, job))]
         self._known = _known(run)
 
     async def reconcile(self) -> Restores:
         live = self._found.get(self._name)
         request = self._request(live)
-        await self._clear(request)
+        told = tuple(await self._clear(request))
+        state = await self._bring_in(request, live)
+        return replace(state, events=(*told, *state.events)) if told else state
+
+    async def _bring_in(self, request: Request | None, live: LiveDatabase | None) -> Restores:
         if request is not None:
             return await self._follow(request, live)
         if live is None:
@@ -258,7 +262,9 @@ class _Restore:
             return await self._cut_over(request, live, attempt)
         fallback = "lost its node" if attempt.is_stranded else "failed without a result"
         message = str(result.get("message") or f"Job {attempt.name} {fallback}.")
-        if result.get("outcome") == "Failed" or len(tries) >= _TRIES:
+        # What an earlier pod of the same Job has left behind is no fault of the backup's.
+        final = result.get("outcome") == "Failed" and result.get("reason") != BackupReason.TARGET_NOT_EMPTY
+        if final or len(tries) >= _TRIES:
             if self._candidate(request) in self._found:
                 await databases.drop(self._connection, self._candidate(request))
             again = (
@@ -347,7 +353,13 @@ class _Restore:
         if not self._may_cut_over:
             message = "Restored and verified; waiting for a migration to end."
             return self._report(request, live, RESTORING, message, attempt)
-        now = stamp_now()
+        if prepared := await databases.prepared(self._connection, self._name):
+            message = (
+                f"Restored and verified; waiting for the prepared transaction {prepared}, which nobody but its own"
+                " COMMIT PREPARED or ROLLBACK PREPARED ends."
+            )
+            return self._report(request, live, RESTORING, message, attempt)
+        now = stamp(await databases.now(self._connection))
         backup = result.get("backup")
         asked = run.spec.restore.request_id if request.id == BOOTSTRAP and run.spec.restore else request.id
         mark = Mark(Role.LIVE, asked, now, backup)
@@ -359,7 +371,12 @@ class _Restore:
             run.services.memory.drop(run.key, topic)
         self._found[self._name] = LiveDatabase(self._name, True, mark)
         word = "Imported" if isinstance(request.source, Import) else "Restored"
-        tail = f" The database that it replaced is kept as {kept[0]} until the next successful backup." if kept else ""
+        tail = (
+            f" The database that it replaced is kept as {kept[0]} for {run.spec.backup.keep_replaced}"
+            " (spec.backup.keepReplaced), then backed up and dropped."
+            if kept
+            else ""
+        )
         event = Announcement(word, f"{result.get('message', word)}{tail}")
         message = str(result.get("message", ""))
         state = self._report(
@@ -402,35 +419,25 @@ class _Restore:
 
     # What is left of earlier requests.
 
-    async def _clear(self, request: Request | None) -> None:
-        """Drop candidates that nobody asks for any more, and what was kept once there is a newer backup."""
+    async def _clear(self, request: Request | None) -> list[Announcement]:
+        """Drop candidates that nobody asks for any more, and what was kept for long enough."""
         candidate = self._candidate(request) if request else None
-        last: Mapping[str, Any] = self._run.database.get("status", {}).get("backup", {}).get("last", {})
+        kept = {}
         for item in list(self._found.values()):
             mark = item.mark
             ours = item.name.startswith((f"{self._name}_new_", f"{self._name}_old_"))
             if mark is None or mark.role is Role.LIVE or not ours or item.name == candidate:
                 continue
-            outlived = "startedAt" in last and datetime.fromisoformat(last["startedAt"]) > mark.moment
-            if mark.role is Role.KEPT and not outlived:
-                await self._end_readers(item.name)
+            if mark.role is Role.KEPT:
+                kept[item.name] = mark
             else:
                 await databases.drop(self._connection, item.name)
                 del self._found[item.name]
-                if self._known and self._known.kept_database == item.name:
-                    self._known = self._known.model_copy(update={"kept_database": None})
+        told = await Replaced(self._run, self._primary, self._connection, self._found).look_after(kept)
+        if self._known and self._known.kept_database not in {None, *self._found}:
+            self._known = self._known.model_copy(update={"kept_database": None})
         await self._forget_jobs(request)
-
-    async def _end_readers(self, kept: str) -> None:
-        """On the replicas people may still read the database that was replaced, under its new name."""
-        run = self._run
-        for pod in run.pods:
-            if pod.name == self._primary.name or not pod.streaming or not pod.address:
-                continue
-            with contextlib.suppress(Unreachable):
-                instance = run.instance(pod, _MAINTENANCE_DATABASE)
-                async with run.services.sessions.use(instance, run.credentials) as connection:
-                    await databases.end_sessions(connection, kept)
+        return told
 
     async def _forget_jobs(self, request: Request | None) -> None:
         for attempt in self._attempts:

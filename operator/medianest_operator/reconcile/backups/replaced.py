@@ -1,0 +1,117 @@
+"""Databases that a restore has replaced: they stay for a time, closed, are then backed up once more, and dropped."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+from typing import Final
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.kubernetes.kinds import digest
+from medianest_operator.postgres import databases, logins
+from medianest_operator.postgres.databases import LiveDatabase, Mark
+from medianest_operator.postgres.sessions import Connection, Unreachable
+from medianest_operator.reconcile import attempts
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Announcement
+from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.resources.backup_jobs import KEEP_ON_DEMAND, replaced_job, to_days
+from medianest_operator.timestamps import stamp
+
+_AGAIN: Final = timedelta(hours=1)
+"""After a backup that failed, before another try."""
+
+
+class Replaced:
+    """Those of one database.
+
+    Args:
+        connection: to the maintenance database.
+        found: all databases of the server; what is dropped is taken out.
+    """
+
+    def __init__(self, run: Run, primary: Pod, connection: Connection, found: dict[str, LiveDatabase]) -> None:
+        self._run = run
+        self._primary = primary
+        self._connection = connection
+        self._found = found
+        self._kept_for = to_days(run.spec.backup.keep_replaced)
+        self._attempts = {name: Attempt(run, job) for job in run.restore_jobs if (name := _kept_by(job)) is not None}
+
+    async def look_after(self, kept: dict[str, Mark]) -> list[Announcement]:
+        """Let go of what has had its time. Returns what there is to tell.
+
+        Args:
+            kept: the databases that were replaced, by name.
+        """
+        now = await databases.now(self._connection) if kept else None
+        told = []
+        for name, mark in kept.items():
+            if now is None or now - mark.moment < self._kept_for:
+                await self._end_readers(name)
+            else:
+                told += await self._let_go(name, mark.moment, now)
+        for name, attempt in self._attempts.items():
+            if name not in kept:
+                await attempt.discard()
+        return told
+
+    async def _let_go(self, name: str, since: datetime, now: datetime) -> list[Announcement]:
+        attempt = self._attempts.get(name)
+        if attempt is None:
+            await self._back_up(name, now)
+            return []
+        if attempt.is_running and not attempt.is_stranded:
+            return []
+        # Where one repository has it, the others' trouble keeps nothing.
+        if backup := attempt.result.get("backup"):
+            await databases.drop(self._connection, name)
+            del self._found[name]
+            await attempt.discard()
+            message = (
+                f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, was dropped after"
+                f" {self._run.spec.backup.keep_replaced} (spec.backup.keepReplaced). Backup {backup} holds it, for"
+                f" {KEEP_ON_DEMAND} more."
+            )
+            return [Announcement("ReplacedDropped", message)]
+        if attempt.age < _AGAIN and not attempt.is_stranded:
+            return []
+        await attempt.discard()
+        why = str(attempt.result.get("message") or f"Job {attempt.name} left no result").rstrip(".")
+        message = (
+            f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, has had its time, and stays, since it"
+            f" can't be backed up: {why}. Trying again; to let it go as it is, drop it."
+        )
+        return [Announcement(Reason.BACKUP_FAILED, message, "Warning")]
+
+    async def _back_up(self, name: str, now: datetime) -> None:
+        run = self._run
+        await databases.open_to(self._connection, name, logins.role_name(run.spec, logins.BACKUP))
+        # From now on: its time may have been over long ago, with no operator there.
+        until = stamp(now + to_days(KEEP_ON_DEMAND))
+        job = run.names.replaced_job(digest([run.uid, name]))
+        await attempts.start(run, replaced_job(run.names, run.spec, name, until, job, run.job_image, run.owner))
+
+    async def _end_readers(self, name: str) -> None:
+        """On the replicas people may still read the database that was replaced, under its new name."""
+        run = self._run
+        for pod in run.pods:
+            if pod.name == self._primary.name or not pod.streaming or not pod.address:
+                continue
+            with contextlib.suppress(Unreachable):
+                instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
+                async with run.services.sessions.use(instance, run.credentials) as connection:
+                    await databases.end_sessions(connection, name)
+
+
+def is_of_replaced(attempt: Attempt) -> bool:
+    """Whether a Job backs up a replaced database, rather than restore anything."""
+    return naming.ANNOTATION_REPLACED in attempt.annotations
+
+
+def _kept_by(job: dict[str, object]) -> str | None:
+    metadata = job["metadata"]
+    assert isinstance(metadata, dict)
+    name: str | None = (metadata.get("annotations") or {}).get(naming.ANNOTATION_REPLACED)
+    return name
