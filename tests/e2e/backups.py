@@ -18,7 +18,7 @@ _ACCOUNT = r"""
 for table in $(psql -XAtqd {database} -c "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)
     FROM information_schema.tables WHERE table_type = 'BASE TABLE'
      AND table_schema NOT IN ('pg_catalog', 'information_schema', 'medianest_operator') ORDER BY 1"); do
-  sum=$(psql -XAtqd {database} -c "COPY (SELECT t::text FROM $table t) TO STDOUT" | sort -S 64M -T /tmp | md5sum)
+  sum=$(psql -XAtqd {database} -c "COPY (SELECT (t.*)::text FROM $table t) TO STDOUT" | sort -S 64M -T /tmp | md5sum)
   echo "$table $(psql -XAtqd {database} -c "SELECT count(*) FROM $table") $sum"
 done
 pg_dump --schema-only --exclude-schema=medianest_operator -d {database} | grep -v '^\\\(un\)\?restrict' | md5sum

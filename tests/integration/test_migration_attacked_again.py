@@ -120,6 +120,7 @@ def test_every_value_that_others_wrote_into_a_new_column_is_seen(
 
 UNTOUCHED = {
     "list": ("users", "ADD COLUMN x int[] DEFAULT ARRAY[]::int[]"),
+    "odd name": ("users", 'ADD COLUMN "a{b}%s" int DEFAULT 7'),
     "list of an enum": ("users", "ADD COLUMN x mood[] DEFAULT ARRAY[]::mood[]"),
     "of a partitioned table": ("ev", "ADD COLUMN x text DEFAULT 'x'; ALTER TABLE ev ALTER COLUMN x DROP DEFAULT"),
 }

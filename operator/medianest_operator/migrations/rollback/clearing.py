@@ -185,24 +185,18 @@ SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) || ' of ' || 
  ORDER BY 1"""
 
 
+def _on_own(catalog: LiteralString, prefix: LiteralString) -> LiteralString:
+    """Whether a row `d` of pg_depend refers to an object of the role's own in this catalog."""
+    return f"""EXISTS (SELECT FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace
+                WHERE d.refclassid = '{catalog}'::regclass AND o.oid = d.refobjid
+                  AND {_SCHEMAS} AND pg_has_role(o.{prefix}owner, 'USAGE'))"""
+
+
 # Beside what `_DEPENDENTS` has: columns, defaults, checks, indexes, triggers and the like that use a type or a function
 # of the role's own, or of an extension of its own.
 _BUILT: LiteralString = _of_others(f"""(
-       EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-                WHERE d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-                  AND {_SCHEMAS} AND pg_has_role(t.typowner, 'USAGE'))
-       OR EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                   WHERE d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-                     AND {_SCHEMAS} AND pg_has_role(p.proowner, 'USAGE'))
-       OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
-                     AND {_SCHEMAS} AND pg_has_role(c.relowner, 'USAGE'))
-       OR EXISTS (SELECT FROM pg_operator c JOIN pg_namespace n ON n.oid = c.oprnamespace
-                   WHERE d.refclassid = 'pg_operator'::regclass AND c.oid = d.refobjid
-                     AND {_SCHEMAS} AND pg_has_role(c.oprowner, 'USAGE'))
-       OR EXISTS (SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
-                   WHERE d.refclassid = 'pg_collation'::regclass AND c.oid = d.refobjid
-                     AND {_SCHEMAS} AND pg_has_role(c.collowner, 'USAGE'))
+       {_on_own("pg_type", "typ")} OR {_on_own("pg_proc", "pro")} OR {_on_own("pg_class", "rel")}
+       OR {_on_own("pg_operator", "opr")} OR {_on_own("pg_collation", "coll")}
        OR EXISTS (SELECT FROM pg_depend e JOIN pg_extension x ON x.oid = e.refobjid
                    WHERE e.refclassid = 'pg_extension'::regclass AND e.classid = d.refclassid AND e.objid = d.refobjid
                      AND e.deptype = 'e' AND pg_has_role(x.extowner, 'USAGE')))""")

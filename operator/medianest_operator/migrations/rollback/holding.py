@@ -76,10 +76,8 @@ def _count(connection: Connection[Any], item: CatalogObject, table: str) -> int:
     column, kind, total = item.name, item.attributes["type"], 0
     for holder, given in cursor.execute(_GIVEN, (table, column)).fetchall():
         # As text: not every type can be compared. By way of its type: a text of it may be spelled in several ways.
-        query = sql.SQL(
-            f"SELECT count(*) FROM ONLY {holder} WHERE {column}::text IS DISTINCT FROM ({{}}::{kind})::text"
-        )
-        (count,) = only(cursor.execute(query.format(sql.Literal(given))))
+        start = sql.SQL(f"SELECT count(*) FROM ONLY {holder} WHERE {column}::text IS DISTINCT FROM (")
+        (count,) = only(cursor.execute(start + sql.Literal(given) + sql.SQL(f"::{kind})::text")))
         total += int(count)
     return total
 
