@@ -304,3 +304,13 @@ def test_an_index_of_large_values_that_was_left_half_built_is_told(database: Dat
     _, result, output = start({A: "SELECT 1;\n"}).end()
     assert result["reason"] == "MigrationsApplied", output
     assert not unlike(before, outside(database))
+
+
+def test_rows_that_others_wrote_beside_a_killed_run_are_called_so(database: Database, start: Start) -> None:
+    """Its own statements write rows as well; all of them went with its only transaction."""
+    files = {A: f"UPDATE media_requests SET title = 'x';\n{AT_THE_GATE}"}
+    with at_the_gate(database, start, files) as job:
+        database.execute("INSERT INTO rate_limits (user_id, endpoint) VALUES ('u1', 'job')", user="medianest_app")
+        job.kill()
+    _, _, output = start({B: "SELECT 1;\n"}).end()
+    assert "(verified); rows changed meanwhile, and nothing of the run is committed" in output

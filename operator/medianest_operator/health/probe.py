@@ -60,6 +60,9 @@ class InstanceFacts:
     """Those that stream from it, where it is a primary."""
     replayed: int | None = field(default=None, compare=False)
     """How far a replica has replayed the log, in bytes."""
+    written: int = field(default=0, compare=False)
+    """How many rows were written on the server, definitions among them, since its statistics began: while it stays the
+    same, nothing has changed there (PostgreSQL manual, pg_stat_database)."""
 
     @property
     def is_full(self) -> bool:
@@ -70,6 +73,7 @@ class InstanceFacts:
 _FACTS: LiteralString = """
 SELECT pg_is_in_recovery() AS in_recovery,
        pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint AS replayed,
+       (SELECT sum(tup_inserted + tup_updated + tup_deleted)::bigint FROM pg_stat_database) AS written,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
        current_setting('max_connections')::int AS max_connections,
        current_setting('superuser_reserved_connections')::int AS reserved_connections,

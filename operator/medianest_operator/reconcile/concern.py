@@ -99,8 +99,8 @@ class Concern:
         conditions: its other conditions, which are absent until then.
         stable: what it finds follows from the spec and from watched objects alone, until its `next_look`: while neither
             changes, it isn't asked again.
-        calm: what it finds follows from those and from the facts before it, or is known soon enough within a minute:
-            while all is well, none of them changes and it asks for no `next_look`, it is asked once a minute.
+        calm: what it finds follows from those and from the facts before it: while all is well, none of them changes
+            and it asks for no `next_look`, it is asked once a minute.
     """
 
     name: str

@@ -32,6 +32,9 @@ _READ_EVERY: Final = 300.0
 _READ_BUSY_EVERY: Final = 60.0
 """The same while a session is in a transaction: it reports what it changed before only at the end."""
 _INDEXES_EVERY: Final = 300.0
+_UNWRITTEN_FOR: Final = 60.0
+"""Seconds for which nothing is asked of the database itself while nobody has written a row on the server. What a
+session writes is counted some seconds later, where it writes a lot (PostgreSQL manual, 28.2.2)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ async def _observe(run: Run) -> Outcome:
     memory = run.services.memory
     token = (primary.uid, _job_token(run))
     running = any(attempts.ended(job) is None for job in run.jobs)
+    server = run.facts.require(Servers).of_primary
+    unwritten = (*token, server.written if server else None)
+    if not running and isinstance(known := memory.recall(run.key, "unwritten", unwritten, _UNWRITTEN_FOR), Schema):
+        return _outcome(known)
     async with application_database(run, primary) as connection:
         traces = await read_traces_async(connection)
         longest = 0.0 if running else _READ_BUSY_EVERY if traces.in_transaction else _READ_EVERY
@@ -90,12 +97,13 @@ async def _observe(run: Run) -> Outcome:
         else:
             found = await _read(run, connection, traces)
             memory.keep(run.key, "schema", (*token, traces), found)
-    return Outcome(
-        facts=(found,),
-        summary=f"schema {found.history.version}" if found.history.version else None,
-        # What somebody is about to change, or to put right, is looked at with every probe.
-        next_look=run.services.settings.probe_interval if running or found.drift else None,
-    )
+    if not traces.in_transaction:
+        memory.keep(run.key, "unwritten", unwritten, found)
+    return _outcome(found)
+
+
+def _outcome(found: Schema) -> Outcome:
+    return Outcome(facts=(found,), summary=f"schema {found.history.version}" if found.history.version else None)
 
 
 def _job_token(run: Run) -> str:
@@ -125,4 +133,4 @@ async def _read(run: Run, connection: Connection, traces: Traces) -> Schema:
     )
 
 
-CONCERN = Concern("schema", Needs.DATABASE, observe, observe, calm=True)
+CONCERN = Concern("schema", Needs.DATABASE, observe, observe)
