@@ -367,7 +367,7 @@ class _Restore:
         await roles.ensure_connect(self._connection, run.spec, candidate, replace=True)
         await run.services.sessions.leave(*run.key, self._name)
         await databases.swap_in(self._connection, candidate, self._name, mark, kept)
-        for topic in ("schema", "indexes", "grants", "hardening"):
+        for topic in ("schema", "unwritten", "indexes", "grants", "hardening"):
             run.services.memory.drop(run.key, topic)
         self._found[self._name] = LiveDatabase(self._name, True, mark)
         word = "Imported" if isinstance(request.source, Import) else "Restored"
