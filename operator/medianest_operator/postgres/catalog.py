@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
-from medianest_operator.postgres.catalog_queries import (
-    SELECT_CATALOG,
-    SELECT_TRACES,
-    SET_SEARCH_PATH,
-    catalog_query,
-)
+from medianest_operator.postgres.catalog_extras import ATTRIBUTES, KINDS, RIGHTS_ON
+from medianest_operator.postgres.catalog_queries import SELECT_TRACES, SET_SEARCH_PATH
+from medianest_operator.postgres.catalog_select import SELECT_CATALOG, catalog_query
 from medianest_operator.postgres.trusted import bounded, too_large
 
+VERSION: Final = 2
+"""What a catalog knows. 1: tables and all that is around them; 2: `catalog_extras` as well. A catalog says itself which
+it is of, and two are compared in what both know (`difference`)."""
+_CONSTRUCTOR = re.compile(r"\$function\$(multi)?range_constructor\d\$function\$")
+_MARK: Final = ("catalog version", "", "number")
 # Kinds and attributes that follow from roles and the server's setup rather than from the schema.
 PRIVILEGE_KINDS = frozenset({"grants", "settings"})
 PRIVILEGE_ATTRIBUTES = frozenset({"owner"})
@@ -90,6 +93,36 @@ class Catalog:
         """Leave out these extensions, which a copy has for its own use."""
         return self._filtered(lambda item: item.kind != "extension" or item.name not in names)
 
+    @property
+    def version(self) -> int:
+        """Which kinds of objects it would have found, see `VERSION`; 1 where it says nothing."""
+        mark = self.objects.get(_MARK)
+        number = mark.attributes.get("is") if mark else 1
+        return number if isinstance(number, int) else 1
+
+    def as_of(self, version: int) -> Catalog:
+        """What a catalog of an earlier version would have found."""
+        if version >= self.version:
+            return self
+        known = self._filtered(
+            lambda item: (
+                item.key != _MARK
+                and item.kind not in KINDS
+                and not (item.kind == "grants" and item.name.startswith(RIGHTS_ON))
+            )
+        )
+        return Catalog({key: _without(item, ATTRIBUTES.get(item.kind)) for key, item in known.objects.items()})
+
+    def as_read_today(self) -> Catalog:
+        """A stored catalog of version 1 without the constructors of range types, which it listed."""
+        if self.version > 1:
+            return self
+        made = {
+            key for key, item in self.objects.items() if _CONSTRUCTOR.search(str(item.attributes.get("definition")))
+        }
+        names = {f"function {name.replace('VARIADIC ', '').replace(', ', ',')}" for _, _, name in made}
+        return self._filtered(lambda item: item.key not in made and not (item.kind == "grants" and item.name in names))
+
     def to_json(self) -> str:
         """Canonical JSON: equal catalogs give equal text."""
         document = [
@@ -105,17 +138,19 @@ class Catalog:
     def _filtered(
         self, keep: Callable[[CatalogObject], bool], dropped_attributes: frozenset[str] = frozenset()
     ) -> Catalog:
-        kept = {}
-        for key, item in self.objects.items():
-            if keep(item):
-                attributes = {k: v for k, v in item.attributes.items() if k not in dropped_attributes}
-                kept[key] = CatalogObject(item.kind, item.table, item.name, attributes)
-        return Catalog(kept)
+        return Catalog({key: _without(item, dropped_attributes) for key, item in self.objects.items() if keep(item)})
+
+
+def _without(item: CatalogObject, attributes: Collection[str] | None) -> CatalogObject:
+    if not attributes:
+        return item
+    kept = {name: value for name, value in item.attributes.items() if name not in attributes}
+    return CatalogObject(item.kind, item.table, item.name, kept)
 
 
 def catalog_from_rows(rows: Iterable[Sequence[Any]]) -> Catalog:
     """Build a catalog from what `SELECT_CATALOG` returns: rows of one JSON array each, a section a row."""
-    objects: dict[Key, CatalogObject] = {}
+    objects = {_MARK: CatalogObject(*_MARK, {"is": VERSION})}
     for (section,) in rows:
         for raw in section:
             attributes = {k: v for k, v in raw.items() if k not in ("kind", "owner_table", "name") and v is not None}
@@ -177,8 +212,10 @@ async def read_traces_async(connection: AsyncConnection[Any]) -> Traces:
 def difference(expected: Catalog, actual: Catalog) -> list[str]:
     """What is unlike in `actual`, in words, in a stable order; empty if the catalogs are equal.
 
-    Parts of a table that is missing or not expected as a whole are not listed one by one.
+    Parts of a table that is missing or not expected as a whole are not listed one by one. Of catalogs of two versions
+    the earlier one says what counts.
     """
+    expected, actual = expected.as_of(actual.version), actual.as_of(expected.version)
     lines = []
     whole = _one_sided_holders(expected, actual)
     moved = _moved_columns(expected, actual)

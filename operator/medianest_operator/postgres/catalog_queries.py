@@ -1,4 +1,4 @@
-"""The questions that `catalog.py` asks the server: one for each kind of object, all sent as one statement.
+"""The questions that `catalog.py` asks the server: one for each kind of object (`catalog_extras` has more).
 
 Each gives rows with `kind`, `owner_table` (the table that the object belongs to, if any), `name` and the attributes
 that make two objects equal. Object identifiers, physical order and statistics are left out on purpose: they differ
@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import LiteralString
 
 # Names are spelled as in SQL, and without the schema in `public`, so that they read well in messages.
-_PUBLIC: LiteralString = "CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END"
-_USER_SCHEMA: LiteralString = (
+PUBLIC: LiteralString = "CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END"
+USER_SCHEMA: LiteralString = (
     # pg_catalog, pg_toast, pg_temp_*; and the operator's journal (naming.JOURNAL_SCHEMA).
     "n.nspname NOT IN ('information_schema', 'medianest_operator') AND n.nspname !~ '^pg_'"
 )
 
 
-def _not_of_extension(catalog: LiteralString, alias: LiteralString) -> LiteralString:
+def not_of_extension(catalog: LiteralString, alias: LiteralString) -> LiteralString:
     return (
         f"NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalog}'::regclass"
         f" AND d.objid = {alias}.oid AND d.deptype = 'e')"
@@ -27,7 +27,7 @@ def _not_of_extension(catalog: LiteralString, alias: LiteralString) -> LiteralSt
 TABLES: LiteralString = f"""
 SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
                       ELSE 'table' END AS kind,
-       NULL AS owner_table, {_PUBLIC} || quote_ident(c.relname) AS name,
+       NULL AS owner_table, {PUBLIC} || quote_ident(c.relname) AS name,
        pg_get_userbyid(c.relowner) AS owner, c.relpersistence AS persistence, c.relkind = 'p' AS partitioned,
        c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
        c.relreplident AS replica_identity, c.reloptions AS options,
@@ -35,15 +35,17 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHE
        CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END AS partition_key,
        (SELECT array_agg(i.inhparent::regclass::text ORDER BY i.inhseqno)
           FROM pg_inherits i WHERE i.inhrelid = c.oid) AS parents,
-       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END AS definition
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END AS definition,
+       (SELECT array_prepend(quote_ident(s.srvname), f.ftoptions)
+          FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid) AS foreign
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {USER_SCHEMA} AND {not_of_extension("pg_class", "c")}
 """
 
 # The position counts live columns only: a dropped one leaves a gap in attnum that no dump brings back. pg_attver is the
 # server's own mark on each column (seen on 15.20, not on 15.18): it is another one for each table that is made.
 COLUMNS: LiteralString = f"""
-SELECT 'column' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(a.attname) AS name,
+SELECT 'column' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(a.attname) AS name,
        row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum) AS position,
        format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS nullable,
        pg_get_expr(d.adbin, d.adrelid) AS "default",
@@ -57,12 +59,12 @@ SELECT 'column' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quo
   JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
- WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}
-   AND {_not_of_extension("pg_class", "c")}
+ WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {USER_SCHEMA}
+   AND {not_of_extension("pg_class", "c")}
 """
 
 CONSTRAINTS: LiteralString = f"""
-SELECT 'constraint' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(k.conname) AS name,
+SELECT 'constraint' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(k.conname) AS name,
        k.contype AS type, pg_get_constraintdef(k.oid) AS definition, k.convalidated AS validated,
        k.condeferrable AS deferrable, k.condeferred AS deferred,
        (SELECT array_agg(a.attname ORDER BY u.ord) FROM unnest(k.conkey) WITH ORDINALITY u(num, ord)
@@ -76,11 +78,11 @@ SELECT 'constraint' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table,
                           WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END AS on_update
   FROM pg_constraint k
   JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE k.contype <> 't' AND {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+ WHERE k.contype <> 't' AND {USER_SCHEMA} AND {not_of_extension("pg_class", "c")}
 """
 
 INDEXES: LiteralString = f"""
-SELECT 'index' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(i.relname) AS name,
+SELECT 'index' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(i.relname) AS name,
        m.amname AS method, x.indisunique AS "unique", x.indisprimary AS "primary",
        x.indisvalid AND x.indisready AND x.indislive AS valid,
        x.indisclustered AS clustered, x.indisreplident AS replica_identity,
@@ -91,12 +93,12 @@ SELECT 'index' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quot
   FROM pg_index x
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+ WHERE {USER_SCHEMA} AND {not_of_extension("pg_class", "c")}
 """
 
 # Where a sequence stands is data, not schema.
 SEQUENCES: LiteralString = f"""
-SELECT 'sequence' AS kind, NULL AS owner_table, {_PUBLIC} || quote_ident(c.relname) AS name,
+SELECT 'sequence' AS kind, NULL AS owner_table, {PUBLIC} || quote_ident(c.relname) AS name,
        pg_get_userbyid(c.relowner) AS owner, format_type(s.seqtypid, NULL) AS type, s.seqstart AS start,
        s.seqincrement AS increment, s.seqmin AS minimum, s.seqmax AS maximum, s.seqcache AS cache, s.seqcycle AS cycle,
        c.relpersistence AS persistence,
@@ -105,50 +107,62 @@ SELECT 'sequence' AS kind, NULL AS owner_table, {_PUBLIC} || quote_ident(c.relna
          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
            AND d.refclassid = 'pg_class'::regclass) AS owned_by
   FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "c")}
+ WHERE {USER_SCHEMA} AND {not_of_extension("pg_class", "c")}
 """
+
+# A range type brings its constructors, which belong to the bootstrap superuser whoever makes it.
+_NO_CONSTRUCTOR: LiteralString = (
+    "NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
+    " AND d.refclassid = 'pg_type'::regclass AND d.deptype = 'i')"
+)
 
 FUNCTIONS: LiteralString = f"""
 SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END AS kind,
        NULL AS owner_table,
-       {_PUBLIC} || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name,
+       {PUBLIC} || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name,
        pg_get_userbyid(p.proowner) AS owner, pg_get_function_result(p.oid) AS result,
-       CASE WHEN p.prokind IN ('f', 'p', 'w') THEN pg_get_functiondef(p.oid) END AS definition
+       CASE WHEN p.prokind IN ('f', 'p', 'w') THEN pg_get_functiondef(p.oid) END AS definition,
+       (SELECT ARRAY[a.aggkind::text, a.aggtransfn::regproc::text, format_type(a.aggtranstype, NULL), a.agginitval,
+                     a.aggfinalfn::regproc::text, a.aggcombinefn::regproc::text, a.aggserialfn::regproc::text,
+                     a.aggdeserialfn::regproc::text, a.aggmtransfn::regproc::text, a.aggminvtransfn::regproc::text,
+                     a.aggmfinalfn::regproc::text, CASE WHEN a.aggsortop <> 0 THEN a.aggsortop::regoperator::text END,
+                     a.aggmtranstype::regtype::text, a.aggminitval, p.proparallel::text]
+          FROM pg_aggregate a WHERE a.aggfnoid = p.oid) AS aggregate
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p")}
+ WHERE {USER_SCHEMA} AND {not_of_extension("pg_proc", "p")} AND {_NO_CONSTRUCTOR}
 """
 
 TRIGGERS: LiteralString = f"""
-SELECT 'trigger' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(t.tgname) AS name,
+SELECT 'trigger' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(t.tgname) AS name,
        t.tgenabled AS enabled, pg_get_triggerdef(t.oid) AS definition
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE NOT t.tgisinternal AND {_USER_SCHEMA}
+ WHERE NOT t.tgisinternal AND {USER_SCHEMA}
 """
 
 # Views are rules inside; their definition is taken above.
 RULES: LiteralString = f"""
-SELECT 'rule' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(r.rulename) AS name,
+SELECT 'rule' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(r.rulename) AS name,
        r.ev_enabled AS enabled, pg_get_ruledef(r.oid) AS definition
   FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE r.rulename <> '_RETURN' AND {_USER_SCHEMA}
+ WHERE r.rulename <> '_RETURN' AND {USER_SCHEMA}
 """
 
 POLICIES: LiteralString = f"""
-SELECT 'policy' AS kind, {_PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(p.polname) AS name,
+SELECT 'policy' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quote_ident(p.polname) AS name,
        p.polcmd AS command, p.polpermissive AS permissive,
        (SELECT array_agg(r.name ORDER BY r.name)
           FROM (SELECT CASE o WHEN 0 THEN 'public' ELSE pg_get_userbyid(o)::text END
                   FROM unnest(p.polroles) o) r(name)) AS roles,
        pg_get_expr(p.polqual, p.polrelid) AS "using", pg_get_expr(p.polwithcheck, p.polrelid) AS "check"
   FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE {_USER_SCHEMA}
+ WHERE {USER_SCHEMA}
 """
 
 # A table's own row type is the table.
 TYPES: LiteralString = f"""
 SELECT CASE t.typtype WHEN 'e' THEN 'enum type' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite type'
                       WHEN 'r' THEN 'range type' ELSE 'type' END AS kind,
-       NULL AS owner_table, {_PUBLIC} || quote_ident(t.typname) AS name, pg_get_userbyid(t.typowner) AS owner,
+       NULL AS owner_table, {PUBLIC} || quote_ident(t.typname) AS name, pg_get_userbyid(t.typowner) AS owner,
        (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
        CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base,
        t.typnotnull AS not_null, t.typdefault AS "default",
@@ -158,16 +172,16 @@ SELECT CASE t.typtype WHEN 'e' THEN 'enum type' WHEN 'd' THEN 'domain' WHEN 'c' 
           FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
        (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid) AS subtype
   FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typtype IN ('e', 'd', 'c', 'r') AND {_USER_SCHEMA}
+ WHERE t.typtype IN ('e', 'd', 'c', 'r') AND {USER_SCHEMA}
    AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
-   AND {_not_of_extension("pg_type", "t")}
+   AND {not_of_extension("pg_type", "t")}
 """
 
 STATISTICS: LiteralString = f"""
 SELECT 'statistics object' AS kind, s.stxrelid::regclass::text AS owner_table,
-       {_PUBLIC} || quote_ident(s.stxname) AS name, pg_get_statisticsobjdef(s.oid) AS definition
+       {PUBLIC} || quote_ident(s.stxname) AS name, pg_get_statisticsobjdef(s.oid) AS definition
   FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
- WHERE {_USER_SCHEMA}
+ WHERE {USER_SCHEMA}
 """
 
 EXTENSIONS: LiteralString = """
@@ -178,7 +192,7 @@ SELECT 'extension' AS kind, NULL AS owner_table, e.extname AS name, e.extversion
 SCHEMAS: LiteralString = f"""
 SELECT 'schema' AS kind, NULL AS owner_table, quote_ident(n.nspname) AS name, pg_get_userbyid(n.nspowner) AS owner
   FROM pg_namespace n
- WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_namespace", "n")}
+ WHERE {USER_SCHEMA} AND {not_of_extension("pg_namespace", "n")}
 """
 
 # 16384 is the first identifier of an object that initdb didn't make.
@@ -197,8 +211,20 @@ SELECT 'publication' AS kind, NULL AS owner_table, quote_ident(p.pubname) AS nam
        p.puballtables AS all_tables, p.pubinsert AS "insert", p.pubupdate AS "update", p.pubdelete AS "delete",
        p.pubtruncate AS "truncate",
        (SELECT array_agg(r.prrelid::regclass::text ORDER BY r.prrelid::regclass::text)
-          FROM pg_publication_rel r WHERE r.prpubid = p.oid) AS tables
+          FROM pg_publication_rel r WHERE r.prpubid = p.oid) AS tables,
+       pg_get_userbyid(p.pubowner) AS owner, to_jsonb(p) ->> 'pubviaroot' AS via_root
+       -- since 15
   FROM pg_publication p
+"""
+SINCE_15: LiteralString = """,
+       (SELECT array_agg(quote_ident(n.nspname) ORDER BY n.nspname) FROM pg_publication_namespace s
+          JOIN pg_namespace n ON n.oid = s.pnnspid WHERE s.pnpubid = p.oid) AS schemas,
+       (SELECT array_agg(concat_ws(' ', r.prrelid::regclass,
+                         '(' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+                                  WHERE a.attrelid = r.prrelid AND a.attnum = ANY(r.prattrs)) || ')',
+                         'WHERE ' || pg_get_expr(r.prqual, r.prrelid)) ORDER BY r.prrelid::regclass::text)
+          FROM pg_publication_rel r
+         WHERE r.prpubid = p.oid AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)) AS parts
 """
 
 # The built-in rights of an object without its own list are spelled out, so that they equal the same rights granted.
@@ -209,28 +235,28 @@ SELECT 'grants' AS kind, NULL AS owner_table, g.name,
                string_agg(a.privilege_type || CASE WHEN a.is_grantable THEN ' (grantable)' ELSE '' END, ', '
                           ORDER BY a.privilege_type) AS rights
           FROM (SELECT CASE c.relkind WHEN 'S' THEN 'sequence ' ELSE 'table ' END
-                       || {_PUBLIC} || quote_ident(c.relname),
+                       || {PUBLIC} || quote_ident(c.relname),
                        coalesce(c.relacl,
                                 acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_USER_SCHEMA}
-                   AND {_not_of_extension("pg_class", "c")}
+                 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
+                   AND {not_of_extension("pg_class", "c")}
                 UNION ALL
-                SELECT 'column ' || {_PUBLIC} || quote_ident(c.relname) || '.' || quote_ident(t.attname), t.attacl
+                SELECT 'column ' || {PUBLIC} || quote_ident(c.relname) || '.' || quote_ident(t.attname), t.attacl
                   FROM pg_attribute t
                   JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE t.attacl IS NOT NULL AND NOT t.attisdropped AND {_USER_SCHEMA}
+                 WHERE t.attacl IS NOT NULL AND NOT t.attisdropped AND {USER_SCHEMA}
                 UNION ALL
                 SELECT 'function ' || p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner))
                   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p")}
+                 WHERE {USER_SCHEMA} AND {not_of_extension("pg_proc", "p")} AND {_NO_CONSTRUCTOR}
                 UNION ALL
                 SELECT 'schema ' || quote_ident(n.nspname), coalesce(n.nspacl, acldefault('n', n.nspowner))
-                  FROM pg_namespace n WHERE {_USER_SCHEMA}
+                  FROM pg_namespace n WHERE {USER_SCHEMA}
                 UNION ALL
                 SELECT 'type ' || t.oid::regtype::text, t.typacl
                   FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-                 WHERE t.typacl IS NOT NULL AND {_USER_SCHEMA}
+                 WHERE t.typacl IS NOT NULL AND {USER_SCHEMA}
                 UNION ALL
                 SELECT 'database', coalesce(b.datacl, acldefault('d', b.datdba))
                   FROM pg_database b WHERE b.datname = current_database()
@@ -272,24 +298,11 @@ SECTIONS: tuple[LiteralString, ...] = (
     SETTINGS,
 )
 
-# Two search paths in one statement. The names in it are resolved before it runs, in pg_catalog alone, so that nobody's
-# operator or function in public takes the place of PostgreSQL's. What its first row sets holds while it runs: regclass
-# and pg_get_* spell tables in public without their schema, and resolve nothing that is then called.
 SET_SEARCH_PATH: LiteralString = """
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
        pg_catalog.set_config('timezone', 'UTC', true), pg_catalog.set_config('datestyle', 'ISO', true),
        pg_catalog.set_config('intervalstyle', 'postgres', true)
 """
-_SPELL_WITHOUT_PUBLIC: LiteralString = """
-SELECT CASE WHEN pg_catalog.set_config('search_path', 'public', true) IS NULL THEN NULL ELSE '[]' END::json
-"""
-
-SELECT_CATALOG: LiteralString = "\nUNION ALL\n".join(
-    (
-        _SPELL_WITHOUT_PUBLIC,
-        *(f"SELECT coalesce((SELECT json_agg(q) FROM ({section}) q), '[]'::json)" for section in SECTIONS),
-    )
-)
 
 # Every definition is a row of these catalogs, and another version of the row whenever it changes. VACUUM and ANALYZE
 # write their figures into the row in place, which leaves its version alone.
@@ -344,19 +357,3 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(t.trace, ',' ORDER BY t.trace)),
     UNION ALL SELECT pg_catalog.concat_ws(':', 'L', oid, rolname) FROM pg_catalog.pg_roles WHERE oid >= 16384
 ) t
 """
-
-
-def catalog_query(server_version: int) -> LiteralString:
-    """`SELECT_CATALOG` for a server that may be older.
-
-    Args:
-        server_version: as libpq has it, 150004.
-    """
-    query = SELECT_CATALOG
-    if server_version < 140000:
-        # Columns have no compression of their own.
-        query = query.replace("a.attcompression::text", "NULL::text")
-    if server_version < 130000:
-        collation: LiteralString = "(SELECT quote_ident(l.collname) FROM pg_collation l WHERE l.oid = a.attcollation)"
-        query = query.replace("a.attcollation::regcollation::text", collation)
-    return query

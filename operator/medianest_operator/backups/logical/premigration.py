@@ -173,6 +173,7 @@ def _manifest(place: Place, began: datetime, observed: Observed, files: tuple[Fi
         pg_dump_version=pg_dump_version(),
         schema_version=observed.schema_version,
         fingerprint=observed.catalog.fingerprint(),
+        catalog_version=observed.catalog.version,
         rows=dict(observed.rows),
         sequences=dict(observed.sequences),
         files=files,

@@ -253,6 +253,7 @@ class BackupRun:
                         source=server.name,
                         schema_version=schema_version,
                         fingerprint=catalog.fingerprint(),
+                        catalog_version=catalog.version,
                         rows=counting.rows(),
                         sequences=sequences(),
                         keep_until=self._options.keep_until,

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.postgres.catalog import VERSION
 
 FORMAT_VERSION = 1
 LARGEST = 16 << 20
@@ -52,18 +53,20 @@ class _Document(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            kind = NewerFormatError if _format_of(text) > FORMAT_VERSION else ManifestError
+            kind = NewerFormatError if _is_newer(text) else ManifestError
             raise kind(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
 
 
-def _format_of(text: bytes) -> int:
-    """The format that a document says it has, whatever else it says; 0 where it says none."""
+def _is_newer(text: bytes) -> bool:
+    """Whether a document says of itself, whatever else it says, that a newer version of the operator wrote it."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return 0
-    found = document.get("format_version") if isinstance(document, dict) else None
-    return found if isinstance(found, int) else 0
+        return False
+    if not isinstance(document, dict):
+        return False
+    known = {"format_version": FORMAT_VERSION, "catalog_version": VERSION}
+    return any(isinstance(found := document.get(name), int) and found > latest for name, latest in known.items())
 
 
 class File(_Document):
@@ -124,6 +127,7 @@ class Manifest(_Document):
         source: `primary`, or `replica NAME`.
         schema_version: the newest applied migration.
         fingerprint: of the catalog, see `postgres.catalog.Catalog.fingerprint`.
+        catalog_version: what the catalog knows, see `postgres.catalog.VERSION`.
         rows: of every table, counted on the dump's own snapshot.
         sequences: the last value of each and whether it was called, of about the same moment: sequences know no
             snapshots.
@@ -151,6 +155,7 @@ class Manifest(_Document):
     source: str = "primary"
     schema_version: str | None = None
     fingerprint: str
+    catalog_version: Annotated[int, Field(ge=1)] = 1
     rows: dict[str, Count]
     sequences: dict[str, tuple[int, bool]]
     roles: tuple[RoleNeed, ...] = ()
@@ -165,6 +170,13 @@ class Manifest(_Document):
     def _known(cls, value: int) -> int:
         if value > FORMAT_VERSION:
             raise ValueError(f"format {value} is of a newer version of the operator; this one reads {FORMAT_VERSION}")
+        return value
+
+    @field_validator("catalog_version")
+    @classmethod
+    def _compared(cls, value: int) -> int:
+        if value > VERSION:
+            raise ValueError(f"a newer version of the operator looked at more than this one: {value}, here {VERSION}")
         return value
 
     @model_validator(mode="after")

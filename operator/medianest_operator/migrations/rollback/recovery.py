@@ -183,7 +183,8 @@ def _lock_out_again(work: Work, entry: Entry) -> None:
 def _note_what_is_left(work: Work, entry: Entry, before: Evidence, *, hands_off: bool) -> None:
     """What differs by now is the run's, or was done beside it; whatever comes later somebody has done since, and that
     stays so for every attempt after the next."""
-    added = application_catalog(work.connection).objects.keys() - before.catalog.objects.keys()
+    now = application_catalog(work.connection).as_of(before.catalog.version)
+    added = now.objects.keys() - before.catalog.objects.keys()
     if (known := _known(entry)) is not None:
         added &= set(known)
     work.journal.note(entry, added=sorted(added))
@@ -206,7 +207,7 @@ def _why_hands_off(connection: Connection[Any], entry: Entry, before: Evidence) 
             "rights on the database were changed while writers were locked out, by the run's own SQL or by somebody, so"
             " that others may have written; nothing was rolled back over that"
         )
-    now = application_catalog(connection)
+    now = application_catalog(connection).as_of(before.catalog.version)
     if made := [now.objects[key].label for key in made_since(before.catalog, now, _known(entry))]:
         return f"somebody has made {first_three(made, ', ')} since its rollback, which is left as it is"
     left = entry.plan.get("left") if entry.unverified else None

@@ -194,7 +194,7 @@ class Revert:
 
     def _by_inverse(self) -> bool:
         self._put_rights_back()
-        now = self._own(application_catalog(self._connection))
+        now = self._own(self._now())
         try:
             statements = inverse(self._without_settings(self._before.catalog), self._without_settings(now))
         except NoInverse as missing:
@@ -218,6 +218,10 @@ class Revert:
         if self._before.description is None:
             return catalog
         return Catalog({key: item for key, item in catalog.objects.items() if item.kind != "settings"})
+
+    def _now(self) -> Catalog:
+        """The catalog as it is, as far as it was looked at before the run, which an earlier operator may have done."""
+        return application_catalog(self._connection).as_of(self._before.catalog.version)
 
     def _own(self, now: Catalog) -> Catalog:
         """A catalog without what others have added meanwhile: the owner of a schema could drop that as well
@@ -245,7 +249,7 @@ class Revert:
         """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
         if self._locked_out:
             return False
-        holders = added_holders(self._before.catalog, self._own(application_catalog(self._connection)))
+        holders = added_holders(self._before.catalog, self._own(self._now()))
         try:
             with self._connection.transaction():
                 held = list(written_by_others(self._connection, holders))

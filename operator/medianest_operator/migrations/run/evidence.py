@@ -141,7 +141,7 @@ def catalog_from_json(items: Any) -> Catalog:
     """A catalog from the journal's form of it."""
     objects = (CatalogObject(item["kind"], item["table"], item["name"], item["attributes"]) for item in items)
     # An earlier version of the operator wrote down what is the server's, too.
-    return Catalog({item.key: item for item in objects if not _is_of_the_server(item.key)})
+    return Catalog({item.key: item for item in objects if not _is_of_the_server(item.key)}).as_read_today()
 
 
 def application_catalog(connection: Connection[Any]) -> Catalog:

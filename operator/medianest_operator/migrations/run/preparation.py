@@ -182,7 +182,9 @@ class Preparation:
         facts = read_facts(self._connection)
         origin = origin_of(self._workbench, facts)
         version = self._entry.plan.get("version")
-        rows = {name: count for name, count in before.rows.items() if name != LARGE_OBJECTS}
+        # A backup counts what has rows of its own.
+        derived = {LARGE_OBJECTS, *(item.name for item in before.catalog.of_kind("materialized view"))}
+        rows = {name: count for name, count in before.rows.items() if name not in derived}
         observed = premigration.Observed(facts, before.catalog, rows, before.sequences, version)
         try:
             own = not has_large_objects_of_others(self._connection)
