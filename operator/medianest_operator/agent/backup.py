@@ -179,6 +179,17 @@ def restore(
     identity_file: IdentityOption = None,
     jobs: JobsOption = 2,
     create: Annotated[bool, typer.Option("--create", help="Make the database first; refused where it exists.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse to restore what this role can't bring back as it was.")
+    ] = False,
+    accept_difference: Annotated[
+        list[str] | None,
+        typer.Option(help="An object that may differ or be lost, as the refusal names it.", metavar="OBJECT"),
+    ] = None,
+    ask_for_extensions: Annotated[
+        bool,
+        typer.Option("--ask-for-extensions", help="Give up, and say which, where a superuser has to make some first."),
+    ] = False,
     connect_timeout: ConnectTimeoutOption = "60s",
     result_file: ResultFileOption = None,
 ) -> None:
@@ -192,6 +203,9 @@ def restore(
         identities=identities(identity_file),
         jobs=jobs,
         create=create,
+        strict=strict,
+        accepted=accept_difference or (),
+        asks=ask_for_extensions,
         conninfo=_conninfo(),
         wait=duration(connect_timeout) / 1000,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -215,8 +215,16 @@ def difference(expected: Catalog, actual: Catalog) -> list[str]:
     Parts of a table that is missing or not expected as a whole are not listed one by one. Of catalogs of two versions
     the earlier one says what counts.
     """
+    return [line for _, lines in differences(expected, actual) for line in lines]
+
+
+def differences(expected: Catalog, actual: Catalog) -> Iterator[tuple[CatalogObject, list[str]]]:
+    """As `difference`, by objects.
+
+    Parts of a table that is missing or not expected as a whole are not listed one by one. Of catalogs of two versions
+    the earlier one says what counts.
+    """
     expected, actual = expected.as_of(actual.version), actual.as_of(expected.version)
-    lines = []
     whole = _one_sided_holders(expected, actual)
     moved = _moved_columns(expected, actual)
     for key in sorted(expected.objects.keys() | actual.objects.keys(), key=lambda key: (key[1] or key[2], key)):
@@ -225,12 +233,11 @@ def difference(expected: Catalog, actual: Catalog) -> list[str]:
         if item.table in whole or (item.kind == "grants" and item.name.removeprefix("table ") in whole):
             continue
         if found is None:
-            lines.append(f"{item.label} is missing")
+            yield item, [f"{item.label} is missing"]
         elif wanted is None:
-            lines.append(f"{item.label} is not expected")
-        else:
-            lines += _changes(wanted, found, position_counts=key in moved)
-    return lines
+            yield item, [f"{item.label} is not expected"]
+        elif lines := _changes(wanted, found, position_counts=key in moved):
+            yield item, lines
 
 
 def _one_sided_holders(one: Catalog, other: Catalog) -> set[str]:

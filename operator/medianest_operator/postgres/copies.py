@@ -182,7 +182,40 @@ def prepare(
                 _run(admin, "CREATE SCHEMA {} AUTHORIZATION {}", name, room.holder)
         for name, schema in extensions.items():
             _run(admin, "CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE", name, schema)
-        _bring_checks(admin, room, extensions)
+        _bring_checks(admin, room, extensions, room.reader.name)
+    return room
+
+
+def prepare_candidate(
+    server: ThrowawayServer, database: DatabaseCopy, roles: Sequence[RoleCopy], extensions: Mapping[str, str]
+) -> Room:
+    """Make an empty database as the operator makes one for a restore in place, with those extensions that need a
+    superuser: whoever restores acts for its owner alone.
+
+    Args:
+        extensions: of `EXTENSIONS`, and the schema of each.
+
+    Raises:
+        psycopg.Error: an extension is not installed here, a collation isn't known.
+    """
+    room = Room(server, database, Login.new(), Login.new(), database.owner, roles=roles)
+    with server.connect(MAINTENANCE, server.admin) as admin:
+        names = {role.name for role in roles} | {database.owner}
+        for name in sorted(names):
+            _run(admin, "CREATE ROLE {}", name)
+        for role in roles:
+            for group in role.member_of:
+                if group in names or group in _GROUPS:
+                    _run(admin, "GRANT {} TO {}", group, role.name)
+        _run(admin, "CREATE ROLE {} LOGIN PASSWORD {}", room.restorer.name, sql.Literal(room.restorer.verifier()))
+        _run(admin, "GRANT {} TO {}", database.owner, room.restorer.name)
+        _make_database(admin, room)
+    with server.connect(database.name, server.admin) as admin:
+        for name, schema in extensions.items():
+            if schema not in (PUBLIC, "pg_catalog"):
+                _run(admin, "CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", schema, database.owner)
+            _run(admin, "CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE", name, schema)
+        _bring_checks(admin, room, extensions, room.restorer.name, database.owner)
     return room
 
 
@@ -262,15 +295,16 @@ def _make_database(admin: Connection[Any], room: Room) -> None:
     admin.execute(statement.format(sql.Identifier(wanted.name), sql.Identifier(room.holder), *literals, provider))
 
 
-def _bring_checks(admin: Connection[Any], room: Room, extensions: Mapping[str, str]) -> None:
-    """amcheck, for the reader alone; in pg_catalog, where nothing of the dump's own is, unless the dump has it."""
+def _bring_checks(admin: Connection[Any], room: Room, extensions: Mapping[str, str], *readers: str) -> None:
+    """amcheck, for who reads the copy; in pg_catalog, where nothing of the dump's own is, unless the dump has it."""
     schema = extensions.get(_AMCHECK, "pg_catalog")
     if _AMCHECK not in extensions:
         admin.execute("CREATE EXTENSION amcheck SCHEMA pg_catalog")
         room.brought = (_AMCHECK,)
     for function in _CHECKS:
         checked = sql.SQL(function).format(sql.Identifier(schema))
-        _run(admin, "GRANT EXECUTE ON FUNCTION {} TO {}", checked, room.reader.name)
+        for name in readers:
+            _run(admin, "GRANT EXECUTE ON FUNCTION {} TO {}", checked, name)
 
 
 def _set(admin: Connection[Any], statement: LiteralString, names: Iterable[str], setting: str) -> None:

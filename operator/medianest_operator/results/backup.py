@@ -45,6 +45,8 @@ class Reason(StrEnum):
     TARGET_UNFIT = "TargetUnfit"
     RESTORE_FAILED = "RestoreFailed"
     NOT_EQUAL = "NotEqual"
+    NOT_RESTORABLE = "NotRestorable"
+    EXTENSIONS_MISSING = "ExtensionsMissing"
     UNSUPPORTED_VERSION = "UnsupportedVersion"
     NO_ROOM = "NoRoom"
     INVALID_OPTIONS = "InvalidOptions"

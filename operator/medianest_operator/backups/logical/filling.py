@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.backups.logical.dump import DumpError, restore_archive
-from medianest_operator.backups.verification.archive import Archive, write_entries
-from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.backups.logical.toc import (
+    Entry,
+    LeftOut,
+    choose,
+    extensions_of,
+    owners_of,
+    pieces,
+    read_toc,
+    write_list,
+)
+from medianest_operator.backups.verification.archive import Archive
+from medianest_operator.backups.verification.comparison import Contents, Losses, read_contents
+from medianest_operator.postgres.contents import count_rows, read_tables
+from medianest_operator.postgres.copies import PUBLIC
 from medianest_operator.postgres.rows import only
 from medianest_operator.results.backup import Reason, RunFailure
 
@@ -33,20 +47,17 @@ SELECT n.nspname || '.' || c.relname
  ORDER BY 1 LIMIT 3
 """
 _DEFAULT_RIGHTS: LiteralString = "SELECT DISTINCT pg_get_userbyid(defaclrole)::text FROM pg_catalog.pg_default_acl"
-_ROLES: LiteralString = "SELECT r FROM unnest(%s::text[]) r WHERE r NOT IN (SELECT rolname FROM pg_catalog.pg_roles)"
-# The restore acts as the database's owner.
-_NO_MEMBER: LiteralString = """
-SELECT rolname FROM pg_catalog.pg_roles
- WHERE rolname = ANY(%s) AND NOT pg_catalog.pg_has_role(%s::name, oid, 'MEMBER')
-"""
+_ROLES: LiteralString = "SELECT rolname::text, pg_catalog.pg_has_role(%s::name, oid, 'MEMBER') FROM pg_catalog.pg_roles"
 _EXTENSIONS: LiteralString = """
 SELECT x, e.extname IS NOT NULL, a.name IS NOT NULL,
        coalesce((SELECT bool_or(v.trusted) FROM pg_catalog.pg_available_extension_versions v WHERE v.name = x), false)
   FROM unnest(%s::text[]) x LEFT JOIN pg_catalog.pg_extension e ON e.extname = x
   LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = x
 """
-_DEFAULTS_FOR = re.compile(r"defaults for (.+?)(?: in .+)? \w$")
-_ENTRY = re.compile(r"\d+; \d+ \d+ (?P<what>.+)")
+_SCHEMAS: LiteralString = "SELECT nspname::text FROM pg_catalog.pg_namespace"
+_RIGHTS: Final = frozenset({"ACL", "DEFAULT ACL"})
+_SESSION = re.compile(r"^SET SESSION AUTHORIZATION", re.MULTILINE)
+_DEFAULTS_FOR = re.compile(r"ALTER DEFAULT PRIVILEGES FOR ROLE (\"(?:[^\"]|\"\")+\"|\S+)")
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,14 @@ class Target:
     Attributes:
         owner: the role that owns it.
         is_superuser: whether the session's role is one.
+        inherit: pg_restore gets this process's environment as well.
     """
 
     connection: Connection[Any]
     environment: Mapping[str, str]
     owner: str
     is_superuser: bool
+    inherit: bool = True
 
 
 @dataclass
@@ -70,20 +83,19 @@ class Plan:
 
     Attributes:
         entries: of the dump's table of contents.
-        privileges: with owners and rights.
-        notes: what isn't restored, in words.
-        left_out: labels of objects that aren't.
+        losses: what can't be brought back.
+        extensions: those among it that are lost only because a superuser has to make them beforehand, and their
+            schemas.
         options: pg_restore's.
     """
 
-    entries: list[str]
-    privileges: bool
-    notes: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    entries: list[Entry]
+    losses: Losses
+    extensions: Mapping[str, str] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)
 
 
-def inspect(connection: Connection[Any], environment: Mapping[str, str]) -> Target:
+def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inherit: bool = True) -> Target:
     """Look whether a database can be filled.
 
     Raises:
@@ -108,37 +120,52 @@ def inspect(connection: Connection[Any], environment: Mapping[str, str]) -> Targ
             f"Database {info.dbname} is not empty, it has {', '.join(found)}. Restore into a new one (--create makes"
             " it); nothing was changed.",
         )
-    return Target(connection, environment, owner, is_superuser)
+    return Target(connection, environment, owner, is_superuser, inherit)
 
 
 def plan(target: Target, archive: Archive) -> Plan:
-    """What of a dump can be restored by this role.
+    """What of a dump this role can restore, and what is lost.
+
+    A superuser can restore all of it, and another role all that needs none. Where the owner of something is not a role
+    that the database's owner is a member of, it belongs to the latter afterwards.
 
     Raises:
-        RunFailure: an extension isn't there.
+        RunFailure: an extension isn't installed on the server, or default privileges are in the way.
+        DumpError: the dump can't be read.
         psycopg.Error: the connection is lost.
     """
-    missing = missing_roles(target, archive)
-    made = Plan([], privileges=not missing)
-    if made.privileges:
-        _check_default_rights(target)
-    if missing:
-        shown = ", ".join(missing[:5])
-        made.notes.append(
-            f"everything belongs to {target.owner} and no rights were granted, because role {shown} is not here"
-            " (or can't be acted for)"
+    entries = [entry for entry in read_toc(archive.path) if not _comes_with_extension(entry)]
+    cursor = target.connection.cursor(row_factory=tuple_row)
+    acted_for: dict[str, bool] = dict(cursor.execute(_ROLES, (target.owner,)).fetchall())
+    named = {role.name for role in archive.manifest.roles}
+    owners = owners_of(entries, named | acted_for.keys()) | named
+    there = {name for (name,) in cursor.execute(_SCHEMAS).fetchall()} - {PUBLIC}
+    entries = [entry for entry in entries if not (entry.kind == "SCHEMA" and entry.name(owners) in there)]
+    left, extensions = _left_out(target, archive, entries, owners)
+    kept = [entry for entry in entries if entry.number not in left.numbers]
+    if missing := sorted(owners - acted_for.keys()):
+        note = (
+            f"everything belongs to {target.owner} and no rights were granted, because role {_listed(missing)} is not"
+            " here"
         )
-        made.options += ["--no-owner", "--no-privileges"]
-    if missing or not target.is_superuser:
-        made.options.append(f"--role={target.owner}")
-    refused = _refused_extensions(target, archive)
-    for name in refused:
-        made.notes.append(f"extension {name} was left out: only a superuser may make it")
-        made.left_out.append(f"extension {name}")
-    for line in archive.entries:
-        if not _left_out(line, target, refused, archive.catalog, made):
-            made.entries.append(line)
-    return made
+        losses = Losses(left, (note,), all_rights=True)
+        kept = [entry for entry in kept if entry.kind not in _RIGHTS]
+        return Plan(kept, losses, extensions, ["--no-owner", "--no-privileges", f"--role={target.owner}"])
+    _check_default_rights(target)
+    if target.is_superuser:
+        return Plan(kept, Losses(left), extensions)
+    options = [f"--role={target.owner}"]
+    notes = []
+    foreign = frozenset(name for name in owners_of(kept, owners) if not acted_for[name])
+    if foreign:
+        options.append("--no-owner")
+        notes.append(f"what belonged to {_listed(sorted(foreign))} belongs to {target.owner}")
+    refused = set(_refused_rights(archive.path, kept, acted_for))
+    if refused:
+        shown = [_rights_on(entry, owners) for entry in kept if entry.number in refused]
+        notes.append(f"rights that others granted were left out: {_listed(shown)}")
+    losses = Losses(left, tuple(notes), foreign, some_rights=bool(refused))
+    return Plan([entry for entry in kept if entry.number not in refused], losses, extensions, options)
 
 
 def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
@@ -148,10 +175,12 @@ def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
         RunFailure: an error: what is there then is no copy.
         psycopg.Error: as the server says.
     """
-    try:
-        restore_archive(archive.path, target.environment, write_entries(archive, made.entries), jobs, made.options)
-    except DumpError as error:
-        raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
+    with TemporaryDirectory(prefix="list-") as folder:
+        listed = write_list(Path(folder, "entries"), made.entries)
+        try:
+            restore_archive(archive.path, target.environment, listed, jobs, made.options, inherit=target.inherit)
+        except DumpError as error:
+            raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
     act_as_owner(target)
     target.connection.execute("ANALYZE")
 
@@ -162,16 +191,67 @@ def act_as_owner(target: Target) -> None:
         target.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(target.owner)))
 
 
-def missing_roles(target: Target, archive: Archive) -> list[str]:
-    """Roles without which owners and rights can't come back as they were: that aren't there, or own something and
-    can't be acted for."""
+def read_restored(target: Target) -> Contents:
+    """What the database holds now that it is filled.
+
+    Where policies bind the owner, too, its tables' rows are counted while they don't (PostgreSQL manual, ALTER TABLE,
+    FORCE ROW LEVEL SECURITY); nobody else is there.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    connection = target.connection
+    found = read_contents(connection)
+    forced = [table for table in read_tables(connection) if table.has_policies]
+    if not forced:
+        return found
+    with connection.transaction(force_rollback=True):
+        for table in forced:
+            name = sql.Identifier(table.schema, table.plain)
+            connection.execute(sql.SQL("ALTER TABLE {} NO FORCE ROW LEVEL SECURITY").format(name))
+        return replace(found, rows={**found.rows, **dict(count_rows(connection, forced))})
+
+
+def _comes_with_extension(entry: Entry) -> bool:
+    """What belongs to the extension's owner, and is there with the extension anyway."""
+    return entry.kind == "COMMENT" and entry.rest.startswith("- EXTENSION ")
+
+
+def _left_out(
+    target: Target, archive: Archive, entries: Sequence[Entry], owners: Collection[str]
+) -> tuple[LeftOut, dict[str, str]]:
+    """What this role can't make, and those extensions of it that somebody else could."""
+    wanted = [name for name in archive.manifest.extensions if name != "plpgsql"]
+    possible, refused = {"plpgsql"}, set[str]()
     cursor = target.connection.cursor(row_factory=tuple_row)
-    needed = [role.name for role in archive.manifest.roles]
-    missing = [row[0] for row in cursor.execute(_ROLES, (needed,)).fetchall()]
+    for name, is_there, is_known, trusted in cursor.execute(_EXTENSIONS, (wanted,)).fetchall():
+        if not (is_there or is_known):
+            raise RunFailure(
+                Reason.TARGET_UNFIT,
+                f"The server doesn't have the extension {name}, which the backup needs: install it.",
+            )
+        (possible if is_there or trusted or target.is_superuser else refused).add(name)
     if target.is_superuser:
-        return missing
-    acted_for = (_owners(archive.catalog), target.owner)
-    return missing + [row[0] for row in cursor.execute(_NO_MEMBER, acted_for).fetchall()]
+        return LeftOut(), {}
+    places = extensions_of(archive.path, entries, owners, refused) if refused else {}
+    return choose(archive.path, entries, owners, possible), places
+
+
+def _refused_rights(archive: Path, entries: Sequence[Entry], acted_for: Mapping[str, bool]) -> Iterator[int]:
+    """Entries with rights that somebody granted for whom the database's owner can't act."""
+    wanted = [entry for entry in entries if entry.kind in _RIGHTS]
+    for number, piece in pieces(archive, wanted):
+        if _SESSION.search(piece):
+            yield number
+        elif found := _DEFAULTS_FOR.search(piece):
+            name = found[1]
+            plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
+            if not acted_for.get(plain, False):
+                yield number
+
+
+def _rights_on(entry: Entry, owners: Collection[str]) -> str:
+    return entry.name(owners).lower() if entry.kind == "DEFAULT ACL" else entry.name(owners)
 
 
 def _check_default_rights(target: Target) -> None:
@@ -185,57 +265,6 @@ def _check_default_rights(target: Target) -> None:
         )
 
 
-def _owners(catalog: Catalog | None) -> list[str]:
-    if catalog is None:
-        return []
-    owners = {str(item.attributes["owner"]) for item in catalog.objects.values() if "owner" in item.attributes}
-    for item in catalog.of_kind("grants"):
-        # Whose objects get default privileges: only that role itself may say so.
-        if (found := _DEFAULTS_FOR.match(item.name)) is not None:
-            owners.add(found[1])
-    # The schema public belongs to pg_database_owner, which is whoever owns the database.
-    return sorted(owners - {"pg_database_owner"})
-
-
-def _refused_extensions(target: Target, archive: Archive) -> list[str]:
-    """Those that only a superuser may make."""
-    wanted = [name for name in archive.manifest.extensions if name != "plpgsql"]
-    refused = []
-    for name, is_there, is_known, trusted in target.connection.cursor(row_factory=tuple_row).execute(
-        _EXTENSIONS, (wanted,)
-    ):
-        if is_there:
-            continue
-        if not is_known:
-            raise RunFailure(
-                Reason.TARGET_UNFIT,
-                f"The server doesn't have the extension {name}, which the backup needs: install it.",
-            )
-        if not trusted and not target.is_superuser:
-            refused.append(name)
-    return refused
-
-
-def _left_out(line: str, target: Target, refused: Sequence[str], catalog: Catalog | None, made: Plan) -> bool:
-    found = _ENTRY.match(line)
-    if found is None:
-        return False
-    what = found["what"]
-    # Belongs to the extension's owner, and comes with the extension anyway.
-    if what.startswith("COMMENT - EXTENSION "):
-        return True
-    if any(what.startswith(f"EXTENSION - {name} ") for name in refused):
-        return True
-    if target.is_superuser:
-        return False
-    if what.startswith("EVENT TRIGGER - "):
-        made.notes.append(f"{what.rsplit(' ', 1)[0].lower()} was left out: only a superuser may make it")
-        return True
-    if what.startswith("PUBLICATION - ") and catalog is not None:
-        name = what.removeprefix("PUBLICATION - ").rsplit(" ", 1)[0]
-        for item in catalog.of_kind("publication"):
-            if item.name.strip('"') == name and item.attributes.get("all_tables"):
-                made.notes.append(f"publication {name} was left out: only a superuser may publish all tables")
-                made.left_out.append(item.label)
-                return True
-    return False
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -13,14 +13,15 @@ import psycopg
 from psycopg import Connection, sql
 
 from medianest_operator.backups.ending import result_of
-from medianest_operator.backups.logical.filling import fill, inspect, plan
+from medianest_operator.backups.logical.dump import DumpError
+from medianest_operator.backups.logical.filling import Plan, Target, fill, inspect, plan, read_restored
 from medianest_operator.backups.logical.finding import Wanted, choose, look
 from medianest_operator.backups.logical.server import is_final
 from medianest_operator.backups.repository.catalog import Backup
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.verification.archive import Archive, downloaded
-from medianest_operator.backups.verification.comparison import Comparison, compare, read_contents
+from medianest_operator.backups.verification.comparison import Comparison, compare
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
@@ -41,6 +42,9 @@ class RestoreOptions:
         identities: age's private keys.
         jobs: connections that restore at the same time.
         create: make the database first.
+        strict: refuse what this role can't bring back as it was, unless it is accepted; otherwise it is only told.
+        accepted: labels of objects that may differ, or may be lost (`CatalogObject.label`).
+        asks: give up at once where somebody else could make extensions beforehand, and say which.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the server gets to let us in.
     """
@@ -51,6 +55,9 @@ class RestoreOptions:
     identities: Sequence[str] = ()
     jobs: int = 2
     create: bool = False
+    strict: bool = False
+    accepted: Sequence[str] = ()
+    asks: bool = False
     conninfo: str = ""
     wait: float = 60.0
 
@@ -92,7 +99,7 @@ class RestoreRun:
             target = inspect(connection, libpq_environment(connection))
             archive, repository = self._download(places, stack)
             self._more |= {"repository": repository.name, "schemaVersion": manifest.schema_version}
-            made = plan(target, archive)
+            made = self._plan(target, archive)
             began = time.monotonic()
             self._report(f"restoring {len(made.entries)} entries with {options.jobs} connections")
             fill(target, archive, made, options.jobs)
@@ -100,14 +107,44 @@ class RestoreRun:
             comparison = compare(
                 manifest,
                 archive.catalog,
-                read_contents(connection),
-                privileges=made.privileges,
-                left_out=made.left_out,
+                read_restored(target),
+                losses=None if options.strict else made.losses,
+                accepted=options.accepted,
             )
-            comparison.notes[:0] = made.notes
+            comparison.notes[:0] = made.losses.told()
             result = self._told(manifest, comparison)
             stack.pop_all().close()
         return result
+
+    def _plan(self, target: Target, archive: Archive) -> Plan:
+        """What is restored.
+
+        Raises:
+            RunFailure: not all of it can be, and that was not accepted.
+        """
+        options = self._options
+        try:
+            made = plan(target, archive)
+        except DumpError as error:
+            raise RunFailure(Reason.BACKUP_DAMAGED, f"{archive.manifest.id} can't be read: {error}") from error
+        if made.extensions and options.asks:
+            self._more["extensions"] = dict(made.extensions)
+            names = ", ".join(sorted(made.extensions))
+            text = f"Extensions {names} have to be made by a superuser before {archive.manifest.id} is restored."
+            raise RunFailure(Reason.EXTENSIONS_MISSING, text, transient=True)
+        if not options.strict or archive.catalog is None:
+            return made
+        lost = [label for label in made.losses.objects(archive.catalog) if label not in options.accepted]
+        if lost:
+            self._more["differences"] = lost
+            shown = "; ".join(lost[:5]) + (f"; and {len(lost) - 5} more" if len(lost) > 5 else "")
+            raise RunFailure(
+                Reason.NOT_RESTORABLE,
+                f"{archive.manifest.id} has what role {target.connection.info.user} can't bring back as it was:"
+                f" {shown}. Nothing was changed. Accept that these differ, each by its name, or let a superuser"
+                " restore it.",
+            )
+        return made
 
     def _download(self, places: Sequence[tuple[Repository, Backup]], stack: ExitStack) -> tuple[Archive, Repository]:
         for number, (repository, backup) in enumerate(places, start=1):

@@ -36,6 +36,13 @@ _SUPERUSERS: Final = frozenset({
     # These lead elsewhere, and hold passwords.
     "SERVER", "USER MAPPING",
 })  # fmt: skip
+_QUALIFIED: Final = frozenset({"operator", "operator class", "operator family"})
+_NAMES: Final = (
+    (re.compile(r"^CAST \((.+)\)$"), r"\1"),
+    (re.compile(r"^TRANSFORM FOR (.+) LANGUAGE (.+)$"), r"for \1 language \2"),
+    (re.compile(r"^USER MAPPING (.+) SERVER (.+)$"), r"\2 for \1"),
+)
+"""How a dump and a catalog call the same, where they differ."""
 _LANGUAGES: Final = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
 _ROUTINES: Final = frozenset({"FUNCTION", "PROCEDURE"})
 _LINE = re.compile(r"(\d+); \d+ \d+ (.+)")
@@ -92,11 +99,13 @@ class LeftOut:
         numbers: of the entries.
         notes: in words.
         names: how a catalog calls the objects, without quotes.
+        refused: those that nobody but a superuser may make, in words, by such names.
     """
 
     numbers: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def without(self, expected: Catalog, found: Catalog) -> Catalog:
         """What is expected of the copy: all but what was left out and is really not there."""
@@ -108,6 +117,9 @@ class LeftOut:
     def covers(self, item: CatalogObject) -> bool:
         """Whether an object of a catalog is one of these, or part of one."""
         name, table = item.name.replace('"', ""), item.table.replace('"', "")
+        if item.kind in _QUALIFIED:
+            # Of an operator and its like a dump tells the name alone.
+            name = re.split(r" USING | \(", name, maxsplit=1)[0]
         if name in self.names or table in self.names or f"{table} {name}" in self.names:
             return True
         if item.kind in ("grants", "comment"):
@@ -158,8 +170,13 @@ def owners_of(entries: Iterable[Entry], roles: Collection[str]) -> set[str]:
     return {name for name in found if name and not name.startswith("pg_")}
 
 
-def choose(archive: Path, entries: Sequence[Entry], owners: Collection[str]) -> LeftOut:
-    """What of a dump a copy can't have, because only a superuser may make it; with what needs that.
+def choose(
+    archive: Path, entries: Sequence[Entry], owners: Collection[str], extensions: Collection[str] = EXTENSIONS
+) -> LeftOut:
+    """What of a dump can't be restored without a superuser; with what needs that.
+
+    Args:
+        extensions: those that are there, or may be made.
 
     Raises:
         DumpError: the dump can't be read.
@@ -167,13 +184,11 @@ def choose(archive: Path, entries: Sequence[Entry], owners: Collection[str]) -> 
     left = LeftOut()
     refused = {entry.number for entry in entries if entry.kind in _SUPERUSERS}
     refused |= set(_refused_by_text(archive, entries))
-    refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in EXTENSIONS}
+    refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in extensions}
     by_number = {entry.number: entry for entry in entries}
     for number in sorted(refused):
         entry = by_number[number]
-        left.notes.append(
-            f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it, and a copy has none"
-        )
+        left.notes.append(f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it")
     also = _closure(entries, refused) - refused
     told = [by_number[number] for number in sorted(also) if by_number[number].kind not in ACL | DATA | {"COMMENT"}]
     if told:
@@ -184,20 +199,20 @@ def choose(archive: Path, entries: Sequence[Entry], owners: Collection[str]) -> 
     for number in left.numbers:
         entry = by_number[number]
         name = entry.name(owners)
-        left.names.add(name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}")
+        for pattern, replacement in _NAMES:
+            name = pattern.sub(replacement, name)
+        called = name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}"
+        left.names.add(called)
+        if number in refused:
+            left.refused[called] = f"{entry.kind.lower()} {entry.name(owners)}"
     return left
 
 
 def _refused_by_text(archive: Path, entries: Sequence[Entry]) -> Iterator[int]:
     """Those whose definition tells that a superuser made them."""
     wanted = [entry for entry in entries if entry.kind in _ROUTINES or entry.kind in ("PUBLICATION", "CAST")]
-    if not wanted:
-        return
     kinds = {entry.number: entry.kind for entry in wanted}
-    with TemporaryDirectory() as folder:
-        text = script(archive, write_list(Path(folder, "list"), wanted), ["--verbose"])
-    pieces = _MARK.split(text)
-    for number, piece in zip(map(int, pieces[1::2]), pieces[2::2], strict=True):
+    for number, piece in pieces(archive, wanted):
         kind = kinds.get(number)
         # Its body may hold anything.
         head = re.split(r"\n\s+AS ", piece, maxsplit=1)[0]
@@ -207,6 +222,20 @@ def _refused_by_text(archive: Path, entries: Sequence[Entry]) -> Iterator[int]:
                 yield number
         elif (kind == "PUBLICATION" and " FOR ALL TABLES" in piece) or (kind == "CAST" and "WITHOUT FUNCTION" in piece):
             yield number
+
+
+def pieces(archive: Path, entries: Sequence[Entry]) -> Iterator[tuple[int, str]]:
+    """The SQL of entries, each with its number.
+
+    Raises:
+        DumpError: the dump can't be read.
+    """
+    if not entries:
+        return
+    with TemporaryDirectory() as folder:
+        text = script(archive, write_list(Path(folder, "list"), entries), ["--verbose"])
+    split = _MARK.split(text)
+    yield from zip(map(int, split[1::2]), split[2::2], strict=True)
 
 
 def _closure(entries: Sequence[Entry], refused: Collection[int]) -> set[int]:
@@ -260,13 +289,15 @@ class Head:
         yield from self._rest
 
 
-def extensions_of(archive: Path, entries: Iterable[Entry], owners: Collection[str]) -> dict[str, str]:
-    """The dumped extensions that a copy may have, and the schema of each.
+def extensions_of(
+    archive: Path, entries: Iterable[Entry], owners: Collection[str], among: Collection[str] = EXTENSIONS
+) -> dict[str, str]:
+    """The dumped extensions among some, and the schema of each.
 
     Raises:
         DumpError: the dump can't be read.
     """
-    wanted = [entry for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) in EXTENSIONS]
+    wanted = [entry for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) in among]
     if not wanted:
         return {}
     with TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ Neither holds data, secrets or passwords, and neither is encrypted: what a repos
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal, Self
@@ -20,6 +20,8 @@ from medianest_operator.postgres.catalog import VERSION
 FORMAT_VERSION = 1
 LARGEST = 16 << 20
 """A manifest that is larger isn't read, bytes."""
+
+_LONGEST_LIST = 100
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -211,6 +213,7 @@ class Verification(_Document):
         seconds: how long it took.
         message: what was found, for people.
         stages: seconds by stage: download, restore, compare, amcheck.
+        lost: what a restore in place doesn't bring back, as a superuser's does: labels of objects.
         operator_version: who wrote this.
     """
 
@@ -219,6 +222,7 @@ class Verification(_Document):
     seconds: Annotated[float, Field(ge=0)]
     message: str = ""
     stages: dict[str, float] = {}
+    lost: tuple[str, ...] = ()
     operator_version: str = ""
 
     @property
@@ -228,7 +232,13 @@ class Verification(_Document):
 
     @classmethod
     def of(
-        cls, ok: bool, at: datetime, seconds: float, message: str = "", stages: Mapping[str, float] | None = None
+        cls,
+        ok: bool,
+        at: datetime,
+        seconds: float,
+        message: str = "",
+        stages: Mapping[str, float] | None = None,
+        lost: Sequence[str] = (),
     ) -> Verification:
         """One made now."""
         return cls(
@@ -237,6 +247,7 @@ class Verification(_Document):
             seconds=round(seconds, 3),
             message=message,
             stages={name: round(value, 3) for name, value in (stages or {}).items()},
+            lost=tuple(lost[:_LONGEST_LIST]),
             operator_version=operator_version(),
         )
 

@@ -30,14 +30,12 @@ class Archive:
 
     Attributes:
         path: the file, in a folder of its own that is there until the block ends.
-        entries: its table of contents, pg_restore's lines.
         manifest: the backup's.
         catalog: the stored one.
         seconds: how long it took to get here.
     """
 
     path: Path
-    entries: tuple[str, ...]
     manifest: Manifest
     catalog: Catalog | None
     seconds: float
@@ -64,12 +62,12 @@ def downloaded(
         _fetch(repository, manifest, path, identities, report)
         catalog = stored_catalog(repository, manifest, identities)
         try:
-            entries = contents(path)
+            contents(path)
         except DumpError as error:
             raise RunFailure(Reason.BACKUP_DAMAGED, f"{manifest.id} can't be read: {error}") from error
         seconds = time.monotonic() - began
         report(f"downloaded {manifest.id} from {repository.name} in {seconds:.1f} s")
-        yield Archive(path, tuple(entries), manifest, catalog, seconds)
+        yield Archive(path, manifest, catalog, seconds)
 
 
 @contextmanager
@@ -92,13 +90,6 @@ def told(work: Path, manifest: Manifest) -> Iterator[None]:
         raise RunFailure(
             Reason.NO_ROOM, f"{work}: {error.strerror}; about {needed} MiB are needed there to restore {manifest.id}"
         ) from error
-
-
-def write_entries(archive: Archive, keep: Iterable[str]) -> Path:
-    """A file with the lines of a table of contents that are to be restored."""
-    path = archive.path.with_suffix(".list")
-    path.write_text("\n".join(keep) + "\n", encoding="utf-8")
-    return path
 
 
 def _fetch(

@@ -12,14 +12,16 @@ from typing import Any
 
 from psycopg import Connection
 
+from medianest_operator.backups.logical.toc import LeftOut
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.encryption import decrypt
 from medianest_operator.backups.repository.layout import Format, Tier
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.repository.store import fetch
 from medianest_operator.hardening.fingerprint import without_hardening
-from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference, read_catalog
+from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key, differences, read_catalog
 from medianest_operator.postgres.contents import count_rows, read_sequences, read_tables
+from medianest_operator.postgres.copies import PUBLIC
 from medianest_operator.results.backup import Reason, RunFailure
 
 _HISTORY = "_prisma_migrations"
@@ -42,18 +44,60 @@ class Contents:
     sequences: Mapping[str, tuple[int, bool]]
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What a restore knows that it doesn't bring back.
+
+    Attributes:
+        left: what isn't made at all.
+        notes: the rest, in words.
+        owners: roles whose objects belong to the database's owner instead.
+        some_rights: some rights were not granted.
+        all_rights: none were, and everything belongs to the database's owner.
+    """
+
+    left: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
+    owners: frozenset[str] = frozenset()
+    some_rights: bool = False
+    all_rights: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.left.numbers or self.owners or self.some_rights or self.all_rights)
+
+    def told(self) -> list[str]:
+        """All of it in words."""
+        return [*self.left.notes, *self.notes]
+
+    def objects(self, expected: Catalog) -> list[str]:
+        """The labels of what is lost wholly, or as its owner's, as far as that is known beforehand."""
+        lost = [
+            item
+            for item in expected.objects.values()
+            if item.kind not in ("grants", "comment")
+            and (self.left.covers(item) or item.attributes.get("owner") in self.owners)
+        ]
+        names = {item.name for item in lost if not item.table}
+        known = {item.name.replace('"', "") for item in lost}
+        # What the catalog of an earlier version doesn't know.
+        unknown = [label for name, label in self.left.refused.items() if name not in known]
+        return sorted([*(item.label for item in lost if item.table not in names), *unknown])
+
+
 @dataclass
 class Comparison:
     """What was found.
 
     Attributes:
         differences: what isn't equal, in words; empty if all is.
+        objects: of the definitions among them, the objects by their labels (`CatalogObject.label`).
         notes: what was left out of the comparison, in words.
         exact: the fingerprint itself is the same.
         rows: rows that there are.
     """
 
     differences: list[str] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     exact: bool = False
     tables: int = 0
@@ -121,27 +165,39 @@ def compare(
     expected: Catalog | None,
     found: Contents,
     *,
-    privileges: bool = True,
-    left_out: Collection[str] = (),
+    losses: Losses | None = None,
+    accepted: Collection[str] = (),
 ) -> Comparison:
     """A restored database with its backup's manifest.
 
     Args:
         expected: the stored catalog, so that differences have words.
-        privileges: owners and rights count too.
-        left_out: labels of objects that this restore left out.
+        losses: what the restore could not bring back, where that is no difference.
+        accepted: labels of objects that may differ.
     """
+    losses = losses or Losses()
     result = Comparison(tables=len(found.rows), rows=sum(found.rows.values()))
-    result.differences += row_differences(_expected_rows(manifest, found), _rows_of(manifest, found))
+    gone = {*losses.left.names, *(label.removeprefix("table ") for label in accepted if label.startswith("table "))}
+    rows = {
+        name: count
+        for name, count in _expected_rows(manifest, found).items()
+        if name in found.rows or name.replace('"', "") not in gone
+    }
+    result.differences += row_differences(rows, _rows_of(manifest, found))
     if manifest.tier is not Tier.PRE_MIGRATION:
         # There the sequences were read before the dump, while others were writing.
-        result.differences += sequence_differences(manifest.sequences, found.sequences)
+        there = {
+            name: value
+            for name, value in manifest.sequences.items()
+            if name in found.sequences or name.replace('"', "").removeprefix(f"{PUBLIC}.") not in gone
+        }
+        result.differences += sequence_differences(there, found.sequences)
     catalog = _scope(manifest, found.catalog).as_of(manifest.catalog_version)
     result.exact = catalog.fingerprint() == manifest.fingerprint
     if result.exact:
         return result
     if expected is None:
-        if privileges and not left_out:
+        if not losses and not accepted:
             result.differences.append(
                 "the catalog's fingerprint is not the manifest's, which has no catalog to compare"
             )
@@ -149,15 +205,51 @@ def compare(
             result.notes.append("the definitions were not compared: the backup has no catalog, only a fingerprint")
         return result
     expected = _dumped(expected).as_of(manifest.catalog_version)
-    if not privileges:
-        expected, catalog = expected.without_privileges(), catalog.without_privileges()
-        result.notes.append("owners and rights were not restored and not compared")
     expected, catalog, notes = without_versions(expected, catalog)
     result.notes += notes
-    gone = {key for key, item in expected.objects.items() if item.label in left_out} - catalog.objects.keys()
-    expected = Catalog({key: item for key, item in expected.objects.items() if key not in gone})
-    result.differences += difference(expected, catalog)
+    expected, catalog = _less(losses, expected, catalog)
+    is_accepted = _accepted(accepted, expected, catalog)
+    for item, lines in differences(expected, catalog):
+        if is_accepted(item):
+            result.notes += [f"accepted: {line}" for line in lines]
+        else:
+            result.objects.append(item.label)
+            result.differences += lines
     return result
+
+
+def _less(losses: Losses, expected: Catalog, found: Catalog) -> tuple[Catalog, Catalog]:
+    """Both catalogs without what a restore could not bring back."""
+    if losses.all_rights:
+        expected, found = expected.without_privileges(), found.without_privileges()
+    expected = losses.left.without(expected, found)
+    if losses.owners or losses.some_rights:
+        moved = {key for key, item in expected.objects.items() if item.attributes.get("owner") in losses.owners}
+        expected, found = _without_owners(expected, moved), _without_owners(found, moved)
+    return expected, found
+
+
+def _without_owners(catalog: Catalog, moved: Collection[Key]) -> Catalog:
+    """Without the owners of some objects, and without rights, which name their owner."""
+    kept = {}
+    for key, item in catalog.objects.items():
+        if item.kind == "grants":
+            continue
+        attributes = {name: value for name, value in item.attributes.items() if name != "owner" or key not in moved}
+        kept[key] = CatalogObject(item.kind, item.table, item.name, attributes)
+    return Catalog(kept)
+
+
+def _accepted(accepted: Collection[str], expected: Catalog, found: Catalog) -> Callable[[CatalogObject], bool]:
+    """Whether an object is one of those with such labels, a part of one, its rights or a comment on it."""
+    items = [item for side in (expected, found) for item in side.objects.values() if item.label in accepted]
+    keys, names = {item.key for item in items}, {item.name for item in items if not item.table}
+
+    def is_accepted(item: CatalogObject) -> bool:
+        of_one = item.kind in ("grants", "comment") and any(item.name.endswith(f" {name}") for name in names)
+        return item.key in keys or item.table in names or of_one
+
+    return is_accepted
 
 
 def without_versions(expected: Catalog, found: Catalog) -> tuple[Catalog, Catalog, list[str]]:

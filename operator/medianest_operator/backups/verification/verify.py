@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 
 from medianest_operator.backups.ending import result_of
-from medianest_operator.backups.logical.copying import Copied, copy_archive
+from medianest_operator.backups.logical.copying import copy_archive
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.finding import Wanted, choose, look, of_newest
 from medianest_operator.backups.logical.restore import check_version
+from medianest_operator.backups.logical.toc import read_toc
 from medianest_operator.backups.repository.catalog import (
     LATEST,
     LATEST_VERIFIED,
@@ -29,7 +30,8 @@ from medianest_operator.backups.repository.manifest import Manifest, Verificatio
 from medianest_operator.backups.repository.store import DamagedError, fetch
 from medianest_operator.backups.verification import amcheck
 from medianest_operator.backups.verification.archive import Archive, downloaded
-from medianest_operator.backups.verification.comparison import compare, read_contents
+from medianest_operator.backups.verification.comparison import Comparison, Losses, compare, read_contents
+from medianest_operator.backups.verification.in_place import restore_in_place
 from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, seal
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError, ThrowawayServer
@@ -51,7 +53,7 @@ _SETTINGS = {
 _OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
 _NO_ROOM = (
     "No space left on device", "could not extend file", "could not write", "Disk quota exceeded", "out of memory",
-    "Cannot allocate memory",
+    "Cannot allocate memory", "out of shared memory",
 )  # fmt: skip
 _WORDS = {
     "rolsuper": ("SUPERUSER", ""),
@@ -113,6 +115,7 @@ class VerifyRun:
         self._options = options
         self._report = report
         self._more: dict[str, Any] = {}
+        self._lost: list[str] = []
 
     def run(self) -> Result:
         """Verify; nothing is raised but what a bug raises."""
@@ -142,7 +145,9 @@ class VerifyRun:
                 raise
             failure, message = error, error.message
         seconds = time.monotonic() - began
-        verification = Verification.of(failure is None, self._options.now(), seconds, cut(message), stages.seconds)
+        verification = Verification.of(
+            failure is None, self._options.now(), seconds, cut(message), stages.seconds, self._lost
+        )
         noted = self._note(repository, backup, verification)
         if failure is None:
             noted += self._read_back(backup, [place for place in places if place[0] is not repository], verification)
@@ -197,69 +202,106 @@ class VerifyRun:
         with downloaded(repository, backup, work, self._options.identities, self._report) as archive:
             stages.seconds["download"] = round(archive.seconds, 2)
             try:
-                with (self._options.sandbox or LocalSandbox(work)).server(_SETTINGS) as server:
-                    return self._look_at(server, manifest, archive, stages)
+                return self._restore(archive, stages)
             except ThrowawayError as error:
                 reason = Reason.INTERNAL_ERROR if error.transient else Reason.NO_ROOM
                 raise RunFailure(reason, f"{work}: {error}", error.transient) from error
+            except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
+                raise RunFailure(
+                    Reason.TARGET_UNFIT,
+                    f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed here:"
+                    f" {_plain(error)}",
+                ) from error
+            except psycopg.errors.FeatureNotSupported as error:
+                # An extension whose files aren't there.
+                raise RunFailure(
+                    Reason.TARGET_UNFIT, f"The backup needs what is not installed here: {_plain(error)}"
+                ) from error
             except psycopg.Error as error:
-                text = " ".join(str(error).split())
-                raise RunFailure(Reason.INTERNAL_ERROR, f"The throwaway server gave up: {text}", True) from error
+                text = f"The throwaway server gave up: {_plain(error)}"
+                raise RunFailure(Reason.INTERNAL_ERROR, text, transient=True) from error
 
-    def _look_at(self, server: ThrowawayServer, manifest: Manifest, archive: Archive, stages: Stages) -> str:
-        database = DatabaseCopy(manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype)
-        with stages.timed("restore"):
-            copied = self._restore(server, database, manifest, archive)
-        seal(copied.room)
-        expected, labels, rows = archive.catalog, set[str](), dict(manifest.rows)
-        with closing(copied.room.connect_reader()) as connection:
-            with stages.timed("compare"):
-                found = read_contents(connection)
-                catalog = found.catalog.without_extensions(copied.room.brought)
-                if expected is not None:
-                    there = copied.left.without(expected, catalog).objects
-                    labels = {item.label for key, item in expected.objects.items() if key not in there}
-                for name in copied.left.names & rows.keys() - found.rows.keys():
-                    del rows[name]
-                comparison = compare(
-                    manifest.model_copy(update={"rows": rows}),
-                    expected,
-                    replace(found, catalog=catalog),
-                    left_out=labels,
-                )
-            if comparison.differences:
-                raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
-            with stages.timed("amcheck"):
-                checked, problems = amcheck.check(connection)
-            if problems:
-                raise RunFailure(Reason.NOT_EQUAL, f"amcheck found damage: {'; '.join(problems[:3])}")
-        seconds = stages.seconds
-        notes = "".join(f" Note: {note}." for note in [*copied.left.notes, *comparison.notes])
-        return (
-            f"{comparison.tables} tables with {comparison.rows} rows restored in"
-            f" {seconds['download'] + seconds['restore']:.1f} s, {'fingerprint' if comparison.exact else 'catalog'},"
-            f" rows and sequences equal, {checked} tables and indexes checked.{notes}"
-        )
-
-    def _restore(self, server: ThrowawayServer, database: DatabaseCopy, manifest: Manifest, archive: Archive) -> Copied:
+    def _restore(self, archive: Archive, stages: Stages) -> str:
+        """As a restore in place does it; where that doesn't bring everything back, as a superuser would."""
         try:
-            return copy_archive(server, archive.path, database, _roles(manifest), JOBS)
-        except DumpError as error:
-            # Where there was no room for it, nothing is said of the backup.
-            here = any(words in str(error) for words in _NO_ROOM)
-            reason = Reason.NO_ROOM if here else Reason.RESTORE_FAILED
-            raise RunFailure(reason, f"it can't be restored: {error}", error.transient) from error
-        except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
-            raise RunFailure(
-                Reason.TARGET_UNFIT,
-                f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed here:"
-                f" {_plain(error)}",
-            ) from error
-        except psycopg.errors.FeatureNotSupported as error:
-            # An extension whose files aren't there.
-            raise RunFailure(
-                Reason.TARGET_UNFIT, f"The backup needs what is not installed here: {_plain(error)}"
-            ) from error
+            with self._server(archive) as server:
+                database, roles = _database(archive.manifest), _roles(archive.manifest)
+                tried = restore_in_place(server, archive, database, roles, JOBS, stages.timed)
+        except (RunFailure, DumpError) as error:
+            failure = _failure(error)
+            if failure.reason is not Reason.RESTORE_FAILED or failure.transient:
+                raise failure from error
+            told = self._as_superuser(archive, stages)
+            self._lost = [f"anything: {failure.message}"]
+            return f"{told} A restore in place fails: {failure.message}"
+        _check(tried.problems)
+        if not tried.comparison.differences:
+            return _told(tried.comparison, tried.checked, stages)
+        told = self._as_superuser(archive, stages)
+        self._lost = list(dict.fromkeys([*tried.lost, *tried.comparison.objects])) or tried.comparison.differences
+        return f"{told} A restore in place doesn't bring back: {_listed(self._lost)}."
+
+    def _as_superuser(self, archive: Archive, stages: Stages) -> str:
+        """With all owners and rights, and what the restore in place has no right to."""
+        manifest = archive.manifest
+        self._report("a restore in place doesn't bring everything back; trying it as a superuser would")
+        with self._server(archive) as server:
+            try:
+                with stages.timed("restore"):
+                    copied = copy_archive(server, archive.path, _database(manifest), _roles(manifest), JOBS)
+            except DumpError as error:
+                raise _failure(error) from error
+            seal(copied.room)
+            with closing(copied.room.connect_reader()) as connection:
+                with stages.timed("compare"):
+                    found = read_contents(connection)
+                    found = replace(found, catalog=found.catalog.without_extensions(copied.room.brought))
+                    comparison = compare(manifest, archive.catalog, found, losses=Losses(copied.left))
+                if comparison.differences:
+                    raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
+                with stages.timed("amcheck"):
+                    checked, problems = amcheck.check(connection)
+        _check(problems)
+        comparison.notes[:0] = copied.left.notes
+        return _told(comparison, checked, stages)
+
+    def _server(self, archive: Archive) -> AbstractContextManager[ThrowawayServer]:
+        # One transaction may lock as much as there is, as a view of many partitions does.
+        locks = max(64, len(read_toc(archive.path)) // 2)
+        sandbox = self._options.sandbox or LocalSandbox(self._options.work)
+        return sandbox.server({**_SETTINGS, "max_locks_per_transaction": str(locks)})
+
+
+def _check(problems: Sequence[str]) -> None:
+    if problems:
+        raise RunFailure(Reason.NOT_EQUAL, f"amcheck found damage: {'; '.join(problems[:3])}")
+
+
+def _failure(error: RunFailure | DumpError) -> RunFailure:
+    """What a restore that failed says of the backup: nothing, where there was no room for it here."""
+    transient = error.transient
+    if isinstance(error, RunFailure) and error.reason is not Reason.RESTORE_FAILED:
+        return error
+    here = any(words in str(error) for words in _NO_ROOM)
+    return RunFailure(Reason.NO_ROOM if here else Reason.RESTORE_FAILED, f"it can't be restored: {error}", transient)
+
+
+def _told(comparison: Comparison, checked: int, stages: Stages) -> str:
+    seconds = stages.seconds
+    notes = "".join(f" Note: {note}." for note in comparison.notes)
+    return (
+        f"{comparison.tables} tables with {comparison.rows} rows restored in"
+        f" {seconds['download'] + seconds['restore']:.1f} s, {'fingerprint' if comparison.exact else 'catalog'},"
+        f" rows and sequences equal, {checked} tables and indexes checked.{notes}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _database(manifest: Manifest) -> DatabaseCopy:
+    return DatabaseCopy(manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype)
 
 
 def _plain(error: psycopg.Error) -> str:
