@@ -152,9 +152,9 @@ class ApiServer:
         if call.subresource == "status":
             if known is None:
                 return _status(404, "NotFound", f"{name} not found")
-            uid = body["metadata"].get("uid")
-            if uid is not None and uid != known["metadata"]["uid"]:
-                return _status(409, "Conflict", "another object")
+            # As the real one, which looks at the version, and here not at the UID.
+            if body["metadata"].get("resourceVersion") not in {None, known["metadata"]["resourceVersion"]}:
+                return _status(409, "Conflict", f"{name} was changed since it was read")
             body = known | {"status": body["status"]}
         elif call.method == "PATCH" and known is not None:
             before = self._applied.get((call.kind, namespace, name), {}) if applied else {}

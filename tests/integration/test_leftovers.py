@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from integration.loops import IMAGE, NAMESPACE, Arena, arena
-from medianest_operator.kubernetes.kinds import CLAIM, ENDPOINTS, POD, STATEFUL_SET, Kind
+from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, ENDPOINTS, POD, STATEFUL_SET, Kind
 
 LABELS = {
     "app.kubernetes.io/managed-by": "medianest-operator",
@@ -61,6 +61,28 @@ async def test_an_earlier_objects_statefulset_is_waited_for() -> None:
         made.services.memory.forget(key)
         await made.run(key)
         assert made.server.get(STATEFUL_SET, NAMESPACE, "db")["metadata"]["uid"] != old
+
+
+async def test_a_run_for_an_earlier_object_tells_the_new_one_nothing() -> None:
+    """`kubectl delete` and `apply` in the midst of a run: what is gone says nothing of what is there now."""
+    async with arena() as made:
+        key = made.make("db")
+        await made.observe()
+        del made.server.objects[(DATABASE.plural, *key)]
+        made.make("db")
+        await made.reconciler.reconcile(key)
+        assert made.status(key) == {}
+        await made.run(key)
+        assert made.conditions(key)["Ready"] == ("False", "Creating")
+
+
+async def test_an_object_that_was_edited_in_the_midst_of_a_run_gets_its_status() -> None:
+    async with arena() as made:
+        key = made.make("db")
+        await made.observe()
+        made.make("db", annotations={"edited": "meanwhile"})
+        await made.reconciler.reconcile(key)
+        assert made.conditions(key)["Ready"] == ("False", "Creating")
 
 
 async def test_what_patroni_knows_of_a_kept_volume_stays() -> None:

@@ -129,21 +129,35 @@ class Applier:
     async def apply_status(self, kind: Kind, live: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
         """Write an object's status. Returns whether it was: the object may be gone, or another one in its place.
 
+        The version is what is written to: for the status of a custom resource the API server takes no notice of the UID
+        (seen with 1.37; its statusStrategy brings the old metadata back), and a new object of the same name would get
+        the status of the earlier one.
+
         Raises:
             Permanent: the definition of the kind refuses it.
         """
-        metadata = {key: live["metadata"][key] for key in ("namespace", "name", "uid")}
-        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
-        try:
-            written = await self._client.apply(kind, body, "status")
-        except ApiError as error:
-            if error.status in {404, 409}:
-                return False
-            if error.status == 422 or _UNKNOWN_FIELD in error.message:
-                raise Permanent(Reason.OUTDATED_DEFINITION, f"the status was refused: {error.message}") from error
-            raise
-        self._cache.put(kind, written)
-        return True
+        wanted = live["metadata"]
+        names = {key: wanted[key] for key in ("namespace", "name")}
+        version = wanted.get("resourceVersion")
+        while True:
+            metadata = names | {"resourceVersion": version}
+            body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
+            try:
+                written = await self._client.apply(kind, body, "status")
+            except ApiError as error:
+                if error.status == 409:
+                    current = await self._client.get(kind, names["namespace"], names["name"])
+                    if current is None or current["metadata"]["uid"] != wanted["uid"]:
+                        return False
+                    version = current["metadata"]["resourceVersion"]
+                    continue
+                if error.status == 404:
+                    return False
+                if error.status == 422 or _UNKNOWN_FIELD in error.message:
+                    raise Permanent(Reason.OUTDATED_DEFINITION, f"the status was refused: {error.message}") from error
+                raise
+            self._cache.put(kind, written)
+            return True
 
     async def delete(self, kind: Kind, live: Manifest, **options: Any) -> None:
         """Delete a child."""
