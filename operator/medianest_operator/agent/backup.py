@@ -179,6 +179,10 @@ def restore(
     identity_file: IdentityOption = None,
     jobs: JobsOption = 2,
     create: Annotated[bool, typer.Option("--create", help="Make the database first; refused where it exists.")] = False,
+    keep_unequal: Annotated[
+        bool,
+        typer.Option(help="With --create: leave a database that is not equal, under the name that is reported."),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse to restore what this role can't bring back as it was.")
     ] = False,
@@ -203,6 +207,7 @@ def restore(
         identities=identities(identity_file),
         jobs=jobs,
         create=create,
+        keep=keep_unequal,
         strict=strict,
         accepted=accept_difference or (),
         asks=ask_for_extensions,

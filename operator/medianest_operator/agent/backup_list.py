@@ -107,6 +107,7 @@ def _document(backup: Backup) -> dict[str, Any]:
         "beingRead": backup.read,
         "verification": {
             "ok": verification.ok,
+            "lost": verification.lost,
             "at": verification.at.isoformat(timespec="seconds"),
             "seconds": verification.seconds,
             "message": verification.message,

@@ -114,6 +114,17 @@ def count_rows(connection: Connection[Any], tables: Sequence[Table]) -> Iterator
             yield table.name, only(cursor.execute(query))[0]
 
 
+def count_large_objects(connection: Connection[Any]) -> int:
+    """How many large objects there are, whoever may read them.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    (found,) = only(cursor.execute("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata"))
+    return int(found)
+
+
 def read_sequences(connection: Connection[Any]) -> dict[str, tuple[int, bool]]:
     """Where each sequence stands, and whether that value was handed out, by its quoted name with its schema.
 

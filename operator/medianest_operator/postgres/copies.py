@@ -18,6 +18,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.postgres.rows import only
+from medianest_operator.postgres.setting_values import name_and_value
 from medianest_operator.postgres.throwaway import Login, ThrowawayServer
 
 MAINTENANCE: Final = "postgres"
@@ -45,10 +46,6 @@ READING: Final = {
 """What the login that reads the evidence begins with."""
 WRITING: Final = {"client_min_messages": "error", "default_transaction_read_only": "off"}
 """What the login that restores begins with, whatever the database's owner set for all sessions."""
-# Parameters whose value is a list of names, each quoted by itself (PostgreSQL's source, GUC_LIST_QUOTE).
-_LISTS: Final = frozenset({
-    "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",
-})  # fmt: skip
 _AMCHECK: Final = "amcheck"
 _CHECKS: tuple[LiteralString, ...] = (
     "{}.bt_index_check(pg_catalog.regclass, boolean)",
@@ -308,12 +305,7 @@ def _bring_checks(admin: Connection[Any], room: Room, extensions: Mapping[str, s
 
 
 def _set(admin: Connection[Any], statement: LiteralString, names: Iterable[str], setting: str) -> None:
-    key, _, value = setting.partition("=")
-    shown: sql.Composable = sql.Literal(value)
-    if key in _LISTS:
-        parts = [part.strip() for part in value.split(",")]
-        plain = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
-        shown = sql.SQL(", ").join(sql.Literal(part) for part in plain)
+    key, shown = name_and_value(setting)
     _run(admin, statement, *names, key, shown)
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.filling import Plan, Target, fill, inspect, plan, read_restored
 from medianest_operator.backups.logical.finding import Wanted, choose, look
+from medianest_operator.backups.logical.new_database import NewDatabase
 from medianest_operator.backups.logical.server import is_final
 from medianest_operator.backups.repository.catalog import Backup
 from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.facts import Collation, read_collation
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.comparison import Comparison, compare
@@ -26,7 +28,8 @@ from medianest_operator.postgres.connect import ConnectError, connect, libpq_env
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 
-MAINTENANCE = "postgres"
+COLLATION = "collation of the database"
+"""How a difference of it is accepted."""
 _ELSEWHERE = (Reason.BACKUP_DAMAGED, Reason.REPOSITORY_FAILED)
 """What another repository's copy may not have."""
 
@@ -41,7 +44,8 @@ class RestoreOptions:
         work: a folder with room for the dump.
         identities: age's private keys.
         jobs: connections that restore at the same time.
-        create: make the database first.
+        create: make the database first; until it is whole it has another name.
+        keep: leave one that is not equal, under that name.
         strict: refuse what this role can't bring back as it was, unless it is accepted; otherwise it is only told.
         accepted: labels of objects that may differ, or may be lost (`CatalogObject.label`).
         asks: give up at once where somebody else could make extensions beforehand, and say which.
@@ -55,6 +59,7 @@ class RestoreOptions:
     identities: Sequence[str] = ()
     jobs: int = 2
     create: bool = False
+    keep: bool = False
     strict: bool = False
     accepted: Sequence[str] = ()
     asks: bool = False
@@ -94,8 +99,10 @@ class RestoreRun:
         self._more["backup"] = manifest.id
         check_version(manifest)
         with ExitStack() as stack:
-            connection = stack.enter_context(closing(self._connect(manifest, stack)))
+            connection, made_for_it = self._connect(manifest, stack)
+            stack.enter_context(closing(connection))
             _check_server(manifest, connection)
+            different = [] if made_for_it else self._other_collation(manifest, connection)
             target = inspect(connection, libpq_environment(connection))
             archive, repository = self._download(places, stack)
             self._more |= {"repository": repository.name, "schemaVersion": manifest.schema_version}
@@ -111,7 +118,11 @@ class RestoreRun:
                 losses=None if options.strict else made.losses,
                 accepted=options.accepted,
             )
-            comparison.notes[:0] = made.losses.told()
+            comparison.notes[:0] = [*different, *made.losses.told()]
+            self._check(manifest, comparison)
+            connection.close()
+            if made_for_it is not None:
+                comparison.notes += made_for_it.finish()
             result = self._told(manifest, comparison)
             stack.pop_all().close()
         return result
@@ -146,6 +157,26 @@ class RestoreRun:
             )
         return made
 
+    def _other_collation(self, manifest: Manifest, connection: Connection[Any]) -> list[str]:
+        """Where the database sorts otherwise than the one that was backed up, in words.
+
+        Raises:
+            RunFailure: it does, and that was not accepted.
+        """
+        here = read_collation(connection)
+        there = Collation.of(manifest)
+        if here == there or COLLATION in self._options.accepted:
+            return [] if here == there else [f"accepted: the database sorts by {here}, and sorted by {there}"]
+        text = f"the database sorts by {here}, and the one that was backed up by {there}"
+        if not self._options.strict:
+            return [text]
+        self._more["differences"] = [COLLATION]
+        raise RunFailure(
+            Reason.NOT_RESTORABLE,
+            f"{manifest.id} can't be restored as it was: {text}. Nothing was changed. Accept the difference as"
+            f" {COLLATION!r}.",
+        )
+
     def _download(self, places: Sequence[tuple[Repository, Backup]], stack: ExitStack) -> tuple[Archive, Repository]:
         for number, (repository, backup) in enumerate(places, start=1):
             try:
@@ -161,32 +192,38 @@ class RestoreRun:
                 self._report(f"{failure.message}; trying {places[number][0].name}")
         raise AssertionError("no place")
 
-    def _connect(self, manifest: Manifest, stack: ExitStack) -> Connection[Any]:
+    def _connect(self, manifest: Manifest, stack: ExitStack) -> tuple[Connection[Any], NewDatabase | None]:
+        """The database to fill; one that is made for it is taken away again where the restore fails."""
         options = self._options
-        if options.create:
-            self._create(manifest, stack)
-        return open_target(options.conninfo, options.wait, self._report)
+        if not options.create:
+            return open_target(options.conninfo, options.wait, self._report), None
 
-    def _create(self, manifest: Manifest, stack: ExitStack) -> None:
-        """Make the database, and take it away again where the restore fails."""
-        name = _target_name(self._options.conninfo)
-        with closing(open_target(self._options.conninfo, self._options.wait, self._report, MAINTENANCE)) as connection:
-            create_database(connection, name, manifest)
+        def connect(dbname: str) -> Connection[Any]:
+            return open_target(options.conninfo, options.wait, self._report, dbname)
 
-        def drop(kind: type[BaseException] | None, *_: object) -> None:
-            if kind is not None:
-                with closing(open_target(self._options.conninfo, 5, self._report, MAINTENANCE)) as connection:
-                    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        made = NewDatabase(connect, _target_name(options.conninfo), manifest)
+        made.make()
 
-        stack.push(drop)
+        def end(kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+            if kind is None:
+                return
+            if options.keep and isinstance(error, RunFailure) and error.reason is Reason.NOT_EQUAL:
+                error.message += f" It is kept as database {made.filling}."
+            else:
+                made.drop()
 
-    def _told(self, manifest: Manifest, comparison: Comparison) -> Result:
+        stack.push(end)
+        return connect(made.filling), made
+
+    def _check(self, manifest: Manifest, comparison: Comparison) -> None:
         self._more |= {"tables": comparison.tables, "rows": comparison.rows}
         if comparison.differences:
             self._more["differences"] = comparison.differences
             raise RunFailure(
                 Reason.NOT_EQUAL, f"{manifest.id} was restored, but is not what was backed up: {comparison.describe()}."
             )
+
+    def _told(self, manifest: Manifest, comparison: Comparison) -> Result:
         verification = "catalog, row counts and sequences equal those of the backup"
         if comparison.exact:
             verification = "fingerprint, row counts and sequences are exactly those of the backup"
@@ -209,31 +246,6 @@ def open_target(
     except ConnectError as error:
         raise RunFailure(
             Reason.CONNECT_FAILED, f"No connection within {wait:g} s: {error}", not is_final(error)
-        ) from error
-
-
-def create_database(connection: Connection[Any], name: str, manifest: Manifest) -> None:
-    """Make an empty database with the encoding and the collation that the backed-up one had.
-
-    Raises:
-        RunFailure: it exists, or the collation isn't there.
-    """
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
-        sql.Identifier(name),
-        sql.Literal(manifest.encoding),
-        sql.Literal(manifest.collate),
-        sql.Literal(manifest.ctype),
-    )
-    try:
-        connection.execute(statement)
-    except psycopg.errors.DuplicateDatabase as error:
-        text = f"Database {name} exists. --create makes it: give another name, or drop it; nothing was changed."
-        raise RunFailure(Reason.TARGET_NOT_EMPTY, text) from error
-    except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
-        raise RunFailure(
-            Reason.TARGET_UNFIT,
-            f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed on this server:"
-            f" {' '.join(str(error).split())}",
         ) from error
 
 

@@ -28,10 +28,11 @@ _KINDS: Final = tuple(sorted((
     "SUBSCRIPTION TABLE", "TABLE", "TABLE ATTACH", "TABLE DATA", "TEXT SEARCH CONFIGURATION", "TEXT SEARCH DICTIONARY",
     "TEXT SEARCH PARSER", "TEXT SEARCH TEMPLATE", "TRANSFORM", "TRIGGER", "TYPE", "USER MAPPING", "VIEW",
 ), key=len, reverse=True))  # fmt: skip
+_OF_SCHEMA: Final = "PUBLICATION TABLES IN SCHEMA"
 # PostgreSQL manual, the CREATE command of each.
 _SUPERUSERS: Final = frozenset({
     "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
-    "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "SECURITY LABEL", "SHELL TYPE", "SUBSCRIPTION",
+    "PROCEDURAL LANGUAGE", "SECURITY LABEL", "SHELL TYPE", "SUBSCRIPTION",
     "TEXT SEARCH PARSER", "TEXT SEARCH TEMPLATE",
     # These lead elsewhere, and hold passwords.
     "SERVER", "USER MAPPING",
@@ -186,6 +187,9 @@ def choose(
     refused |= set(_refused_by_text(archive, entries))
     refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in extensions}
     by_number = {entry.number: entry for entry in entries}
+    # Half a publication would be worse than none.
+    needed = {number for entry in entries if entry.kind == _OF_SCHEMA for number in entry.needs}
+    refused |= {number for number in needed if number in by_number and by_number[number].kind == "PUBLICATION"}
     for number in sorted(refused):
         entry = by_number[number]
         left.notes.append(f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it")

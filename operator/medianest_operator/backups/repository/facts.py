@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.backups.repository.client import CHUNK
 from medianest_operator.backups.repository.layout import Format
-from medianest_operator.backups.repository.manifest import RoleNeed
+from medianest_operator.backups.repository.manifest import DatabaseProperties, Manifest, RoleNeed
 from medianest_operator.backups.repository.store import Content
 from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.postgres.rows import only
@@ -27,6 +27,28 @@ SELECT d.datname::text, pg_catalog.pg_get_userbyid(d.datdba)::text, pg_catalog.p
             ELSE (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(c.oid))::bigint FROM pg_catalog.pg_class c
                    WHERE c.relkind IN ('r', 'm', 'S')) END,
        (SELECT system_identifier::text FROM pg_catalog.pg_control_system())
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+_COLLATION: LiteralString = """
+SELECT pg_catalog.pg_encoding_to_char(d.encoding)::text, d.datcollate, d.datctype,
+       coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), pg_catalog.to_jsonb(d) ->> 'daticulocale'
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+_PROPERTIES: LiteralString = """
+SELECT coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), pg_catalog.to_jsonb(d) ->> 'daticulocale',
+       d.datconnlimit, pg_catalog.shobj_description(d.oid, 'pg_database'),
+       coalesce((SELECT pg_catalog.json_object_agg(
+                            CASE s.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(s.setrole)::text END,
+                            s.setconfig)
+                   FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase = d.oid), '{}'),
+       coalesce((SELECT pg_catalog.json_object_agg(a.grantee, a.rights)
+                   FROM (SELECT CASE x.grantee WHEN 0 THEN 'public'
+                                               ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END AS grantee,
+                                pg_catalog.array_agg(x.privilege_type ORDER BY x.privilege_type) AS rights
+                           FROM pg_catalog.aclexplode(
+                                    coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) x
+                          GROUP BY 1) a), '{}'),
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata)
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 _EXTENSIONS: LiteralString = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1"
@@ -77,6 +99,7 @@ class DatabaseFacts:
     system_identifier: str
     extensions: dict[str, str]
     roles: tuple[RoleNeed, ...]
+    database: DatabaseProperties
 
     def for_manifest(self) -> dict[str, Any]:
         """Arguments of `Manifest`."""
@@ -100,7 +123,42 @@ def read_facts(connection: Connection[Any]) -> DatabaseFacts:
         for name, *flags, groups in cursor.execute(_ROLES).fetchall()
     )
     dbname, owner, encoding, collate, ctype, version, size, identifier = row
-    return DatabaseFacts(dbname, owner, encoding, collate, ctype, version, size, identifier, extensions, roles)
+    names = DatabaseProperties.model_fields
+    properties = DatabaseProperties(**dict(zip(names, only(cursor.execute(_PROPERTIES)), strict=True)))
+    return DatabaseFacts(
+        dbname, owner, encoding, collate, ctype, version, size, identifier, extensions, roles, properties
+    )
+
+
+@dataclass(frozen=True)
+class Collation:
+    """By what a database sorts and compares texts."""
+
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str
+    icu_locale: str | None
+
+    def __str__(self) -> str:
+        own = f"ICU's {self.icu_locale}" if self.provider == "i" else self.collate
+        other = f" with characters of {self.ctype}" if self.ctype != self.collate else ""
+        return f"{own}{other} ({self.encoding})"
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Collation:
+        """Of the database that was backed up; an earlier version didn't note the provider."""
+        known = manifest.database or DatabaseProperties()
+        return cls(manifest.encoding, manifest.collate, manifest.ctype, known.provider, known.icu_locale)
+
+
+def read_collation(connection: Connection[Any]) -> Collation:
+    """Of the database that the connection is in.
+
+    Raises:
+        psycopg.Error: the connection is lost.
+    """
+    return Collation(*only(connection.cursor(row_factory=tuple_row).execute(_COLLATION)))
 
 
 def pg_dump_version() -> str:

@@ -109,6 +109,29 @@ class RoleNeed(_Document):
     member_of: tuple[str, ...] = ()
 
 
+class DatabaseProperties(_Document):
+    """What is a database's own, besides what is in it.
+
+    Attributes:
+        provider: of its collation: `c` for the C library's, `i` for ICU's.
+        icu_locale: where that is ICU's.
+        connection_limit: how many may connect; -1: as many as the server takes.
+        comment: on it.
+        settings: `ALTER DATABASE ... SET` (by the empty name) and `ALTER ROLE ... IN DATABASE ... SET` by role, as
+            `name=value`.
+        rights: on it, by role or `public`.
+        large_objects: how many it holds.
+    """
+
+    provider: str = "c"
+    icu_locale: str | None = None
+    connection_limit: int = -1
+    comment: str | None = None
+    settings: dict[str, tuple[str, ...]] = {}
+    rights: dict[str, tuple[Literal["CONNECT", "CREATE", "TEMPORARY"], ...]] = {}
+    large_objects: Count = 0
+
+
 class Manifest(_Document):
     """What a backup is. It is written last: without it there is no backup.
 
@@ -135,6 +158,7 @@ class Manifest(_Document):
             snapshots.
         roles: the ones that a restore with all owners and rights needs.
         extensions: their versions.
+        database: the database's own properties; `None`: an earlier version took it.
         database_bytes: `pg_database_size`.
         keep_until: kept until then, and no longer, whatever its tier says.
         files: all files with data.
@@ -162,6 +186,7 @@ class Manifest(_Document):
     sequences: dict[str, tuple[int, bool]]
     roles: tuple[RoleNeed, ...] = ()
     extensions: dict[str, str] = {}
+    database: DatabaseProperties | None = None
     database_bytes: Count = 0
     keep_until: AwareDatetime | None = None
     files: Annotated[tuple[File, ...], Field(min_length=1)]

@@ -20,7 +20,7 @@ from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.backups.repository.store import fetch
 from medianest_operator.hardening.fingerprint import without_hardening
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key, differences, read_catalog
-from medianest_operator.postgres.contents import count_rows, read_sequences, read_tables
+from medianest_operator.postgres.contents import count_large_objects, count_rows, read_sequences, read_tables
 from medianest_operator.postgres.copies import PUBLIC
 from medianest_operator.results.backup import Reason, RunFailure
 
@@ -37,11 +37,13 @@ class Contents:
         catalog: every definition.
         rows: of each table.
         sequences: the last value of each, and whether it was handed out.
+        large_objects: how many there are.
     """
 
     catalog: Catalog
     rows: Mapping[str, int]
     sequences: Mapping[str, tuple[int, bool]]
+    large_objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Losses:
             item
             for item in expected.objects.values()
             if item.kind not in ("grants", "comment")
-            and (self.left.covers(item) or item.attributes.get("owner") in self.owners)
+            and (item.kind == "subscription" or self.left.covers(item) or item.attributes.get("owner") in self.owners)
         ]
         names = {item.name for item in lost if not item.table}
         known = {item.name.replace('"', "") for item in lost}
@@ -125,7 +127,7 @@ def read_contents(connection: Connection[Any], report: Callable[[str], None] = l
     for name, count in count_rows(connection, read_tables(connection)):
         rows[name] = count
         report(f"counted {name}: {count}")
-    return Contents(dumped_catalog(connection), rows, read_sequences(connection))
+    return Contents(dumped_catalog(connection), rows, read_sequences(connection), count_large_objects(connection))
 
 
 def stored_catalog(repository: Repository, manifest: Manifest, identities: Sequence[str]) -> Catalog | None:
@@ -175,7 +177,7 @@ def compare(
         losses: what the restore could not bring back, where that is no difference.
         accepted: labels of objects that may differ.
     """
-    losses = losses or Losses()
+    known, losses = losses is not None, losses or Losses()
     result = Comparison(tables=len(found.rows), rows=sum(found.rows.values()))
     gone = {*losses.left.names, *(label.removeprefix("table ") for label in accepted if label.startswith("table "))}
     rows = {
@@ -192,6 +194,10 @@ def compare(
             if name in found.sequences or name.replace('"', "").removeprefix(f"{PUBLIC}.") not in gone
         }
         result.differences += sequence_differences(there, found.sequences)
+    if manifest.database is not None and found.large_objects != manifest.database.large_objects:
+        result.differences.append(
+            f"there are {found.large_objects} large objects, expected {manifest.database.large_objects}"
+        )
     catalog = _scope(manifest, found.catalog).as_of(manifest.catalog_version)
     result.exact = catalog.fingerprint() == manifest.fingerprint
     if result.exact:
@@ -207,6 +213,9 @@ def compare(
     expected = _dumped(expected).as_of(manifest.catalog_version)
     expected, catalog, notes = without_versions(expected, catalog)
     result.notes += notes
+    if known:
+        expected, unknown = _without_subscriptions(expected, catalog)
+        result.notes += unknown
     expected, catalog = _less(losses, expected, catalog)
     is_accepted = _accepted(accepted, expected, catalog)
     for item, lines in differences(expected, catalog):
@@ -216,6 +225,13 @@ def compare(
             result.objects.append(item.label)
             result.differences += lines
     return result
+
+
+def _without_subscriptions(expected: Catalog, found: Catalog) -> tuple[Catalog, list[str]]:
+    """Nobody but a superuser gets them from pg_dump: they hold passwords."""
+    missing = [item for item in expected.of_kind("subscription") if item.key not in found.objects]
+    kept = Catalog({key: item for key, item in expected.objects.items() if item not in missing})
+    return kept, [f"{item.label} is not in the backup: it would hold its password" for item in missing]
 
 
 def _less(losses: Losses, expected: Catalog, found: Catalog) -> tuple[Catalog, Catalog]:

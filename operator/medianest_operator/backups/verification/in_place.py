@@ -20,14 +20,14 @@ class InPlace:
     """What came of it.
 
     Attributes:
-        comparison: everything counts as a difference that a restore could not bring back.
-        lost: of that what was known beforehand: labels of objects.
+        lost: what it could not bring back, as was known beforehand: labels of objects.
+        comparison: of the rest, owners and rights included.
         checked: tables and indexes that amcheck looked at.
         problems: what it found, in words.
     """
 
-    comparison: Comparison
     lost: list[str]
+    comparison: Comparison
     checked: int
     problems: list[str]
 
@@ -64,7 +64,7 @@ def restore_in_place(
         with timed("compare"):
             found = read_restored(target)
             found = replace(found, catalog=found.catalog.without_extensions(room.brought))
-            comparison = compare(archive.manifest, archive.catalog, found)
-        lost = made.losses.objects(archive.catalog) if archive.catalog else made.losses.told()
+            lost = made.losses.objects(archive.catalog) if archive.catalog else made.losses.told()
+            comparison = compare(archive.manifest, archive.catalog, found, accepted=lost)
         with timed("amcheck"):
-            return InPlace(comparison, lost, *amcheck.check(connection))
+            return InPlace(lost, comparison, *amcheck.check(connection))

@@ -235,10 +235,10 @@ class VerifyRun:
             self._lost = [f"anything: {failure.message}"]
             return f"{told} A restore in place fails: {failure.message}"
         _check(tried.problems)
-        if not tried.comparison.differences:
+        if not tried.lost and not tried.comparison.differences:
             return _told(tried.comparison, tried.checked, stages)
         told = self._as_superuser(archive, stages)
-        self._lost = list(dict.fromkeys([*tried.lost, *tried.comparison.objects])) or tried.comparison.differences
+        self._lost = [*tried.lost, *tried.comparison.objects] or tried.comparison.differences
         return f"{told} A restore in place doesn't bring back: {_listed(self._lost)}."
 
     def _as_superuser(self, archive: Archive, stages: Stages) -> str:
@@ -301,7 +301,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _database(manifest: Manifest) -> DatabaseCopy:
-    return DatabaseCopy(manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype)
+    icu_locale = manifest.database.icu_locale if manifest.database else None
+    return DatabaseCopy(
+        manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype, icu_locale
+    )
 
 
 def _plain(error: psycopg.Error) -> str:
