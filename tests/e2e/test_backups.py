@@ -372,7 +372,7 @@ def test_backup_that_can_not_be_restored_is_told_everywhere(kube: Kube) -> None:
     healthy(kube, "True", "BackupsHealthy")
     ask(kube, "second")
     second = wait_over(kube, "second")["backup"]
-    bucket.spoil(f"{second}/data.dump")
+    bucket.spoil(f"{second}/data.dump.zst")
     kube.kubectl("create", "job", "--from=cronjob/db-verify", "drill")
     message = healthy(kube, "False", "VerificationFailed")["message"]
     assert f"{second} is not good" in message

@@ -90,7 +90,7 @@ class Arena:
     def start_and_wait(self, *arguments: str) -> Run:
         """A backup that is in the middle of its dump."""
         run = self.start(*arguments)
-        until(lambda: any(path.stat().st_size > 1 << 20 for path in self.folder.rglob("data.dump#*")))
+        until(lambda: any(path.stat().st_size > 1 << 20 for path in self.folder.rglob("data.dump.zst#*")))
         return run
 
 

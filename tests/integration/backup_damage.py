@@ -73,7 +73,7 @@ def _bucket_that_is_verified_at_last(arena: Arena) -> None:
 
     async def refuse(request: web.Request) -> web.StreamResponse | None:
         nonlocal refused
-        if request.method != "GET" or not request.path.endswith("/data.dump") or refused > IMPATIENT.retries:
+        if request.method != "GET" or not request.path.endswith("/data.dump.zst") or refused > IMPATIENT.retries:
             return None
         refused += 1
         return web.Response(status=503)
@@ -179,7 +179,7 @@ def _stopped_in_the_middle(arena: Arena) -> None:
     run = arena.start_and_wait()
     run.send(signal.SIGTERM)
     failed(run.end(), "Interrupted", outcome="Transient")
-    assert list(arena.folder.rglob("data.dump#*")) == []
+    assert list(arena.folder.rglob("data.dump.zst#*")) == []
 
 
 def _pg_dump_killed(arena: Arena) -> None:

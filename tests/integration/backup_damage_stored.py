@@ -17,7 +17,7 @@ _SEED = 20261122
 
 def _cut(tenths: int) -> Spoil:
     def spoil(arena: Arena) -> None:
-        path = arena.file("data.dump")
+        path = arena.file("data.dump.zst")
         os.truncate(path, path.stat().st_size * tenths // 10)
 
     return spoil
@@ -25,7 +25,7 @@ def _cut(tenths: int) -> Spoil:
 
 def _flip(number: int) -> Spoil:
     def spoil(arena: Arena) -> None:
-        path = arena.file("data.dump")
+        path = arena.file("data.dump.zst")
         data = bytearray(path.read_bytes())
         place = random.Random(_SEED + number).randrange(len(data))
         data[place] ^= 1 << random.Random(number).randrange(8)
@@ -50,7 +50,7 @@ def _copy_manifest(arena: Arena) -> None:
 
 def _copy_data(arena: Arena) -> None:
     """Another backup's dump, and of the right length, as far as the manifest knows."""
-    other, own = arena.file("data.dump", arena.good), arena.file("data.dump")
+    other, own = arena.file("data.dump.zst", arena.good), arena.file("data.dump.zst")
     own.write_bytes(other.read_bytes().ljust(own.stat().st_size, b"\0")[: own.stat().st_size])
 
 
@@ -62,7 +62,7 @@ def _flip_catalog(arena: Arena) -> None:
 
 
 STORED = [
-    *(Stored(f"cut at {tenths} tenths", _cut(tenths), "is damaged: data.dump has") for tenths in range(10)),
+    *(Stored(f"cut at {tenths} tenths", _cut(tenths), "is damaged: data.dump.zst has") for tenths in range(10)),
     *(Stored(f"flipped byte {n}", _flip(n), "SHA-256 is not the manifest's", "BackupDamaged") for n in range(FLIPS)),
     Stored("manifest missing", lambda arena: arena.file("manifest.json").unlink(), "it has no manifest"),
     Stored("manifest of another backup", _copy_manifest, "that of another backup"),
@@ -74,7 +74,7 @@ STORED = [
     Stored("manifest with other rows", _edit(lambda d: d["rows"].update(users=7)), "expected 7", "NotEqual"),
     Stored("manifest of PostgreSQL 16", _edit(lambda d: d.update(postgres_version="16.1", pg_dump_version="16.1")),
            "pg_dump 16.1", "UnsupportedVersion"),
-    Stored("data missing", lambda arena: arena.file("data.dump").unlink(), "data.dump is missing"),
+    Stored("data missing", lambda arena: arena.file("data.dump.zst").unlink(), "data.dump.zst is missing"),
     Stored("data of another backup", _copy_data, "SHA-256 is not the manifest's", "BackupDamaged"),
     Stored("catalog missing", lambda arena: arena.file("catalog.json.gz").unlink(), "catalog.json.gz is missing"),
     Stored("flipped byte in the catalog", _flip_catalog, "SHA-256 is not the manifest's", "BackupDamaged"),

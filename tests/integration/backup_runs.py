@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
 from psycopg import sql
 
 from integration.postgres_server import Database, PostgresServer, binary
@@ -248,6 +249,25 @@ def definitions(database: Database, *options: str) -> str:
         command, env={**os.environ, **database.environment("postgres")}, capture_output=True, text=True, check=True
     ).stdout
     return "\n".join(line for line in text.splitlines() if not line.startswith(("--", "\\restrict", "\\unrestrict")))
+
+
+def unpacked(path: Path) -> bytes:
+    """What a stored file holds that isn't encrypted."""
+    return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+
+
+def replace_stored(path: Path, content: bytes, **more: object) -> None:
+    """Put other bytes in a stored file's place, as whoever may write to the repository can: the manifest fits them.
+
+    Args:
+        more: what else the manifest says of the file then.
+    """
+    path.write_bytes(content)
+    manifest = path.with_name("manifest.json")
+    document = json.loads(manifest.read_text())
+    [file] = [file for file in document["files"] if file["name"] == path.name]
+    file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **more}
+    manifest.write_text(json.dumps(document))
 
 
 def until(condition: Callable[[], bool]) -> None:

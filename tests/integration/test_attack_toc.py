@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.backup_runs import Bench, new_bench
+from integration.backup_runs import Bench, new_bench, unpacked
 from integration.postgres_server import Database
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.toc import read_toc
@@ -30,11 +30,13 @@ def bench(medianest: Database, room: Path) -> Bench:
     return new_bench(medianest, room, "main")
 
 
-def test_a_table_takes_no_rows_of_another_out_of_the_copy(bench: Bench) -> None:
+def test_a_table_takes_no_rows_of_another_out_of_the_copy(bench: Bench, tmp_path: Path) -> None:
     """Whoever may make tables writes a line of the table of contents: the rows of `users` are an event trigger's."""
     bench.source.execute('SET ROLE medianest; CREATE TABLE public."a" (id text)')
     assert bench.backup().code == 0
-    lines = listing(next((bench.folder / "main").rglob("data.dump")))
+    dumped = tmp_path / "data.dump"
+    dumped.write_bytes(unpacked(next((bench.folder / "main").rglob("data.dump.zst"))))
+    lines = listing(dumped)
     number = next(line for line in lines if b" TABLE DATA public users " in line).split(b";")[0].decode()
     name = f"a\u2028{number}; 0 0 EVENT TRIGGER - x medianest "
     bench.source.execute(f'ALTER TABLE public."a" RENAME TO "{name}"')

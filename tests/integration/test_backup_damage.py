@@ -121,9 +121,9 @@ def test_a_wrong_key(two: Arena, tmp_path: Path) -> None:
     failed(result, "DecryptionFailed", "another key", outcome="Failed")
     assert found == {}
     spoiled.spoiled = encrypted
-    data = bytearray(spoiled.file("data.dump.age").read_bytes())
+    data = bytearray(spoiled.file("data.dump.zst.age").read_bytes())
     data[len(data) // 2] ^= 1
-    spoiled.file("data.dump.age").write_bytes(data)
+    spoiled.file("data.dump.zst.age").write_bytes(data)
     result, found = spoiled.restore(encrypted, str(right))
     failed(result, "BackupDamaged", "SHA-256", outcome="Failed")
     assert found == {}

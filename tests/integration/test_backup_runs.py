@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from integration.backup_runs import (
     contents,
     definitions,
     new_bench,
+    unpacked,
     until,
 )
 from integration.postgres_server import Database, PostgresServer, running_server
@@ -75,10 +75,10 @@ def test_a_backup_comes_back_as_it_was_with_owners_and_rights(bench: Bench, targ
 def test_the_plain_format_is_sql_that_psql_would_run(bench: Bench) -> None:
     assert bench.backup("--format", "custom", "--format", "plain", "--format", "schema").code == 0
     folder = next((bench.folder / "main").rglob("manifest.json")).parent
-    plain = gzip.decompress((folder / "data.sql.gz").read_bytes()).decode()
+    plain = unpacked(folder / "data.sql.zst").decode()
     assert plain.count("user500@example.org") == 1
     assert "-- PostgreSQL database dump complete" in plain
-    schema = gzip.decompress((folder / "schema.sql.gz").read_bytes()).decode()
+    schema = unpacked(folder / "schema.sql.zst").decode()
     assert "CREATE TABLE public.users" in schema
     assert "user500@example.org" not in schema
 
@@ -132,7 +132,7 @@ def test_a_laptop_makes_the_database_itself_and_takes_it_away_again(bench: Bench
         again = bench.restore(fresh, "--create", user="postgres")
         assert again.told == (1, "Failed", "TargetNotEmpty"), again.text
         assert contents(fresh) == contents(bench.source)
-        dump = next((bench.folder / "main").rglob("data.dump"))
+        dump = next((bench.folder / "main").rglob("data.dump.zst"))
         dump.write_bytes(dump.read_bytes()[:-1] + b"?")
         bench.repositories = bench.repositories[:1]
         third = bench.restore(Database(other, "third"), "--create", user="postgres")
@@ -142,7 +142,7 @@ def test_a_laptop_makes_the_database_itself_and_takes_it_away_again(bench: Bench
 
 def test_the_second_repository_helps_where_the_first_is_damaged(bench: Bench, target: Database) -> None:
     assert bench.backup().code == 0
-    dump = next((bench.folder / "main").rglob("data.dump"))
+    dump = next((bench.folder / "main").rglob("data.dump.zst"))
     dump.write_bytes(b"x" * dump.stat().st_size)
     answer = bench.restore(target)
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
@@ -157,7 +157,7 @@ def test_only_whoever_has_the_key_can_read_an_encrypted_backup(bench: Bench, tar
     taken = bench.backup("--recipient", str(key.to_public()), "--format", "custom", "--format", "plain")
     assert taken.code == 0, taken.text
     stored = list((bench.folder / "main").rglob("*.age"))
-    assert sorted(path.name for path in stored) == ["catalog.json.gz.age", "data.dump.age", "data.sql.gz.age"]
+    assert sorted(path.name for path in stored) == ["catalog.json.gz.age", "data.dump.zst.age", "data.sql.zst.age"]
     assert all(path.read_bytes().startswith(b"age-encryption.org") for path in stored)
     for arguments, word in ((), "private key"), (("--identity-file", str(bench.folder / "other")), "another key"):
         answer = bench.restore(target, *arguments)
@@ -184,7 +184,7 @@ def test_a_verification_is_noted_and_takes_turns_among_the_repositories(bench: B
 
 def test_a_copy_with_other_bytes_is_told_although_another_is_good(bench: Bench) -> None:
     assert bench.backup().code == 0
-    [dump] = (bench.folder / "far").rglob("data.dump")
+    [dump] = (bench.folder / "far").rglob("data.dump.zst")
     stored = bytearray(dump.read_bytes())
     stored[len(stored) // 2] ^= 1
     dump.write_bytes(stored)
@@ -353,15 +353,15 @@ def test_the_list_tells_what_does_not_count_and_why(bench: Bench) -> None:
     bench.repositories = bench.repositories[:1]
     assert bench.backup(tier="weekly").code == 0
     next((bench.folder / "main").rglob("*-weekly-*/manifest.json")).unlink()
-    dump = next((bench.folder / "main").rglob("*-daily-*/data.dump"))
+    dump = next((bench.folder / "main").rglob("*-daily-*/data.dump.zst"))
     dump.write_bytes(dump.read_bytes()[:100])
     states = {item["tier"]: (item["state"], item["reason"]) for item in bench.listed()}
     assert states["weekly"] == ("Incomplete", "it has no manifest")
     assert states["daily"][0] == "Damaged"
-    assert "data.dump has 100 bytes" in states["daily"][1]
+    assert "data.dump.zst has 100 bytes" in states["daily"][1]
     table = bench.start("backups", "list", *bench.places).end()
     assert table.code == 0
-    assert "Damaged: data.dump has 100 bytes" in table.text
+    assert "Damaged: data.dump.zst has 100 bytes" in table.text
 
 
 def test_a_target_that_is_not_empty_is_left_alone(bench: Bench, people: Database) -> None:

@@ -63,4 +63,4 @@ def test_without_the_key_what_needs_no_backup_runs_unrehearsed(
     result = run(people, bench, "ALTER TABLE users ADD COLUMN nickname text;\n")
     assert result.outcome == "Applied"
     assert result.rehearsal is None or "private key" in (result.rehearsal.note or "")
-    assert list((room / "backups").rglob("data.dump.age"))
+    assert list((room / "backups").rglob("data.dump.zst.age"))

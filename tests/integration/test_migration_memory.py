@@ -155,7 +155,7 @@ class TestBackups:
             source.append(Migration.from_bytes(f"2026020{day}000000_n", b"SELECT 1"))
             taken.append(migrate(people, tuple(source), RunOptions(rehearse=Rehearse.NEVER), folder=tmp_path).backup)
         repository = open_folder(tmp_path / "backups")
-        kept = [item.path for item in repository.list() if item.path.endswith(premigration.DATA)]
+        kept = [item.path for item in repository.list() if item.path.endswith("/data.dump.zst")]
         assert len(kept) == 3
         assert taken[-1] in kept
         assert set(kept) <= set(taken)
@@ -167,13 +167,13 @@ class TestBackups:
         document = json.loads(manifest.read_text())
         assert document["schema_version"] == "20250905150611_add_password_hash_to_users"
         assert document["rows"]["users"] == 3
-        assert document["files"][0]["bytes"] == (manifest.parent / "data.dump").stat().st_size
+        assert document["files"][0]["bytes"] == (manifest.parent / "data.dump.zst").stat().st_size
         assert document["origin"]["namespace"] == "local"
         assert {"medianest", "medianest_app"} <= {role["name"] for role in document["roles"]}
 
     @pytest.mark.parametrize("damage", ["flipped", "cut", "manifest", "gone"])
     def test_damage_is_found(self, taken: Path, damage: str) -> None:
-        [dump] = (taken / "backups").rglob("data.dump")
+        [dump] = (taken / "backups").rglob("data.dump.zst")
         content = bytearray(dump.read_bytes())
         if damage == "flipped":
             content[len(content) // 2] ^= 1

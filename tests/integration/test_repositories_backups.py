@@ -190,7 +190,7 @@ class TestDatabase:
         path = taken.path
         for repository in repositories:
             backup = Catalog.read(repository, origin).choose("latest")
-            assert backup.place.file("data.dump") == path
+            assert backup.place.file("data.dump.zst") == path
             manifest = backup.manifest
             assert manifest is not None
             assert (manifest.owner, manifest.dbname, manifest.encoding) == ("medianest", people.name, "UTF8")
@@ -233,7 +233,7 @@ class TestDatabase:
         for repository in (open_folder(tmp_path / "backups"), bucket.open()):
             backup = Catalog.read(repository).choose("latest")
             assert (backup.place.origin.namespace, backup.place.origin.name) == ("media", "medianest")
-            assert backup.place.file("data.dump") == told["backup"]
+            assert backup.place.file("data.dump.zst") == told["backup"]
             assert backup.manifest is not None
             assert backup.manifest.rows["users"] == 3
             assert backup.manifest.file(Format.CUSTOM).bytes == told["stored_backup"]["bytes"]  # type: ignore[union-attr]

@@ -127,7 +127,7 @@ class TestDamage:
             case "another's manifest":
                 repository.write(manifest, repository.read(good.file("manifest.json")))
             case "newer manifest":
-                repository.write(manifest, [text.replace(b'"format_version": 1', b'"format_version": 9')])
+                repository.write(manifest, [text.replace(b'"format_version": 2', b'"format_version": 9')])
             case "no data":
                 repository.delete(data)
             case "cut data":

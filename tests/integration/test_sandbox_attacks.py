@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from integration.backup_runs import Bench, new_bench
+from integration.backup_runs import Bench, new_bench, replace_stored, unpacked
 from integration.conftest import migrate
 from integration.postgres_server import Database
 from medianest_operator.api.migrations import Rehearse
 from medianest_operator.api.run_options import RunOptions
-from medianest_operator.backups.logical.dump import DumpError, restore_in_place
+from medianest_operator.backups.logical.program import DumpError
+from medianest_operator.backups.logical.spool import restore_in_place
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import Migration
 
@@ -199,14 +199,8 @@ def store_forged(bench: Bench, text: str) -> None:
     """Where whoever may write to the bucket puts it: the manifest's sum fits."""
     bench.source.execute(f"SET ROLE medianest; CREATE VIEW public.room AS SELECT '{'x' * _ROOM}'::text AS t")
     assert bench.backup().code == 0
-    path = next((bench.folder / "main").rglob("data.dump"))
-    manifest_path = path.with_name("manifest.json")
-    stored = path.read_bytes()
-    forged = forge(stored, text)
-    path.write_bytes(forged)
-    sums = [hashlib.sha256(content).hexdigest() for content in (stored, forged)]
-    document = json.loads(manifest_path.read_text().replace(sums[0], sums[1]))
-    manifest_path.write_text(json.dumps(document))
+    path = next((bench.folder / "main").rglob("data.dump.zst"))
+    replace_stored(path, zstandard.ZstdCompressor().compress(forge(unpacked(path), text)))
 
 
 @pytest.mark.parametrize("forged", FORGED)
@@ -222,7 +216,7 @@ def test_a_forged_dump_is_refused_and_does_nothing(bench: Bench, loot: Path, for
 def test_psql_runs_no_command_of_a_forged_dump(bench: Bench, loot: Path) -> None:
     """A migration that has to be rolled back by its backup has psql restore it, where the secrets are."""
     store_forged(bench, FORGED["psql"].format(folder=loot))
-    forged = next((bench.folder / "main").rglob("data.dump")).read_bytes()
+    forged = unpacked(next((bench.folder / "main").rglob("data.dump.zst")))
     target = bench.source.server.create_database()
     try:
         with pytest.raises(DumpError):

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from backup_documents import sample_manifest
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.failures import RepositoryError
-from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier, id_moment, id_tier, new_id
+from medianest_operator.backups.repository.layout import (
+    Compression,
+    Format,
+    Origin,
+    Place,
+    Tier,
+    id_moment,
+    id_tier,
+    new_id,
+)
 from medianest_operator.backups.repository.locations import parse
 from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, RoleNeed, Verification
 
@@ -48,10 +57,12 @@ def test_what_is_no_id_is_nobodys(text: str) -> None:
     assert new_id(Tier.DAILY, NOW, [text]).startswith("20261122T030000Z-daily-")
 
 
-@given(tiers, st.sampled_from(Format), st.booleans())
-def test_a_path_leads_back_to_its_backup(tier: Tier, format: Format, encrypted: bool) -> None:
+@given(tiers, st.sampled_from(Format), st.sampled_from(Compression), st.booleans())
+def test_a_path_leads_back_to_its_backup(tier: Tier, format: Format, compression: Compression, encrypted: bool) -> None:
     place = Place(ORIGIN, tier, new_id(tier, NOW))
-    for name in (format.file_name + ".age" * encrypted, layout.MANIFEST, layout.VERIFICATION, "reading-abcd.json"):
+    file = layout.file_name(format, compression, encrypted)
+    assert file is not None or (format, compression) == (Format.CATALOG, Compression.ZSTD)
+    for name in filter(None, (file, layout.MANIFEST, layout.VERIFICATION, "reading-abcd.json")):
         assert layout.parse(place.file(name)) == (place, name)
 
 
@@ -93,7 +104,15 @@ def test_databases_of_a_laptop_get_names_of_their_own(one: str, other: str) -> N
 def manifest(**changed: object) -> Manifest:
     """One that says all that a manifest can."""
     place = Place(ORIGIN, Tier.DAILY, "20261122T030000Z-daily-k3v9")
-    file = File(name="data.dump.age", format=Format.CUSTOM, bytes=10, sha256="a" * 64, encrypted=True)
+    file = File(
+        name="data.dump.zst.age",
+        format=Format.CUSTOM,
+        bytes=10,
+        sha256="a" * 64,
+        encrypted=True,
+        compression=Compression.ZSTD,
+        unpacked_bytes=100,
+    )
     more: dict[str, object] = {
         "finished_at": NOW + timedelta(seconds=4),
         "sequences": {"public.error_logs_id_seq": (7, True)},
@@ -122,10 +141,14 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("old", "new", "words"),
         [
-            (b'"format_version": 1', b'"format_version": 2', "of a newer version of the operator"),
+            (b'"format_version": 2', b'"format_version": 3', "of a newer version of the operator"),
             (b'"tier": "daily"', b'"tier": "weekly"', "is no id of the tier weekly"),
             (b'"media"', b'"../media"', "can't be a namespace"),
-            (b"data.dump.age", b"data.dump", "not the name of a file of format custom"),
+            (b"data.dump.zst.age", b"data.dump.zst", "not the name of a file of format custom"),
+            (b"data.dump.zst.age", b"data.dump.age", "not the name of a file of format custom"),
+            (b'"zstd"', b'"none"', "not the name of a file of format custom"),
+            (b'"zstd"', b'"lz4"', "files.0.compression"),
+            (b'"unpacked_bytes"', b'"x"', "how large data.dump.zst.age is without its compression isn't said"),
             (b'"bytes": 10', b'"bytes": -1', "files.0.bytes"),
             (b"a" * 64, b"A" * 64, "files.0.sha256"),
             (b"2026-11-22T03:00:00Z", b"2026-11-22T03:00:00", "taken_at"),

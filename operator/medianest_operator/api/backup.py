@@ -180,7 +180,7 @@ class Logical(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ] = []
-    """Beside pg_dump's custom format at level 9: Plain (SQL, gzip) and Schema (definitions only, SQL)."""
+    """Beside pg_dump's custom format: Plain (SQL) and Schema (definitions only, SQL); all packed by zstd."""
 
 
 class Verification(ApiModel):

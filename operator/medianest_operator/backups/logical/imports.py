@@ -37,8 +37,6 @@ from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 
 SCHEMA = "public"
-# The dump is gone again in a minute: packing it well costs more than it saves.
-_LEVEL = 1
 _HEAD = 16 << 20
 _TELL_EVERY = 10.0
 # What comes with an extension, or is there already.
@@ -178,7 +176,7 @@ class ImportRun:
                 names = sequence_names(source.connection)
                 self._report(f"dumping {source.connection.info.dbname} of {source.connection.info.host}")
                 with Counting(source, exported, tables) as counting:
-                    values = self._write(dump(counting.environment, exported, _LEVEL, schema=SCHEMA), path, bool(names))
+                    values = self._write(dump(counting.environment, exported, schema=SCHEMA), path, bool(names))
                     rows = counting.rows()
                 if values is None:
                     sequences = read_sequences(source.connection)

@@ -14,14 +14,13 @@ from functools import partial
 from medianest_operator.backups.repository import layout, retention
 from medianest_operator.backups.repository.catalog import Catalog, remove
 from medianest_operator.backups.repository.client import NotThereError, Repository, RepositoryError
-from medianest_operator.backups.repository.encryption import EncryptionError, decrypt, encrypt
+from medianest_operator.backups.repository.encryption import EncryptionError
 from medianest_operator.backups.repository.facts import DatabaseFacts, catalog_content, pg_dump_version
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
-from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, file_name, operator_version
-from medianest_operator.backups.repository.store import Content, cleanup, fetch, store
+from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, operator_version
+from medianest_operator.backups.repository.packing import pack, unpack
+from medianest_operator.backups.repository.store import cleanup, store
 from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
-
-DATA = Format.CUSTOM.file_name
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def take(
     report: Callable[[str], None] = lambda line: None,
     recipients: Sequence[str] = (),
 ) -> Taken:
-    """Store a dump.
+    """Store an uncompressed dump.
 
     One repository that has it is enough to go back; the others' failures are reported.
 
@@ -80,9 +79,7 @@ def take(
     began = datetime.now(UTC)
     known = [id_ for repository in repositories for id_ in _ids(repository, origin)]
     place = Place(origin, Tier.PRE_MIGRATION, layout.new_id(Tier.PRE_MIGRATION, began, known))
-    dump = Content(Format.CUSTOM, chunks)
-    if recipients:
-        dump = Content(Format.CUSTOM, encrypt(chunks, recipients), encrypted=True)
+    dump = pack(Format.CUSTOM, chunks, recipients)
     contents = [dump, catalog_content(observed.catalog)]
     manifest, results = store(repositories, place, contents, partial(_manifest, place, began, observed))
     failures = [result for result in results.values() if not result.ok]
@@ -92,7 +89,7 @@ def take(
     for failure in failures:
         report(f"warning: not backed up there: {failure.message}")
     holding = tuple(name for name, result in results.items() if result.ok)
-    return Taken(place.file(file_name(Format.CUSTOM, dump.encrypted)), holding, manifest.files[0].bytes)
+    return Taken(place.file(dump.name), holding, manifest.files[0].bytes)
 
 
 def read(repositories: Sequence[Repository], path: str, identities: Sequence[str] = ()) -> Iterator[bytes]:
@@ -108,12 +105,8 @@ def read(repositories: Sequence[Repository], path: str, identities: Sequence[str
     file = manifest.file(Format.CUSTOM)
     if file is None:
         raise RepositoryError(f"{path} is damaged: its manifest doesn't know it")
-    chunks = fetch(repository, manifest.place, file)
-    if not file.encrypted:
-        yield from chunks
-        return
     try:
-        yield from decrypt(chunks, identities)
+        yield from unpack(repository, manifest.place, file, identities)
     except EncryptionError as error:
         raise RepositoryError(f"{path} can't be decrypted: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,18 +28,18 @@ from medianest_operator.backups.repository.encryption import encrypt
 from medianest_operator.backups.repository.facts import catalog_content, pg_dump_version, read_facts
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.repository.manifest import File, Manifest, operator_version
+from medianest_operator.backups.repository.packing import pack
 from medianest_operator.backups.repository.store import Content, cleanup, store
 from medianest_operator.backups.repository.store import Result as Stored
 from medianest_operator.backups.verification.comparison import dumped_catalog
 from medianest_operator.errors import Interrupted
+from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 from medianest_operator.timestamps import stamp
 
-LEVEL = 9
-"""zlib's: backups lie longer than they are made."""
 TELL_EVERY = 10.0
 """Seconds between two lines about the progress."""
 # A dump's table of contents, in which the sequences stand, is looked for in so much of its beginning, bytes.
@@ -264,11 +264,11 @@ class BackupRun:
 
                 def files() -> Iterator[Content]:
                     for format in self._options.formats:
-                        chunks = dump(counting.environment, exported, LEVEL, format)
+                        chunks = dump(counting.environment, exported, format=format)
                         if format is Format.CUSTOM and names:
                             chunks = head.keep(chunks)
-                        yield self._content(format, self._progress(format, chunks))
-                    yield self._content(Format.CATALOG, catalog_content(catalog).chunks)
+                        yield pack(format, self._progress(format, chunks), self._options.recipients)
+                    yield self._catalog(catalog)
 
                 alive = [item for item in self._repositories if item.name not in self._failed]
                 written, results = store(alive, place, files(), manifest)
@@ -281,10 +281,11 @@ class BackupRun:
         assert self.origin is not None
         return self.origin
 
-    def _content(self, format: Format, chunks: Iterable[bytes]) -> Content:
-        if self._options.recipients:
-            return Content(format, encrypt(chunks, self._options.recipients), encrypted=True)
-        return Content(format, chunks)
+    def _catalog(self, catalog: SchemaCatalog) -> Content:
+        content = catalog_content(catalog)
+        if not self._options.recipients:
+            return content
+        return replace(content, chunks=encrypt(content.chunks, self._options.recipients), encrypted=True)
 
     def _progress(self, format: Format, chunks: Iterable[bytes]) -> Iterator[bytes]:
         size, began = 0, time.monotonic()

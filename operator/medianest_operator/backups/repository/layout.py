@@ -1,14 +1,16 @@
 """Where everything of a backup lies in a repository; readable, and two databases never mix.
 
 <namespace>/<name>/<system identifier>/<tier>/<id>/
-    data.dump[.age]      pg_dump's custom format
-    data.sql.gz[.age]    plain SQL
-    schema.sql.gz[.age]  definitions only
+    data.dump.zst[.age]  pg_dump's custom format
+    data.sql.zst[.age]   plain SQL
+    schema.sql.zst[.age] definitions only
     catalog.json.gz      the catalog of the same snapshot
     manifest.json        written last: without it there is no backup
     verification.json    what the newest restore of it showed
     reading-<token>.json a reader at work
     writing-<token>.json a writer at work
+
+Backups of the first format have data.dump, data.sql.gz and schema.sql.gz in their place, which pg_dump itself packed.
 """
 
 from __future__ import annotations
@@ -64,22 +66,35 @@ class Format(StrEnum):
     SCHEMA = "schema"
     CATALOG = "catalog"
 
-    @property
-    def file_name(self) -> str:
-        """Before encryption, which adds `.age`."""
-        return _FILES[self]
+
+class Compression(StrEnum):
+    """What a file was packed by after pg_dump had written it, and before it was encrypted."""
+
+    NONE = "none"
+    """By nothing: it is as packed as its own format is."""
+    ZSTD = "zstd"
+    """Into one frame of Zstandard (RFC 8878)."""
 
 
 _FILES = {
-    Format.CUSTOM: "data.dump",
-    Format.PLAIN: "data.sql.gz",
-    Format.SCHEMA: "schema.sql.gz",
-    Format.CATALOG: CATALOG,
+    (Format.CUSTOM, Compression.NONE): "data.dump",
+    (Format.PLAIN, Compression.NONE): "data.sql.gz",
+    (Format.SCHEMA, Compression.NONE): "schema.sql.gz",
+    (Format.CATALOG, Compression.NONE): CATALOG,
+    (Format.CUSTOM, Compression.ZSTD): "data.dump.zst",
+    (Format.PLAIN, Compression.ZSTD): "data.sql.zst",
+    (Format.SCHEMA, Compression.ZSTD): "schema.sql.zst",
 }
 _OURS = re.compile(
     rf"({'|'.join(re.escape(name) + '(?:' + re.escape(ENCRYPTED) + ')?' for name in _FILES.values())}"
     rf"|{re.escape(MANIFEST)}|{re.escape(VERIFICATION)}|(?:{READING}|{WRITING})[a-z0-9]+\.json)"
 )
+
+
+def file_name(format: Format, compression: Compression, encrypted: bool) -> str | None:
+    """The name of a backup's file; `None` where there is no such file."""
+    name = _FILES.get((format, compression))
+    return f"{name}{ENCRYPTED}" if name and encrypted else name
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,10 +14,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medianest_operator.backups.repository import layout
-from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
+from medianest_operator.backups.repository.layout import Compression, Format, Origin, Place, Tier
 from medianest_operator.postgres.catalog import VERSION
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of what is written; all up to it are read. 2: files may be packed by zstd. To an operator that knows 1 alone, that is
+of a newer version, and left alone."""
 LARGEST = 16 << 20
 """A manifest that is larger isn't read, bytes."""
 
@@ -80,6 +82,8 @@ class File(_Document):
         bytes: as it is stored.
         sha256: of the stored bytes, lowercase hex.
         encrypted: whether the stored bytes are age's.
+        compression: what is inside of the encryption.
+        unpacked_bytes: what comes out of that; nothing more is taken out of it.
     """
 
     name: str
@@ -87,12 +91,21 @@ class File(_Document):
     bytes: Count
     sha256: Sha256
     encrypted: bool
+    compression: Compression = Compression.NONE
+    unpacked_bytes: Count | None = None
 
     @model_validator(mode="after")
     def _named_as_in_the_layout(self) -> Self:
-        if self.name != file_name(self.format, self.encrypted):
+        if self.name != layout.file_name(self.format, self.compression, self.encrypted):
             raise ValueError(f"{self.name!r} is not the name of a file of format {self.format}")
+        if self.compression is not Compression.NONE and self.unpacked_bytes is None:
+            raise ValueError(f"how large {self.name} is without its compression isn't said")
         return self
+
+    @property
+    def restored_bytes(self) -> int:
+        """What it takes as a file that a restore reads."""
+        return self.bytes if self.unpacked_bytes is None else self.unpacked_bytes
 
 
 class RoleNeed(_Document):
@@ -275,11 +288,6 @@ class Verification(_Document):
             lost=tuple(lost[:_LONGEST_LIST]),
             operator_version=operator_version(),
         )
-
-
-def file_name(format: Format, encrypted: bool) -> str:
-    """The name of a backup's file."""
-    return format.file_name + (layout.ENCRYPTED if encrypted else "")
 
 
 def operator_version() -> str:

@@ -19,8 +19,8 @@ from datetime import datetime, timedelta
 
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.client import Repository, RepositoryError, StoredObject
-from medianest_operator.backups.repository.layout import Format, Origin, Place
-from medianest_operator.backups.repository.manifest import File, Manifest, file_name
+from medianest_operator.backups.repository.layout import Compression, Format, Origin, Place
+from medianest_operator.backups.repository.manifest import File, Manifest
 from medianest_operator.timestamps import stamp_now
 
 HEARTBEAT = 600.0
@@ -41,11 +41,22 @@ class Content:
         format: what it holds.
         chunks: its bytes as they are to be stored, gone through once; an exception out of it ends the whole backup.
         encrypted: whether these are age's.
+        compression: what they are packed by, inside of the encryption.
+        unpacked: once all chunks were gone through, how many bytes were packed.
     """
 
     format: Format
     chunks: Iterable[bytes]
     encrypted: bool = False
+    compression: Compression = Compression.NONE
+    unpacked: Callable[[], int | None] = lambda: None
+
+    @property
+    def name(self) -> str:
+        """Its file's name in the backup's folder."""
+        name = layout.file_name(self.format, self.compression, self.encrypted)
+        assert name is not None
+        return name
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def store(
 
 
 def _spread(content: Content, uploads: Sequence[Upload]) -> File:
-    name = file_name(content.format, content.encrypted)
+    name = content.name
     digest, size = hashlib.sha256(), 0
     for upload in uploads:
         upload.begin(name)
@@ -124,7 +135,15 @@ def _spread(content: Content, uploads: Sequence[Upload]) -> File:
             break
     for upload in uploads:
         upload.end(size)
-    return File(name=name, format=content.format, bytes=size, sha256=digest.hexdigest(), encrypted=content.encrypted)
+    return File(
+        name=name,
+        format=content.format,
+        bytes=size,
+        sha256=digest.hexdigest(),
+        encrypted=content.encrypted,
+        compression=content.compression,
+        unpacked_bytes=content.unpacked(),
+    )
 
 
 class DamagedError(RepositoryError):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medianest_operator.backups.logical.dump import DumpError, contents
 from medianest_operator.backups.repository.catalog import Backup, reading
 from medianest_operator.backups.repository.client import Repository, RepositoryError
-from medianest_operator.backups.repository.encryption import EncryptionError, decrypt
+from medianest_operator.backups.repository.encryption import EncryptionError
 from medianest_operator.backups.repository.layout import Format
 from medianest_operator.backups.repository.manifest import Manifest
-from medianest_operator.backups.repository.store import DamagedError, fetch
+from medianest_operator.backups.repository.packing import unpack
+from medianest_operator.backups.repository.store import DamagedError
 from medianest_operator.backups.verification.comparison import stored_catalog
 from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.results.backup import Reason, RunFailure
@@ -48,8 +53,14 @@ def downloaded(
     work: Path,
     identities: Sequence[str],
     report: Callable[[str], None] = lambda line: None,
+    copy_bytes: int = 0,
 ) -> Iterator[Archive]:
     """Bring a backup here; it is marked as being read as long as the block lasts, and removed here at its end.
+
+    The dump lies here unpacked: pg_restore reads that faster than what is packed, and only a file by several processes.
+
+    Args:
+        copy_bytes: what the restored database takes here, beside the dump.
 
     Raises:
         RunFailure: it is damaged, can't be decrypted or doesn't fit here.
@@ -57,7 +68,11 @@ def downloaded(
     manifest = backup.manifest
     assert manifest is not None
     began = time.monotonic()
-    with told(work, manifest), reading(repository, backup), TemporaryDirectory(prefix="backup-", dir=work) as folder:
+    with (
+        told(work, manifest, copy_bytes),
+        reading(repository, backup),
+        TemporaryDirectory(prefix="backup-", dir=work) as folder,
+    ):
         path = Path(folder) / "data.dump"
         _fetch(repository, manifest, path, identities, report)
         catalog = stored_catalog(repository, manifest, identities)
@@ -71,8 +86,11 @@ def downloaded(
 
 
 @contextmanager
-def told(work: Path, manifest: Manifest) -> Iterator[None]:
+def told(work: Path, manifest: Manifest, copy_bytes: int) -> Iterator[None]:
     """What goes wrong with a backup, in a run's words.
+
+    Args:
+        copy_bytes: as for `downloaded`.
 
     Raises:
         RunFailure: that.
@@ -86,7 +104,8 @@ def told(work: Path, manifest: Manifest) -> Iterator[None]:
     except EncryptionError as error:
         raise RunFailure(Reason.DECRYPTION_FAILED, f"{manifest.id}: {error}") from error
     except OSError as error:
-        needed = (manifest.bytes + manifest.database_bytes) >> 20
+        dump = manifest.file(Format.CUSTOM)
+        needed = ((dump.restored_bytes if dump is not None else 0) + copy_bytes >> 20) + 1
         raise RunFailure(
             Reason.NO_ROOM, f"{work}: {error.strerror}; about {needed} MiB are needed there to restore {manifest.id}"
         ) from error
@@ -102,16 +121,12 @@ def _fetch(
         raise RunFailure(
             Reason.DECRYPTION_FAILED, f"{manifest.id} is encrypted: give the private key, --identity-file FILE"
         )
-    chunks = _progress(fetch(repository, manifest.place, file), file.bytes, report)
+    if shutil.disk_usage(path.parent).free < file.restored_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    through = partial(_progress, total=file.bytes, report=report)
     with path.open("wb") as target:
-        try:
-            for chunk in decrypt(chunks, identities) if file.encrypted else chunks:
-                target.write(chunk)
-        except EncryptionError:
-            # The key may be wrong, or the file: its sum tells.
-            for _ in fetch(repository, manifest.place, file):
-                pass
-            raise
+        for chunk in unpack(repository, manifest.place, file, identities, through):
+            target.write(chunk)
 
 
 def _progress(chunks: Iterable[bytes], total: int, report: Callable[[str], None]) -> Iterator[bytes]:

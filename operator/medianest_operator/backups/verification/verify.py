@@ -199,7 +199,8 @@ class VerifyRun:
         assert manifest is not None
         check_version(manifest)
         work = self._options.work
-        with downloaded(repository, backup, work, self._options.identities, self._report) as archive:
+        identities, size = self._options.identities, manifest.database_bytes
+        with downloaded(repository, backup, work, identities, self._report, size) as archive:
             stages.seconds["download"] = round(archive.seconds, 2)
             try:
                 return self._restore(archive, stages)

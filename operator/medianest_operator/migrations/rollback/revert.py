@@ -12,7 +12,8 @@ import psycopg
 from psycopg import Connection, sql
 
 from medianest_operator.backups.logical import premigration
-from medianest_operator.backups.logical.dump import DumpError, restore_in_place
+from medianest_operator.backups.logical.program import DumpError
+from medianest_operator.backups.logical.spool import restore_in_place
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.migrations.rollback.clearing import built_on, clear, dependents, own_entries, own_roles
 from medianest_operator.migrations.rollback.holding import added_holders, made_since, written_by_others
