@@ -20,7 +20,7 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.postgres.catalog_extras import ATTRIBUTES, KINDS, RIGHTS_ON
 from medianest_operator.postgres.catalog_queries import SELECT_TRACES, SET_SEARCH_PATH
-from medianest_operator.postgres.catalog_select import SELECT_CATALOG, catalog_query
+from medianest_operator.postgres.catalog_select import SELECT_CATALOG, SELECT_VERSIONS, catalog_query
 from medianest_operator.postgres.trusted import bounded, too_large
 
 VERSION: Final = 2
@@ -169,6 +169,28 @@ def read_catalog(connection: Connection[Any]) -> Catalog:
         cursor.execute(SET_SEARCH_PATH)
         query = catalog_query(connection.info.server_version)
         return catalog_from_rows(cursor.execute(query).fetchall())
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What a database's definitions are, and which versions of their rows they were read from."""
+
+    catalog: Catalog
+    versions: Mapping[str, str]
+
+    def moved(self, later: Definitions) -> list[str]:
+        """The labels of what was changed between two moments, also where it was changed back."""
+        unlike = {item.label for item, _ in differences(self.catalog, later.catalog)}
+        names = self.versions.keys() & later.versions.keys()
+        return sorted(unlike | {name for name in names if self.versions[name] != later.versions[name]})
+
+
+def read_definitions(connection: Connection[Any]) -> Definitions:
+    """As `read_catalog`, for a comparison of two moments."""
+    catalog = read_catalog(connection)
+    with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(SET_SEARCH_PATH)
+        return Definitions(catalog, dict(cursor.execute(SELECT_VERSIONS).fetchall()))
 
 
 async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import LiteralString
 
 from medianest_operator.postgres import catalog_extras
-from medianest_operator.postgres.catalog_queries import SECTIONS, SINCE_15
+from medianest_operator.postgres.catalog_queries import PUBLIC, SECTIONS, SINCE_15, USER_SCHEMA
 
 # Two search paths in one statement. The names in it are resolved before it runs, in pg_catalog alone, so that nobody's
 # operator or function in public takes the place of PostgreSQL's. What its first row sets holds while it runs: regclass
@@ -26,6 +26,19 @@ def _select(sections: tuple[LiteralString, ...]) -> LiteralString:
 
 _EARLIER = _select((*SECTIONS, *catalog_extras.SECTIONS))
 SELECT_CATALOG = _EARLIER.replace("\n       -- since 15\n", SINCE_15)
+
+
+# Which version of its row each definition has that PostgreSQL spells as it is at the moment, not as a snapshot has it.
+SELECT_VERSIONS: LiteralString = f"""
+SELECT CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' ELSE 'function ' END || {PUBLIC}
+       || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')', p.xmin::text
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {USER_SCHEMA}
+ UNION ALL
+SELECT CASE c.relkind WHEN 'm' THEN 'materialized view ' ELSE 'view ' END || {PUBLIC} || quote_ident(c.relname),
+       r.xmin::text
+  FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('v', 'm') AND r.rulename = '_RETURN' AND {USER_SCHEMA}
+"""
 
 
 def catalog_query(server_version: int) -> LiteralString:

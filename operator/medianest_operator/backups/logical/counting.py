@@ -14,6 +14,8 @@ from psycopg import Connection
 from medianest_operator.backups.logical.server import Server, open_connection
 from medianest_operator.postgres.contents import Table, at_snapshot, count_rows
 
+_AT_ONCE = 200
+
 
 class Counting:
     """Counts in a thread while the block lasts.
@@ -77,8 +79,10 @@ class Counting:
 
     def _count(self) -> None:
         try:
-            with at_snapshot(self._connection, self._snapshot):
-                for name, count in count_rows(self._connection, self._tables):
-                    self._rows[name] = count
+            # A transaction keeps the locks of all that it has counted, and the server has room for so many.
+            for start in range(0, len(self._tables), _AT_ONCE):
+                with at_snapshot(self._connection, self._snapshot):
+                    for name, count in count_rows(self._connection, self._tables[start : start + _AT_ONCE]):
+                        self._rows[name] = count
         except psycopg.Error as error:
             self._error = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from medianest_operator.backups.logical.server import (
     check_readable,
     lock_tables,
     lost,
+    open_connection,
     open_replica,
     open_server,
 )
@@ -34,6 +36,7 @@ from medianest_operator.backups.repository.store import Result as Stored
 from medianest_operator.backups.verification.comparison import dumped_catalog
 from medianest_operator.errors import Interrupted
 from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
+from medianest_operator.postgres.catalog import Definitions, read_definitions
 from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
 from medianest_operator.postgres.throwaway import ThrowawayError
 from medianest_operator.results.backup import Reason, Result, RunFailure
@@ -225,9 +228,10 @@ class BackupRun:
     def _store(self, server: Server, began: datetime, known: Sequence[str]) -> Taken:
         started = time.monotonic()
         place = Place(self.origin_or_fail, self._options.tier, layout.new_id(self._options.tier, began, known))
-        tables = check_readable(server)
         version = pg_dump_version()
+        before = read_definitions(server.connection)
         with snapshot(server.connection) as exported:
+            tables = check_readable(server)
             lock_tables(server.connection, tables)
             facts = read_facts(server.connection)
             catalog = dumped_catalog(server.connection)
@@ -254,6 +258,7 @@ class BackupRun:
                         schema_version=schema_version,
                         fingerprint=catalog.fingerprint(),
                         catalog_version=catalog.version,
+                        moved=self._moved(before, counting.environment),
                         rows=counting.rows(),
                         sequences=sequences(),
                         keep_until=self._options.keep_until,
@@ -280,6 +285,11 @@ class BackupRun:
         """Whose backups these are; known once the server is."""
         assert self.origin is not None
         return self.origin
+
+    @staticmethod
+    def _moved(before: Definitions, environment: Mapping[str, str]) -> tuple[str, ...]:
+        with closing(open_connection(environment)) as connection:
+            return tuple(before.moved(read_definitions(connection)))
 
     def _catalog(self, catalog: SchemaCatalog) -> Content:
         content = catalog_content(catalog)

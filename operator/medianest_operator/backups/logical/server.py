@@ -21,6 +21,7 @@ from medianest_operator.results.backup import Reason, RunFailure
 IN_SYNC_WITHIN = 30.0
 """Seconds that a replica gets to replay what the primary had written when the backup began."""
 _LOOK_AGAIN = 0.2
+_MOST_LOCKS = 1000
 _REPLICA_WAIT = 5.0
 # Final for whoever tries again: the words are the server's (src/backend/utils/init/postinit.c, libpq/auth.c).
 _FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied for database")
@@ -164,9 +165,14 @@ def check_readable(server: Server, schema: str | None = None) -> list[Table]:
 def lock_tables(connection: Connection[Any], tables: Sequence[Table]) -> None:
     """Keep the tables from being changed or dropped until the transaction ends; readers and writers go on.
 
+    Where there are very many, pg_dump's own locks have to do: the server has room for so many, and one that is dropped
+    before pg_dump has got there fails the dump, which is tried again.
+
     Raises:
         psycopg.Error: somebody else has one locked for too long, or it is gone.
     """
+    if len(tables) > _MOST_LOCKS:
+        return
     connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT}")
     for table in tables:
         name = psycopg.sql.Identifier(table.schema, table.plain)

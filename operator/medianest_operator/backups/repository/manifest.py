@@ -166,6 +166,8 @@ class Manifest(_Document):
         schema_version: the newest applied migration.
         fingerprint: of the catalog, see `postgres.catalog.Catalog.fingerprint`.
         catalog_version: what the catalog knows, see `postgres.catalog.VERSION`.
+        moved: labels of what was changed while it was dumped: a definition is spelled as it is at the moment, so either
+            version may be in the dump or in the catalog.
         rows: of every table, counted on the dump's own snapshot.
         sequences: the last value of each and whether it was called, of about the same moment: sequences know no
             snapshots.
@@ -195,6 +197,7 @@ class Manifest(_Document):
     schema_version: str | None = None
     fingerprint: str
     catalog_version: Annotated[int, Field(ge=1)] = 1
+    moved: tuple[str, ...] = ()
     rows: dict[str, Count]
     sequences: dict[str, tuple[int, bool]]
     roles: tuple[RoleNeed, ...] = ()

@@ -219,7 +219,9 @@ def compare(
     expected, catalog = _less(losses, expected, catalog)
     is_accepted = _accepted(accepted, expected, catalog)
     for item, lines in differences(expected, catalog):
-        if is_accepted(item):
+        if item.label in manifest.moved and item.key in expected.objects and item.key in catalog.objects:
+            result.notes.append(f"{item.label} was changed while it was backed up, and isn't compared")
+        elif is_accepted(item):
             result.notes += [f"accepted: {line}" for line in lines]
         else:
             result.objects.append(item.label)
