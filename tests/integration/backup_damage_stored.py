@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 from collections.abc import Callable
 from typing import Any
 
+from backup_documents import edit_document
 from integration.backup_arena import Arena, Spoil, Stored
 
 FLIPS = 20
@@ -36,10 +36,7 @@ def _flip(number: int) -> Spoil:
 
 def _edit(change: Callable[[dict[str, Any]], None]) -> Spoil:
     def spoil(arena: Arena) -> None:
-        path = arena.file("manifest.json")
-        document = json.loads(path.read_text())
-        change(document)
-        path.write_text(json.dumps(document))
+        edit_document(arena.file("manifest.json"), change)
 
     return spoil
 

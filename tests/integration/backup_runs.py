@@ -18,6 +18,7 @@ from typing import Any
 import zstandard
 from psycopg import sql
 
+from backup_documents import edit_document
 from integration.postgres_server import Database, PostgresServer, binary
 from medianest_operator.backups.repository.client import Repository, open_folder
 
@@ -264,10 +265,13 @@ def replace_stored(path: Path, content: bytes, **more: object) -> None:
     """
     path.write_bytes(content)
     manifest = path.with_name("manifest.json")
-    document = json.loads(manifest.read_text())
-    [file] = [file for file in document["files"] if file["name"] == path.name]
-    file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **more}
-    manifest.write_text(json.dumps(document))
+    changed = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **more}
+
+    def fit(document: dict[str, Any]) -> None:
+        [file] = [file for file in document["files"] if file["name"] == path.name]
+        file |= changed
+
+    edit_document(manifest, fit)
 
 
 def until(condition: Callable[[], bool]) -> None:

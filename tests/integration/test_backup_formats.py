@@ -58,8 +58,8 @@ def test_each_is_verified_and_comes_back(recorded: Bench, truth: dict[str, Any],
 def test_a_newer_version_is_told_from_damage(recorded: Bench) -> None:
     """Somebody has rolled the operator back: what it can't read is of no use now, and stays."""
     manifest = next((recorded.folder / "main").rglob("daily/*/manifest.json"))
-    document = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(document | {"catalog_version": 99, "taken_at": "2020-01-01T00:00:00Z"}))
+    newer = {"catalog_version": 99, "taken_at": "2020-01-01T00:00:00Z", "checksum": "of another sort"}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | newer))
     [item] = [item for item in recorded.listed() if item["tier"] == "daily"]
     assert item["state"] == "Newer"
     answer = recorded.verify("--backup", item["id"])

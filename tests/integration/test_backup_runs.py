@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from backup_documents import edit_document
 from integration.backup_runs import (
     NAME,
     NAMESPACE,
@@ -201,9 +201,7 @@ def test_a_backup_that_is_not_what_its_manifest_says_is_marked(bench: Bench) -> 
     bench.repositories = bench.repositories[:1]
     assert bench.backup().code == 0
     path = next((bench.folder / "main").rglob("manifest.json"))
-    manifest = json.loads(path.read_text())
-    manifest["rows"]["users"] += 1
-    path.write_text(json.dumps(manifest))
+    edit_document(path, lambda document: document["rows"].update(users=501))
     answer = bench.verify()
     assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
     assert "table users holds 500 rows, expected 501" in answer.result["message"]

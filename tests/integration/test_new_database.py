@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup_documents import edit_document
 from integration.backup_runs import Bench, contents, definitions, new_bench, until
 from integration.postgres_server import Database, PostgresServer
 
@@ -107,10 +107,7 @@ def test_it_sorts_as_it_did(server: PostgresServer, room: Path, fresh: Database)
 def test_one_that_is_not_equal_can_be_kept(bench: Bench, fresh: Database) -> None:
     """At three in the morning something is better than nothing, and what differs is told."""
     assert bench.backup().code == 0
-    manifest = next(bench.folder.rglob("manifest.json"))
-    document = json.loads(manifest.read_text())
-    document["rows"]["users"] += 1
-    manifest.write_text(json.dumps(document))
+    edit_document(next(bench.folder.rglob("manifest.json")), lambda document: document["rows"].update(users=501))
     answer = bench.restore(fresh, "--create", user="postgres")
     assert answer.told == (1, "Failed", "NotEqual"), answer.text
     assert named(fresh.server) == []

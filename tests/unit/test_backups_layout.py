@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_documents import sample_manifest
+from backup_documents import resealed, sample_manifest
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.failures import RepositoryError
 from medianest_operator.backups.repository.layout import (
@@ -23,6 +24,7 @@ from medianest_operator.backups.repository.layout import (
 )
 from medianest_operator.backups.repository.locations import parse
 from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, RoleNeed, Verification
+from medianest_operator.backups.repository.seals import Signature
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 ORIGIN = Origin("media", "medianest", "7300000000000000001")
@@ -129,8 +131,8 @@ class TestManifest:
         assert one.place.folder == "media/medianest/7300000000000000001/daily/20261122T030000Z-daily-k3v9"
 
     def test_what_a_later_version_adds_is_passed_over(self) -> None:
-        text = manifest().to_bytes().replace(b'"dbname"', b'"novelty": 1, "dbname"')
-        assert Manifest.parse(text) == manifest()
+        text = resealed(json.loads(manifest().to_bytes()) | {"novelty": 1})
+        assert Manifest.parse(text.encode()) == manifest()
 
     @given(st.data())
     def test_a_part_of_it_is_none(self, data: st.DataObject) -> None:
@@ -158,7 +160,41 @@ class TestManifest:
         text = manifest().to_bytes()
         assert old in text
         with pytest.raises(ManifestError, match=words):
-            Manifest.parse(text.replace(old, new))
+            Manifest.parse(resealed(json.loads(text.replace(old, new))).encode())
+
+    @given(st.data())
+    def test_a_flipped_bit_is_noticed(self, data: st.DataObject) -> None:
+        """White space says nothing, and is the only thing that may be another one."""
+        text = bytearray(manifest().to_bytes())
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place] ^= 1 << data.draw(st.integers(0, 7))
+        try:
+            found = Manifest.parse(bytes(text))
+        except ManifestError:
+            return
+        assert found == manifest()
+
+    def test_what_is_named_twice_is_refused(self) -> None:
+        text = manifest().to_bytes().replace(b'"dbname"', b'"dbname": "other", "dbname"')
+        with pytest.raises(ManifestError, match="names something twice"):
+            Manifest.parse(text)
+
+    def test_one_of_this_format_without_a_checksum_is_refused(self) -> None:
+        document = json.loads(manifest().to_bytes())
+        del document["checksum"]
+        with pytest.raises(ManifestError, match="it has no checksum"):
+            Manifest.parse(json.dumps(document).encode())
+
+    def test_whoever_has_no_key_signs_nothing(self) -> None:
+        old, new = b"o" * 32, b"n" * 32
+        signed = manifest().to_bytes([old])
+        assert Manifest.parse(signed, [new, old]).signature is Signature.GOOD
+        assert Manifest.parse(signed, [new]).signature is Signature.WRONG
+        assert Manifest.parse(manifest().to_bytes(), [new]).signature is Signature.MISSING
+        assert Manifest.parse(signed).signature is Signature.UNCHECKED
+        changed = resealed(json.loads(signed) | {"dbname": "other"})
+        changed = json.dumps(json.loads(changed) | {"signature": json.loads(signed)["signature"]})
+        assert Manifest.parse(changed.encode(), [old]).signature is Signature.WRONG
 
     def test_a_verification_survives_its_file(self) -> None:
         one = Verification.of(False, NOW, 12.3456, "index users_pkey is damaged", {"restore": 3.14159})

@@ -37,7 +37,8 @@ def backup(
     file = File(name="data.dump", format=Format.CUSTOM, bytes=1, sha256="0" * 64, encrypted=False)
     manifest = sample_manifest(place, taken, (file,), keep_until=keep_until)
     verification = None if verified is None else Verification.of(verified, taken, 1)
-    return Backup("main", place, state, "", manifest if state is State.COMPLETE else None, verification, read)
+    known = manifest if state is State.COMPLETE else None
+    return Backup("main", place, state, manifest=known, verification=verification, read=read)
 
 
 SERIES = [tier for tier in Tier if tier is not Tier.REPLACED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from medianest_operator.backups.repository.layout import Format, Tier
     from medianest_operator.postgres.sandbox import Sandbox
 
+SIGNING_KEYS = "MEDIANEST_SIGNING_KEYS"
+"""The environment variable that names a folder with the keys that sign backups."""
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 RepositoryOption = Annotated[
@@ -27,7 +30,8 @@ RepositoryOption = Annotated[
     typer.Option(
         "--repository",
         help="Where backups lie, several times for several: NAME=file:///folder, or"
-        " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file.",
+        " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file."
+        " Signed by the key in the folder that MEDIANEST_SIGNING_KEYS names, where it is set.",
         metavar="NAME=URL",
     ),
 ]
@@ -190,6 +194,10 @@ def restore(
         list[str] | None,
         typer.Option(help="An object that may differ or be lost, as the refusal names it.", metavar="OBJECT"),
     ] = None,
+    accept_unsigned: Annotated[
+        bool,
+        typer.Option("--accept-unsigned", help="Restore a backup that is named by its id although it isn't signed."),
+    ] = False,
     ask_for_extensions: Annotated[
         bool,
         typer.Option("--ask-for-extensions", help="Give up, and say which, where a superuser has to make some first."),
@@ -211,6 +219,7 @@ def restore(
         strict=strict,
         accepted=accept_difference or (),
         asks=ask_for_extensions,
+        accept_unsigned=accept_unsigned,
         conninfo=_conninfo(),
         wait=duration(connect_timeout) / 1000,
     )
@@ -255,10 +264,10 @@ def register(app: typer.Typer) -> None:
 
 
 def open_repositories(texts: Sequence[str]) -> list[Repository]:
-    """The repositories of a command line.
+    """The repositories of a command line, with the keys that sign what is in them.
 
     Raises:
-        typer.BadParameter: a text is none, or two have the same name.
+        typer.BadParameter: a text is none, two have the same name, or a key can't be used.
     """
     from medianest_operator.backups.repository.client import RepositoryError, open_repository
 
@@ -266,9 +275,36 @@ def open_repositories(texts: Sequence[str]) -> list[Repository]:
         opened = [open_repository(text) for text in texts]
     except RepositoryError as error:
         raise typer.BadParameter(str(error)) from error
+    keys = signing_keys()
+    for repository in opened:
+        repository.keys = keys
     if len({item.name for item in opened}) != len(opened):
         raise typer.BadParameter("two repositories have the same name; write --repository NAME=URL")
     return opened
+
+
+def signing_keys() -> list[bytes]:
+    """The keys in the folder that the environment names, as a Secret is mounted: `key` signs, the others are believed
+    as well, so that one can take another's place.
+
+    Raises:
+        typer.BadParameter: there is no `key`, or one is too short to keep anybody out.
+    """
+    from medianest_operator.backups.repository.seals import SHORTEST_KEY
+
+    if not (name := os.environ.get(SIGNING_KEYS)):
+        return []
+    folder = Path(name)
+    try:
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("..") and path.name != "key")
+        keys = [(folder / name).read_bytes().strip() for name in ("key", *others)]
+    except OSError as error:
+        raise typer.BadParameter(f"{SIGNING_KEYS}={folder}: {error}") from error
+    if min(map(len, keys)) < SHORTEST_KEY:
+        raise typer.BadParameter(
+            f"{SIGNING_KEYS}={folder}: a key has less than {SHORTEST_KEY} bytes; make one by `openssl rand -hex 32`"
+        )
+    return keys
 
 
 def open_sandbox(folder: Path | None) -> Sandbox | None:

@@ -73,11 +73,14 @@ def of_newest(found: Found) -> Found:
     return Found([catalog.of(newest) for catalog in found.catalogs], found.failures, found.transient)
 
 
-def choose(found: Found, which: str, needs: Format = Format.CUSTOM) -> list[tuple[Repository, Backup]]:
+def choose(
+    found: Found, which: str, needs: Format = Format.CUSTOM, *, accept_unsigned: bool = False
+) -> list[tuple[Repository, Backup]]:
     """The backup that is meant, in all repositories that have it.
 
     Args:
         which: `latest`, `latest-verified` or an id.
+        accept_unsigned: see `Catalog.choose`.
 
     Raises:
         RunFailure: there is none, or it isn't clear which.
@@ -93,7 +96,7 @@ def choose(found: Found, which: str, needs: Format = Format.CUSTOM) -> list[tupl
     for catalog in found.catalogs:
         for own in [catalog.of(origin) for origin in origins] or [catalog]:
             try:
-                places.append((catalog.repository, own.choose(which, needs)))
+                places.append((catalog.repository, own.choose(which, needs, accept_unsigned=accept_unsigned)))
             except CatalogError as error:
                 if own.backups or len(origins) < 2:
                     problems.append(str(error))

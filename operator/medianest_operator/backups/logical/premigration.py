@@ -19,6 +19,7 @@ from medianest_operator.backups.repository.facts import DatabaseFacts, catalog_c
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.repository.manifest import File, Manifest, ManifestError, operator_version
 from medianest_operator.backups.repository.packing import pack, unpack
+from medianest_operator.backups.repository.seals import Signature
 from medianest_operator.backups.repository.store import cleanup, store
 from medianest_operator.postgres.catalog import Catalog as SchemaCatalog
 
@@ -145,7 +146,10 @@ def _find(repositories: Sequence[Repository], path: str) -> tuple[Repository, Ma
     missing: RepositoryError | None = None
     for repository in repositories:
         try:
-            return repository, Manifest.parse(b"".join(repository.read(manifest)))
+            found = Manifest.parse(b"".join(repository.read(manifest)), repository.keys)
+            if found.signature in (Signature.GOOD, Signature.UNCHECKED):
+                return repository, found
+            missing = RepositoryError(f"{manifest} is not signed by a key of spec.backup.encryption.signingSecret")
         except NotThereError as error:
             missing = missing or error
         except ManifestError as error:

@@ -49,6 +49,7 @@ class RestoreOptions:
         strict: refuse what this role can't bring back as it was, unless it is accepted; otherwise it is only told.
         accepted: labels of objects that may differ, or may be lost (`CatalogObject.label`).
         asks: give up at once where somebody else could make extensions beforehand, and say which.
+        accept_unsigned: restore a backup that is named by its id although it isn't signed.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the server gets to let us in.
     """
@@ -63,6 +64,7 @@ class RestoreOptions:
     strict: bool = False
     accepted: Sequence[str] = ()
     asks: bool = False
+    accept_unsigned: bool = False
     conninfo: str = ""
     wait: float = 60.0
 
@@ -93,7 +95,7 @@ class RestoreRun:
     def _restore(self) -> Result:
         options = self._options
         found = look(self._repositories, options.wanted, self._report)
-        places = choose(found, options.which)
+        places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
         manifest = places[0][1].manifest
         assert manifest is not None
         self._more["backup"] = manifest.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from medianest_operator.backups.repository.manifest import (
     NewerFormatError,
     Verification,
 )
+from medianest_operator.backups.repository.seals import Signature
 from medianest_operator.backups.repository.store import ABANDONED, READ_AT_MOST
 from medianest_operator.timestamps import stamp, stamp_now
 
@@ -59,6 +61,7 @@ class Backup:
         reason: what is damaged, or which format it has.
         manifest: of a complete one, and of a damaged one whose manifest can be read.
         verification: what its newest restore showed, if there was any.
+        signature: its manifest's.
         read: somebody reads it at the moment.
         modified: of its newest object, by the repository's clock.
         bytes: of all its objects.
@@ -70,6 +73,7 @@ class Backup:
     reason: str = ""
     manifest: Manifest | None = None
     verification: Verification | None = None
+    signature: Signature = Signature.UNCHECKED
     read: bool = False
     modified: datetime = _NEVER
     bytes: int = 0
@@ -92,6 +96,11 @@ class Backup:
         moment = layout.id_moment(self.id)
         assert moment is not None
         return moment
+
+    @property
+    def is_authentic(self) -> bool:
+        """Whether it is signed, where there is a key to say so."""
+        return self.signature in (Signature.GOOD, Signature.UNCHECKED)
 
     @property
     def is_good(self) -> bool:
@@ -148,13 +157,14 @@ class Catalog:
         """The databases that have anything here."""
         return tuple(sorted({backup.place.origin for backup in self.backups}))
 
-    def choose(self, which: str, needs: Format | None = Format.CUSTOM) -> Backup:
+    def choose(self, which: str, needs: Format | None = Format.CUSTOM, *, accept_unsigned: bool = False) -> Backup:
         """A backup to restore.
 
         Args:
             which: `latest`, the newest complete one that no restore has shown to be bad; `latest-verified`, the newest
                 one that a restore has shown to be good; or an id.
             needs: the format of a file that it has to have.
+            accept_unsigned: take one that is named by its id although it has no signature.
 
         Raises:
             CatalogError: there is none, it is none, or the backups are of several databases.
@@ -169,6 +179,7 @@ class Catalog:
                 for backup in self.backups
                 if (backup.is_verified if which == LATEST_VERIFIED else backup.is_good)
                 and backup.tier is not Tier.REPLACED
+                and backup.is_authentic
                 and _has(backup, needs)
             ]
             if not fitting:
@@ -184,6 +195,11 @@ class Catalog:
             raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}")
         if found.state is State.NEWER:
             raise CatalogError(f"{where}: the backup {which} can't be read by this version: {found.reason}")
+        if not found.is_authentic and not accept_unsigned:
+            raise CatalogError(
+                f"{where}: the backup {which} is not signed by the key that backups are signed with, so anybody who can"
+                " write there may have made it. To restore it all the same, accept that it is unsigned"
+            )
         if not _has(found, needs):
             raise CatalogError(f"{where}: the backup {which} has no file of the format {needs}")
         return found
@@ -257,7 +273,9 @@ def write_verification(repository: Repository, backup: Backup | Place, verificat
         RepositoryError: it can't be written.
     """
     place = backup if isinstance(backup, Place) else backup.place
-    repository.write(place.file(layout.VERIFICATION), [verification.to_bytes()])
+    text = b"".join(repository.read(place.file(layout.MANIFEST)))
+    noted = verification.model_copy(update={"manifest": hashlib.sha256(text).hexdigest()})
+    repository.write(place.file(layout.VERIFICATION), [noted.to_bytes(repository.keys)])
 
 
 def remove(repository: Repository, backup: Backup | Place) -> list[str]:
@@ -312,13 +330,19 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
         working = any(name.startswith(layout.WRITING) for name in files) and newest - modified <= ABANDONED
         return Backup(**common, state=State.INCOMPLETE, reason="being written" if working else "it has no manifest")
     try:
-        manifest = _manifest(repository, place, document)
+        manifest, digest = _manifest(repository, place, document)
     except NotThereError:
         return None
     except ManifestError as error:
         state = State.NEWER if isinstance(error.__cause__, NewerFormatError) else State.DAMAGED
         return Backup(**common, state=state, reason=str(error))
-    common |= {"manifest": manifest, "verification": _verification(repository, files.get(layout.VERIFICATION))}
+    common |= {
+        "manifest": manifest,
+        "signature": manifest.signature,
+        "verification": _verification(repository, files.get(layout.VERIFICATION), manifest, digest),
+    }
+    if manifest.signature is Signature.WRONG:
+        return Backup(**common, state=State.DAMAGED, reason="its signature is by another key, or it was changed")
     for file in manifest.files:
         stored = files.get(file.name)
         if stored is None:
@@ -329,22 +353,30 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
     return Backup(**common, state=State.COMPLETE)
 
 
-def _manifest(repository: Repository, place: Place, document: StoredObject) -> Manifest:
+def _manifest(repository: Repository, place: Place, document: StoredObject) -> tuple[Manifest, str]:
+    """The manifest, and its SHA-256."""
     if document.size > LARGEST:
         raise ManifestError(f"the manifest has {document.size} bytes, which none of ours has")
+    text = b"".join(repository.read(document.path))
     try:
-        manifest = Manifest.parse(b"".join(repository.read(document.path)))
+        manifest = Manifest.parse(text, repository.keys)
     except ManifestError as error:
         raise ManifestError(f"the manifest can't be read: {error}") from error
     if manifest.place != place:
         raise ManifestError(f"the manifest is that of another backup: {manifest.place.folder}")
-    return manifest
+    return manifest, hashlib.sha256(text).hexdigest()
 
 
-def _verification(repository: Repository, document: StoredObject | None) -> Verification | None:
+def _verification(
+    repository: Repository, document: StoredObject | None, manifest: Manifest, digest: str
+) -> Verification | None:
+    """What a restore showed of this very backup; one that can't be read, is another's or unsigned verifies nothing."""
     if document is None or document.size > LARGEST:
         return None
-    # One that can't be read verifies nothing.
     with suppress(ManifestError, NotThereError):
-        return Verification.parse(b"".join(repository.read(document.path)))
+        found = Verification.parse(b"".join(repository.read(document.path)), repository.keys)
+        # The first version didn't say whose it is.
+        is_its = found.manifest == digest or (found.manifest is None and manifest.format_version == 1)
+        if is_its and found.signature in (Signature.GOOD, manifest.signature):
+            return found
     return None

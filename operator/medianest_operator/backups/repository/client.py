@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -96,6 +96,8 @@ class Repository:
         # The url tells it already.
         self._told_prefix = prefix
         self._connected: ObjectStore | None = None
+        self.keys: Sequence[bytes] = ()
+        """What signs documents here: the first signs, any of them is believed. Without one nothing is checked."""
 
     def __repr__(self) -> str:
         return f"<Repository {self.name} {self.url}/{self._prefix.removeprefix(self._told_prefix)}>"
@@ -105,6 +107,7 @@ class Repository:
         view = Repository(self.name, self.url, self._store, self._folder, f"{self._key(prefix)}/")
         view._told_prefix = self._told_prefix
         view._connected = self._connected
+        view.keys = self.keys
         return view
 
     def write(self, path: str, chunks: Iterable[bytes]) -> int:

@@ -9,17 +9,27 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.layout import Compression, Format, Origin, Place, Tier
+from medianest_operator.backups.repository.seals import SealError, Signature, seal, unseal
 from medianest_operator.postgres.catalog import VERSION
 
 FORMAT_VERSION = 2
-"""Of what is written; all up to it are read. 2: files may be packed by zstd. To an operator that knows 1 alone, that is
-of a newer version, and left alone."""
+"""Of what is written; all up to it are read. 2: files may be packed by zstd, and documents have a checksum. To an
+operator that knows 1 alone, that is of a newer version, and left alone."""
 LARGEST = 16 << 20
 """A manifest that is larger isn't read, bytes."""
 
@@ -41,34 +51,64 @@ class _Document(BaseModel):
     # A later version may say more; what it says must not make an older one blind.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    def to_bytes(self) -> bytes:
-        """JSON to be read by people as well."""
-        return (self.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
+    _signature: Signature = PrivateAttr(default=Signature.UNCHECKED)
+
+    def to_bytes(self, keys: Sequence[bytes] = ()) -> bytes:
+        """JSON to be read by people as well, with its checksum.
+
+        Args:
+            keys: the first of them signs it.
+        """
+        sealed = seal(self.model_dump(mode="json", exclude_none=True), keys)
+        return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
-    def parse(cls, text: bytes) -> Self:
+    def parse(cls, text: bytes, keys: Sequence[bytes] = ()) -> Self:
         """The document in a file.
 
+        Args:
+            keys: one of which has to have signed it, if it is signed at all: see `signature`.
+
         Raises:
-            ManifestError: it is none.
+            ManifestError: it is none, or not as it was written.
         """
         try:
-            return cls.model_validate_json(text)
+            document, has_checksum, signature = unseal(text, keys)
+        except SealError as error:
+            # A newer version may seal otherwise.
+            raise (NewerFormatError if _says_newer(text) else ManifestError)(str(error)) from error
+        try:
+            found = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            kind = NewerFormatError if _is_newer(text) else ManifestError
+            kind = NewerFormatError if _is_newer(document) else ManifestError
             raise kind(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
+        if not has_checksum and found._needs_checksum:
+            raise ManifestError("it has no checksum")
+        found._signature = signature
+        return found
+
+    @property
+    def signature(self) -> Signature:
+        """Whether one of the keys has signed it that it was read with."""
+        return self._signature
+
+    @property
+    def _needs_checksum(self) -> bool:
+        return False
 
 
-def _is_newer(text: bytes) -> bool:
-    """Whether a document says of itself, whatever else it says, that a newer version of the operator wrote it."""
+def _says_newer(text: bytes) -> bool:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    if not isinstance(document, dict):
-        return False
+    return isinstance(document, dict) and _is_newer(document)
+
+
+def _is_newer(document: Mapping[str, Any]) -> bool:
+    """Whether a document says of itself, whatever else it says, that a newer version of the operator wrote it."""
     known = {"format_version": FORMAT_VERSION, "catalog_version": VERSION}
     return any(isinstance(found := document.get(name), int) and found > latest for name, latest in known.items())
 
@@ -231,6 +271,10 @@ class Manifest(_Document):
         return self
 
     @property
+    def _needs_checksum(self) -> bool:
+        return self.format_version > 1
+
+    @property
     def place(self) -> Place:
         """Where the backup says that it lies."""
         return Place(self.origin, self.tier, self.id)
@@ -254,6 +298,7 @@ class Verification(_Document):
         seconds: how long it took.
         message: what was found, for people.
         stages: seconds by stage: download, restore, compare, amcheck.
+        manifest: SHA-256 of the manifest that it speaks of: that of another backup says nothing of this one.
         lost: what a restore in place doesn't bring back, as a superuser's does: labels of objects.
         operator_version: who wrote this.
     """
@@ -263,6 +308,7 @@ class Verification(_Document):
     seconds: Annotated[float, Field(ge=0)]
     message: str = ""
     stages: dict[str, float] = {}
+    manifest: Sha256 | None = None
     lost: tuple[str, ...] = ()
     operator_version: str = ""
 

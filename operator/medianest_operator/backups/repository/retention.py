@@ -55,11 +55,16 @@ def plan(
     removals = []
     for of_origin in _grouped(backups, lambda backup: backup.place.origin):
         verified = _ids(of_origin, lambda backup: backup.is_verified and backup.tier is not Tier.REPLACED)
-        spared = set(but) | set(verified[-1:])
+        # Whoever can write there can make unsigned ones; the last signed one stays whatever they are.
+        signed = _ids(
+            of_origin,
+            lambda backup: backup.is_verified and backup.is_authentic and backup.tier is not Tier.REPLACED,
+        )
+        spared = {*but, *verified[-1:], *signed[-1:]}
         for of_tier in _grouped(of_origin, lambda backup: backup.tier):
             tier = of_tier[0].tier
             count = (newest or {}).get(tier, 0)
-            good = _ids(of_tier, lambda backup: backup.is_good)
+            good = _ids(of_tier, lambda backup: backup.is_good and backup.is_authentic)
             # Where restores have failed of all there are, the newest is still better than none.
             last = good or [backup.id for backup in of_tier]
             # That of a replaced database stands for no other: its time is all that it has.

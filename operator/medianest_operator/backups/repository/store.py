@@ -109,7 +109,7 @@ def store(
         if alive:
             manifest = make_manifest(tuple(files))
             for upload in alive:
-                upload.begin_manifest(manifest.to_bytes())
+                upload.begin_manifest(manifest.to_bytes(upload.repository.keys))
             for upload in alive:
                 upload.end_manifest()
     except BaseException:

@@ -1,0 +1,129 @@
+"""Whose a backup is: with a key, what others have put into a repository is neither restored nor counted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_documents import edit_document
+from integration.backup_runs import Bench, candidate, contents, new_bench
+from integration.postgres_server import Database, PostgresServer
+
+
+@pytest.fixture
+def bench(medianest: Database, room: Path) -> Bench:
+    return new_bench(medianest, room, "main")
+
+
+@pytest.fixture
+def keys(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a key, as a Secret is mounted."""
+    folder = room / "keys"
+    folder.mkdir()
+    (folder / "key").write_text("k" * 64)
+    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def target(server: PostgresServer) -> Iterator[Database]:
+    made = candidate(server)
+    yield made
+    server.drop_database(made)
+
+
+def files(bench: Bench, name: str) -> list[Path]:
+    """Of all backups, the oldest first."""
+    return sorted(bench.folder.joinpath("main").rglob(name), key=lambda path: path.parent.name)
+
+
+def test_what_is_signed_comes_back(bench: Bench, keys: Path, target: Database) -> None:
+    taken = bench.backup("--verify", "--work-dir", str(bench.work))
+    assert taken.told == (0, "Succeeded", "Succeeded"), taken.text
+    answer = bench.restore(target, "--backup", "latest-verified")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert contents(target) == contents(bench.source)
+    for document in (*files(bench, "manifest.json"), *files(bench, "verification.json")):
+        assert "k" * 64 not in document.read_text()
+
+
+def test_what_is_not_signed_is_refused_until_it_is_accepted_by_name(
+    bench: Bench, target: Database, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one, or a stranger's who has the public key that backups are encrypted for."""
+    name = bench.backup().result["backup"]
+    (room / "keys").mkdir()
+    (room / "keys" / "key").write_text("k" * 64)
+    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
+    for which in ("latest", name):
+        answer = bench.restore(target, "--backup", which)
+        assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+        assert bench.verify("--backup", which).told == (1, "Failed", "NoSuchBackup")
+    assert "is not signed by the key that backups are signed with" in answer.text
+    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert contents(target) == contents(bench.source)
+
+
+def test_a_changed_manifest_is_noticed_whatever_its_checksum(bench: Bench, keys: Path, target: Database) -> None:
+    name = bench.backup().result["backup"]
+    [manifest] = files(bench, "manifest.json")
+    signature = json.loads(manifest.read_text())["signature"]
+    edit_document(manifest, lambda document: document.update(dbname="other"))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"signature": signature}))
+    assert [item["state"] for item in bench.listed()] == ["Damaged"]
+    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
+    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    assert "its signature is by another key, or it was changed" in answer.text
+
+
+def test_a_key_takes_anothers_place(bench: Bench, keys: Path, target: Database) -> None:
+    name = bench.backup().result["backup"]
+    (keys / "key").rename(keys / "before-2027")
+    (keys / "key").write_text("n" * 64)
+    assert bench.restore(target, "--backup", name).code == 0
+    (keys / "before-2027").unlink()
+    assert [item["state"] for item in bench.listed()] == ["Damaged"]
+
+
+def test_a_verification_speaks_of_its_own_backup_alone(bench: Bench, keys: Path) -> None:
+    """Copied beside another backup, or made up, it verifies nothing."""
+    assert bench.backup("--verify", "--work-dir", str(bench.work)).code == 0
+    assert bench.backup().code == 0
+    [verification] = files(bench, "verification.json")
+    newer = files(bench, "manifest.json")[-1].with_name("verification.json")
+    shutil.copy(verification, newer)
+    assert [item["verification"] is not None for item in bench.listed()] == [True, False]
+    document = json.loads(verification.read_text())
+    newer.write_text(json.dumps({"outcome": "ok", "at": document["at"], "seconds": 1}))
+    assert [item["verification"] is not None for item in bench.listed()] == [True, False]
+    edit_document(verification, lambda document: document.update(message="changed"))
+    assert [item["verification"] for item in bench.listed()] == [None, None]
+
+
+def test_strangers_backups_push_no_signed_one_out(bench: Bench, keys: Path) -> None:
+    """However many newer ones somebody puts there, the last signed and verified one stays."""
+    assert bench.backup("--verify", "--work-dir", str(bench.work)).code == 0
+    [manifest] = files(bench, "manifest.json")
+    good = manifest.parent.name
+    for number in range(3):
+        forged = manifest.parent.with_name(f"20990101T00000{number}Z-daily-aaaa")
+        shutil.copytree(manifest.parent, forged)
+        edit_document(
+            forged / "manifest.json",
+            lambda document, name=forged.name: document.update(id=name),  # type: ignore[misc]
+        )
+        (forged / "verification.json").unlink()
+    assert bench.backup("--keep", "daily=0d").code == 0
+    assert good in [item["id"] for item in bench.listed()]
+
+
+def test_a_short_key_keeps_nobody_out(bench: Bench, keys: Path) -> None:
+    (keys / "key").write_text("short")
+    answer = bench.backup()
+    assert answer.code != 0
+    assert "has less than 32 bytes" in answer.text.replace("\n", " ").replace("│", "").replace("  ", " ")
