@@ -156,6 +156,10 @@ def verify(
     which: WhichOption = "latest",
     sandbox: SandboxOption = None,
     identity_file: IdentityOption = None,
+    reread: Annotated[
+        str | None,
+        typer.Option(help="How long a verified backup may stay unread: then it is read back, 30d.", metavar="SPAN"),
+    ] = None,
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
@@ -166,6 +170,7 @@ def verify(
         which,
         work_dir,
         identities(identity_file),
+        reread=span(reread) if reread else None,
         sandbox=open_sandbox(sandbox),
     )
     opened = open_repositories(repository)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from medianest_operator.backups.repository import layout
@@ -74,13 +74,19 @@ def of_newest(found: Found) -> Found:
 
 
 def choose(
-    found: Found, which: str, needs: Format = Format.CUSTOM, *, accept_unsigned: bool = False
+    found: Found,
+    which: str,
+    needs: Format = Format.CUSTOM,
+    *,
+    accept_unsigned: bool = False,
+    but: Collection[str] = (),
 ) -> list[tuple[Repository, Backup]]:
     """The backup that is meant, in all repositories that have it.
 
     Args:
         which: `latest`, `latest-verified` or an id.
         accept_unsigned: see `Catalog.choose`.
+        but: as there.
 
     Raises:
         RunFailure: there is none, or it isn't clear which.
@@ -96,7 +102,7 @@ def choose(
     for catalog in found.catalogs:
         for own in [catalog.of(origin) for origin in origins] or [catalog]:
             try:
-                places.append((catalog.repository, own.choose(which, needs, accept_unsigned=accept_unsigned)))
+                places.append((catalog.repository, own.choose(which, needs, accept_unsigned=accept_unsigned, but=but)))
             except CatalogError as error:
                 if own.backups or len(origins) < 2:
                     problems.append(str(error))

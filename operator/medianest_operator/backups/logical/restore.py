@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from medianest_operator.backups.logical.filling import Plan, Target, fill, inspe
 from medianest_operator.backups.logical.finding import Wanted, choose, look
 from medianest_operator.backups.logical.new_database import NewDatabase
 from medianest_operator.backups.logical.server import is_final
-from medianest_operator.backups.repository.catalog import Backup
-from medianest_operator.backups.repository.client import Repository
+from medianest_operator.backups.repository.catalog import LATEST, LATEST_VERIFIED, Backup, write_verification
+from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.facts import Collation, read_collation
-from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.repository.manifest import Manifest, Verification
 from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.comparison import Comparison, compare
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
@@ -96,6 +97,30 @@ class RestoreRun:
         options = self._options
         found = look(self._repositories, options.wanted, self._report)
         places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
+        rotten: dict[str, str] = {}
+        while True:
+            try:
+                return self._restore_one(places, list(rotten.values()))
+            except RunFailure as failure:
+                # Whoever asks for the latest asks for one that is good.
+                if failure.reason is not Reason.BACKUP_DAMAGED or options.which not in (LATEST, LATEST_VERIFIED):
+                    raise
+                self._note_damage(places, failure.message)
+                rotten[places[0][1].id] = f"{failure.message}, so the one before was taken"
+                try:
+                    places = choose(found, options.which, but=rotten)
+                except RunFailure:
+                    raise failure from None
+                self._report(f"{failure.message}; trying the one before")
+
+    def _note_damage(self, places: Sequence[tuple[Repository, Backup]], message: str) -> None:
+        """A repository that can only be read is good enough to restore from."""
+        for repository, backup in places:
+            with suppress(RepositoryError):
+                write_verification(repository, backup, Verification.of(False, datetime.now(UTC), 0, cut(message)))
+
+    def _restore_one(self, places: Sequence[tuple[Repository, Backup]], notes: Sequence[str]) -> Result:
+        options = self._options
         manifest = places[0][1].manifest
         assert manifest is not None
         self._more["backup"] = manifest.id
@@ -120,7 +145,7 @@ class RestoreRun:
                 losses=None if options.strict else made.losses,
                 accepted=options.accepted,
             )
-            comparison.notes[:0] = [*different, *made.losses.told()]
+            comparison.notes[:0] = [*notes, *different, *made.losses.told()]
             self._check(manifest, comparison)
             connection.close()
             if made_for_it is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -157,7 +157,14 @@ class Catalog:
         """The databases that have anything here."""
         return tuple(sorted({backup.place.origin for backup in self.backups}))
 
-    def choose(self, which: str, needs: Format | None = Format.CUSTOM, *, accept_unsigned: bool = False) -> Backup:
+    def choose(
+        self,
+        which: str,
+        needs: Format | None = Format.CUSTOM,
+        *,
+        accept_unsigned: bool = False,
+        but: Collection[str] = (),
+    ) -> Backup:
         """A backup to restore.
 
         Args:
@@ -165,6 +172,7 @@ class Catalog:
                 one that a restore has shown to be good; or an id.
             needs: the format of a file that it has to have.
             accept_unsigned: take one that is named by its id although it has no signature.
+            but: ids that are neither the latest nor the latest verified.
 
         Raises:
             CatalogError: there is none, it is none, or the backups are of several databases.
@@ -180,6 +188,7 @@ class Catalog:
                 if (backup.is_verified if which == LATEST_VERIFIED else backup.is_good)
                 and backup.tier is not Tier.REPLACED
                 and backup.is_authentic
+                and backup.id not in but
                 and _has(backup, needs)
             ]
             if not fitting:

@@ -298,6 +298,7 @@ class Verification(_Document):
         seconds: how long it took.
         message: what was found, for people.
         stages: seconds by stage: download, restore, compare, amcheck.
+        read_at: when its bytes were last read back and summed up since.
         manifest: SHA-256 of the manifest that it speaks of: that of another backup says nothing of this one.
         lost: what a restore in place doesn't bring back, as a superuser's does: labels of objects.
         operator_version: who wrote this.
@@ -308,6 +309,7 @@ class Verification(_Document):
     seconds: Annotated[float, Field(ge=0)]
     message: str = ""
     stages: dict[str, float] = {}
+    read_at: AwareDatetime | None = None
     manifest: Sha256 | None = None
     lost: tuple[str, ...] = ()
     operator_version: str = ""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from medianest_operator.backups.verification import amcheck
 from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.comparison import Comparison, Losses, compare, read_contents
 from medianest_operator.backups.verification.in_place import restore_in_place
+from medianest_operator.backups.verification.rereading import read_again
 from medianest_operator.postgres.copies import DatabaseCopy, RoleCopy, seal
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.postgres.throwaway import ThrowawayError, ThrowawayServer
@@ -88,6 +89,7 @@ class VerifyOptions:
         which: `latest`, `latest-verified` or an id.
         work: a folder with room for the dump and, without a sandbox, for the restored database.
         identities: age's private keys.
+        reread: how long a verified backup may stay unread; the others are read back afterwards where it is set.
         now: the clock.
         sandbox: where the copy is made; a server beside this process without it.
     """
@@ -96,6 +98,7 @@ class VerifyOptions:
     which: str
     work: Path
     identities: Sequence[str] = ()
+    reread: timedelta | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sandbox: Sandbox | None = None
 
@@ -153,7 +156,25 @@ class VerifyRun:
             noted += self._read_back(backup, [place for place in places if place[0] is not repository], verification)
         if failure is not None:
             return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{backup.id} is not good: {message}{noted}"))
-        return Result.success(f"Verified {backup.id} of {repository.name}: {message}{noted}")
+        told = f"Verified {backup.id} of {repository.name}: {message}{noted}"
+        if rotten := self._read_again(backup):
+            return Result.failure(RunFailure(Reason.VERIFICATION_FAILED, f"{'. '.join(rotten)}. {told}"))
+        return Result.success(told)
+
+    def _read_again(self, but: Backup) -> list[str]:
+        """What has rotted since it was verified, in words."""
+        if self._options.reread is None:
+            return []
+        try:
+            catalogs = [Catalog.read(repository, but.place.origin) for repository in self._repositories]
+            rotten = read_again(catalogs, self._options.reread, self._options.now(), self._report, but.id)
+            for catalog in catalogs if rotten else ():
+                summary = Catalog.read(catalog.repository, but.place.origin).summary()
+                self._more["catalog"][catalog.repository.name] = summary
+        except RepositoryError as error:
+            self._report(f"verified backups were not read back: {error}")
+            return []
+        return rotten
 
     def _read_back(self, good: Backup, places: Sequence[tuple[Repository, Backup]], verification: Verification) -> str:
         """Another repository's copy is as good if it has the same bytes: they are read back and summed up again."""
