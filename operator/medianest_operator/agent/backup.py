@@ -207,10 +207,20 @@ def restore(
         bool,
         typer.Option("--ask-for-extensions", help="Give up, and say which, where a superuser has to make some first."),
     ] = False,
+    target_time: Annotated[
+        str | None, typer.Option(help="Only backups that began before, 2026-12-24T18:00:00Z.", metavar="TIME")
+    ] = None,
+    volume_size: Annotated[
+        int, typer.Option(help="Of the server's volume: what doesn't fit is refused.", metavar="BYTES", min=0)
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what a restore over PGDATABASE would do, and change nothing.")
+    ] = False,
     connect_timeout: ConnectTimeoutOption = "60s",
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into an empty database, and compare it with the manifest. PGDATABASE names the database."""
+    from medianest_operator.backups.logical.dry_run import DryRun
     from medianest_operator.backups.logical.restore import RestoreOptions, RestoreRun
 
     options = RestoreOptions(
@@ -227,10 +237,12 @@ def restore(
         accept_unsigned=accept_unsigned,
         conninfo=_conninfo(),
         wait=duration(connect_timeout) / 1000,
+        before=_moment(target_time) if target_time else None,
+        volume=volume_size,
     )
     opened = open_repositories(repository)
     stop_on_sigterm()
-    finish(RestoreRun(opened, options, say).run(), result_file)
+    finish((DryRun if dry_run else RestoreRun)(opened, options, say).run(), result_file)
 
 
 def import_database(

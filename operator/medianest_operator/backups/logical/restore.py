@@ -16,15 +16,16 @@ from psycopg import Connection
 from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.filling import Plan, Target, fill, inspect, plan, read_restored
-from medianest_operator.backups.logical.finding import Wanted, choose, look
+from medianest_operator.backups.logical.finding import Found, Wanted, choose, look
 from medianest_operator.backups.logical.new_database import NewDatabase
+from medianest_operator.backups.logical.room import check_room, taken_before
 from medianest_operator.backups.logical.server import is_final
 from medianest_operator.backups.repository.catalog import LATEST, LATEST_VERIFIED, Backup, write_verification
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.facts import Collation, read_collation
 from medianest_operator.backups.repository.manifest import Manifest, Verification
 from medianest_operator.backups.verification.archive import Archive, downloaded
-from medianest_operator.backups.verification.comparison import Comparison, compare
+from medianest_operator.backups.verification.comparison import ACCEPTED, Comparison, compare
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
@@ -53,6 +54,8 @@ class RestoreOptions:
         accept_unsigned: restore a backup that is named by its id although it isn't signed.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the server gets to let us in.
+        before: only backups that began before this moment.
+        volume: bytes of the server's volume; 0: not known, and not looked at.
     """
 
     wanted: Wanted
@@ -68,6 +71,8 @@ class RestoreOptions:
     accept_unsigned: bool = False
     conninfo: str = ""
     wait: float = 60.0
+    before: datetime | None = None
+    volume: int = 0
 
 
 class RestoreRun:
@@ -95,7 +100,7 @@ class RestoreRun:
 
     def _restore(self) -> Result:
         options = self._options
-        found = look(self._repositories, options.wanted, self._report)
+        found = eligible(self._repositories, options, self._report)
         places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
         rotten: dict[str, str] = {}
         while True:
@@ -128,8 +133,9 @@ class RestoreRun:
         with ExitStack() as stack:
             connection, made_for_it = self._connect(manifest, stack)
             stack.enter_context(closing(connection))
-            _check_server(manifest, connection)
+            check_server(manifest, connection)
             different = [] if made_for_it else self._other_collation(manifest, connection)
+            check_room(connection, manifest, options.volume)
             target = inspect(connection, libpq_environment(connection))
             archive, repository = self._download(places, stack)
             self._more |= {"repository": repository.name, "schemaVersion": manifest.schema_version}
@@ -193,7 +199,7 @@ class RestoreRun:
         here = read_collation(connection)
         there = Collation.of(manifest)
         if here == there or COLLATION in self._options.accepted:
-            return [] if here == there else [f"accepted: the database sorts by {here}, and sorted by {there}"]
+            return [] if here == there else [f"{ACCEPTED}the database sorts by {here}, and sorted by {there}"]
         text = f"the database sorts by {here}, and the one that was backed up by {there}"
         if not self._options.strict:
             return [text]
@@ -254,9 +260,17 @@ class RestoreRun:
         verification = "catalog, row counts and sequences equal those of the backup"
         if comparison.exact:
             verification = "fingerprint, row counts and sequences are exactly those of the backup"
+        if any(note.startswith(ACCEPTED) for note in comparison.notes):
+            verification = f"but for what was accepted, {verification}"
         notes = "".join(f" Note: {note}." for note in comparison.notes)
         message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {verification}.{notes}"
         return Result.success(cut(message), **self._more, differences=[])
+
+
+def eligible(repositories: Sequence[Repository], options: RestoreOptions, report: Callable[[str], None]) -> Found:
+    """The backups that come into question."""
+    found = look(repositories, options.wanted, report)
+    return found if options.before is None else taken_before(found, options.before)
 
 
 def open_target(
@@ -292,7 +306,12 @@ def check_version(manifest: Manifest) -> None:
         )
 
 
-def _check_server(manifest: Manifest, connection: Connection[Any]) -> None:
+def check_server(manifest: Manifest, connection: Connection[Any]) -> None:
+    """Refuse a dump of a newer server.
+
+    Raises:
+        RunFailure: it is of one.
+    """
     version = connection.info.server_version // 10000
     if _major(manifest.postgres_version) > version:
         raise RunFailure(

@@ -24,6 +24,8 @@ from medianest_operator.postgres.contents import count_large_objects, count_rows
 from medianest_operator.postgres.copies import PUBLIC
 from medianest_operator.results.backup import Reason, RunFailure
 
+ACCEPTED = "accepted: "
+"""How a note on a difference that was accepted begins."""
 _HISTORY = "_prisma_migrations"
 # What a dump of one database doesn't hold: who may connect, and settings of roles and of the database itself.
 _OUTSIDE = ("grants", "", "database")
@@ -222,7 +224,7 @@ def compare(
         if item.label in manifest.moved and item.key in expected.objects and item.key in catalog.objects:
             result.notes.append(f"{item.label} was changed while it was backed up, and isn't compared")
         elif is_accepted(item):
-            result.notes += [f"accepted: {line}" for line in lines]
+            result.notes += [f"{ACCEPTED}{line}" for line in lines]
         else:
             result.objects.append(item.label)
             result.differences += lines

@@ -1,0 +1,179 @@
+"""What `medianest-dbctl restore` is told by an operation: which backup, what may differ, whether it fits, a dry run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from integration.backup_runs import WHOSE, Answer, Bench, candidate, contents, new_bench
+from integration.postgres_server import Database, PostgresServer
+from medianest_operator.backups.logical.dry_run import read_live
+from medianest_operator.backups.repository.catalog import Catalog
+
+GIBIBYTE = 1 << 30
+
+
+@pytest.fixture
+def bench(medianest: Database, room: Path) -> Bench:
+    return new_bench(medianest, room, "main")
+
+
+@pytest.fixture
+def target(server: PostgresServer) -> Iterator[Database]:
+    database = candidate(server)
+    yield database
+    server.drop_database(database)
+
+
+def look(bench: Bench, *arguments: str) -> Answer:
+    """A dry run, as the operator's Job makes it."""
+    told = ["restore", *bench.places, *WHOSE, "--work-dir", str(bench.work), "--dry-run", *arguments]
+    return bench.start(*told).end()
+
+
+def analyze(bench: Bench) -> None:
+    """So that the statistics are there at once."""
+    bench.source.execute("ANALYZE")
+
+
+def test_it_says_what_would_be_lost_and_what_would_come_back(bench: Bench) -> None:
+    stored = bench.backup().result
+    taken = stored["backup"]
+    bench.verify("--backup", taken)
+    bench.source.execute(
+        "INSERT INTO users (id, email) SELECT 'n' || n, n || '@new' FROM generate_series(1, 30) n;"
+        " DELETE FROM error_logs WHERE id < 'e2'; CREATE TABLE extra AS SELECT n FROM generate_series(1, 7) n;"
+        ' CREATE SCHEMA more; CREATE TABLE more."Odd ""Name" AS SELECT n FROM generate_series(1, 3) n'
+    )
+    analyze(bench)
+    before = contents(bench.source)
+    answer = look(bench, "--backup", "latest-verified", "--volume-size", str(GIBIBYTE))
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    estimate = answer.result["estimate"]
+    assert estimate["lost"] == [
+        {"table": "users", "rows": 30}, {"table": "extra", "rows": 7}, {"table": 'more."Odd ""Name"', "rows": 3}
+    ]  # fmt: skip
+    assert (estimate["backup"], estimate["verified"], estimate["fits"]) == (taken, True, True)
+    assert estimate["seconds"] > 0
+    assert datetime.now(UTC) - datetime.fromisoformat(estimate["takenAt"]) < timedelta(minutes=5)
+    assert estimate["bytes"] == stored["bytes"]
+    message = answer.result["message"]
+    assert re.match(
+        rf"It would take backup {taken} of [-0-9]+ [:0-9]+ UTC \([0-9] minutes? ago\), [0-9.]+ KiB,", message
+    )
+    assert "40 rows added since (30 of users, 7 of extra, 3 of more." in message
+    assert "would come back: 111 of error_logs." in message
+    assert "It fits into the volume." in message
+    assert contents(bench.source) == before
+
+
+def test_of_the_last_backup_nothing_is_lost(bench: Bench) -> None:
+    bench.backup()
+    analyze(bench)
+    answer = look(bench, "--backup", "latest")
+    estimate = answer.result["estimate"]
+    assert (estimate["lost"], estimate["verified"], estimate.get("seconds"), estimate.get("fits")) == (
+        [],
+        False,
+        None,
+        None,
+    )
+    assert "no table has more rows than the backup" in answer.result["message"]
+    assert "not verified so far" in answer.result["message"]
+    assert "How long it takes is not known" in answer.result["message"]
+    assert "Whether it fits into the volume is not known." in answer.result["message"]
+
+
+def test_time_is_that_of_the_newest_verification_where_this_one_has_none(bench: Bench) -> None:
+    bench.backup("--verify", "--work-dir", str(bench.work))
+    bench.backup()
+    assert look(bench, "--backup", "latest").result["estimate"]["seconds"] > 0
+
+
+def test_many_tables_make_a_result_that_is_read(bench: Bench) -> None:
+    """The kubelet reads 4096 bytes."""
+    bench.backup()
+    name = "t" * 58
+    bench.source.execute(
+        "DO $$ BEGIN FOR n IN 1..60 LOOP"
+        f" EXECUTE format('CREATE TABLE %I AS SELECT g FROM generate_series(1, %s) g', '{name}' || n, n);"
+        " END LOOP; END $$"
+    )
+    analyze(bench)
+    estimate = look(bench, "--backup", "latest").result["estimate"]
+    lost = [item for item in estimate["lost"] if isinstance(item, dict)]
+    assert lost[0] == {"table": f"{name}60", "rows": 60}
+    assert len(lost) >= 10
+
+
+def test_statistics_that_a_crash_has_taken_are_made_up_for(bench: Bench) -> None:
+    analyze(bench)
+    bench.source.execute("SELECT pg_stat_reset()")
+    with bench.source.connect() as connection:
+        assert read_live(connection).rows["users"] == 500
+
+
+def test_a_key_that_does_not_fit_is_said_before(bench: Bench, tmp_path: Path) -> None:
+    right, wrong = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
+    bench.backup("--recipient", str(right.to_public()))
+    for name, key, expected in (("right", right, (0, "Succeeded")), ("wrong", wrong, (1, "Failed"))):
+        file = bench.folder / name
+        file.write_text(str(key))
+        file.chmod(0o644)
+        answer = look(bench, "--backup", "latest", "--identity-file", str(file))
+        assert answer.told[:2] == expected, answer.text
+    assert answer.told[2] == "DecryptionFailed"
+    assert look(bench, "--backup", "latest").told[2] == "DecryptionFailed"
+
+
+def test_the_last_backup_before_a_moment(bench: Bench, target: Database) -> None:
+    bench.backup()
+    bench.source.execute("DELETE FROM media_requests")
+    bench.backup()
+    first, second = Catalog.read(bench.open()).backups
+    told = second.taken_at.isoformat()
+    assert look(bench, "--backup", "latest", "--target-time", told).result["backup"] == first.id
+    answer = bench.restore(target, "--backup", "latest", "--target-time", told)
+    assert (answer.code, answer.result["backup"]) == (0, first.id), answer.text
+    assert contents(target)["public.media_requests"] != contents(bench.source)["public.media_requests"]
+    early = look(bench, "--backup", "latest", "--target-time", "2020-01-01T00:00:00Z")
+    assert early.told == (1, "Failed", "NoSuchBackup")
+
+
+def test_what_does_not_fit_is_refused(bench: Bench, target: Database) -> None:
+    bench.backup()
+    answer = bench.restore(target, "--backup", "latest", "--volume-size", str(16 << 20))
+    assert answer.told == (1, "Failed", "NoRoom")
+    assert "There is not enough space: the server's databases take" in answer.result["message"]
+    assert "Raise spec.storage.size first." in answer.result["message"]
+    assert contents(target) == {}
+    dry = look(bench, "--backup", "latest", "--volume-size", str(16 << 20))
+    assert dry.told == (0, "Succeeded", "Succeeded")
+    assert dry.result["estimate"]["fits"] is False
+    assert "There is not enough space" in dry.result["message"]
+    assert bench.restore(target, "--backup", "latest", "--volume-size", str(100 * GIBIBYTE)).code == 0
+
+
+def test_a_difference_that_was_accepted_is_a_note(bench: Bench) -> None:
+    """What is in the way there is one object, and the rights on it another."""
+    bench.source.execute("CREATE VIEW totals AS SELECT count(*) FROM users; ALTER VIEW totals OWNER TO medianest")
+    bench.backup()
+    odd = ["schema odd", "grants schema odd"]
+    for accepted, expected in (([], "NotEqual"), (["view totals", odd[0]], "NotEqual"), (odd, "Succeeded")):
+        target = candidate(bench.source.server)
+        target.execute("CREATE SCHEMA odd AUTHORIZATION medianest")
+        try:
+            labels = [word for label in accepted for word in ("--accept-difference", label)]
+            answer = bench.restore(target, "--backup", "latest", *labels)
+        finally:
+            target.server.drop_database(target)
+        assert answer.told[2] == expected, answer.text
+        left = [f"{label} is not expected" for label in odd if label not in accepted]
+        assert sorted(answer.result["differences"]) == sorted(left)
+    assert "but for what was accepted, catalog, row counts and sequences equal" in answer.result["message"]
+    assert "Note: accepted: schema odd is not expected." in answer.result["message"]
