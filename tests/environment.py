@@ -26,7 +26,7 @@ from render import install_manifests  # noqa: E402
 from cluster import Cluster, build_image  # noqa: E402
 from cluster.cluster import existing  # noqa: E402
 from cluster.images import docker_runs  # noqa: E402
-from medianest_operator.naming import BACKUP_PLURAL, GROUP, PLURAL  # noqa: E402
+from medianest_operator.naming import BACKUP_PLURAL, GROUP, OPERATION_PLURAL, PLURAL  # noqa: E402
 
 E2E_CLUSTER = os.environ.get("MEDIANEST_CLUSTER_NAME", "e2e")
 OPERATOR_IMAGE = os.environ.get("OPERATOR_IMAGE", "localhost/medianest-operator:dev")
@@ -129,7 +129,7 @@ def apply_operator(environment: Environment, digest: str, values: Mapping[str, A
     }
     text = "---\n".join(yaml.safe_dump(manifest, sort_keys=False) for manifest in install_manifests(merged))
     environment.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
-    kinds = [f"crd/{plural}.{GROUP}" for plural in (PLURAL, BACKUP_PLURAL)]
+    kinds = [f"crd/{plural}.{GROUP}" for plural in (PLURAL, BACKUP_PLURAL, OPERATION_PLURAL)]
     environment.kubectl("wait", "--for=condition=Established", *kinds, "--timeout=60s")
     environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=180s")
 

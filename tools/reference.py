@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "operator"))
 
 from medianest_operator import naming  # noqa: E402
-from medianest_operator.api.crd import custom_resource_definitions, database_spec  # noqa: E402
+from medianest_operator.api.crd import custom_resource_definitions, database_spec, operation_spec  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 _INTRODUCTION = f"""\
@@ -35,6 +35,14 @@ _BACKUP = f"""
 
 Short name `{naming.BACKUP_SHORT_NAME}`, namespaced. Its spec can't change. `kubectl explain {naming.BACKUP_SHORT_NAME}`
 tells the same.
+
+"""
+
+_OPERATION = f"""
+## Fields of a {naming.OPERATION_KIND}
+
+Short name `{naming.OPERATION_SHORT_NAME}`, namespaced. Its spec can't change, and names exactly one operation.
+`kubectl explain {naming.OPERATION_SHORT_NAME}` tells the same.
 
 """
 
@@ -91,7 +99,8 @@ def page() -> str:
     # The definition itself has only the defaults that are stored.
     database = "\n".join(_fields_of(definitions[naming.PLURAL], "##", database_spec()))
     backup = "\n".join(_fields_of(definitions[naming.BACKUP_PLURAL], "###"))
-    return f"{_INTRODUCTION}{database}\n{_BACKUP}{backup}\n"
+    operation = "\n".join(_fields_of(definitions[naming.OPERATION_PLURAL], "###", operation_spec()))
+    return f"{_INTRODUCTION}{database}\n{_BACKUP}{backup}\n{_OPERATION}{operation}\n"
 
 
 def _fields_of(definition: dict[str, Any], heading: str, described: dict[str, Any] | None = None) -> list[str]:

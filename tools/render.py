@@ -26,10 +26,11 @@ def _yaml(document: object) -> str:
 
 
 def chart_manifests(values: dict[str, object] | None = None, namespace: str = NAMESPACE) -> list[dict[str, object]]:
-    """The chart's objects as `helm template medianest-operator` prints them, without its resource definition."""
+    """The chart's objects as `helm template medianest-operator` prints them, without its resource definitions."""
     with Chart.load(CHART) as chart:
         rendered = chart.render(values=values or {}, name="medianest-operator", namespace=namespace)
-    documents = [document for text in rendered.values() for document in yaml.safe_load_all(text)]
+    texts = [text for name, text in sorted(rendered.items()) if name.endswith(".yaml")]
+    documents = [document for text in texts for document in yaml.safe_load_all(text)]
     return [document for document in documents if document]
 
 

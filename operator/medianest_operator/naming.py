@@ -17,6 +17,9 @@ CATEGORY: Final = "medianest"
 BACKUP_KIND: Final = "MediaNestBackup"
 BACKUP_PLURAL: Final = "medianestbackups"
 BACKUP_SHORT_NAME: Final = "mnbk"
+OPERATION_KIND: Final = "MediaNestOperation"
+OPERATION_PLURAL: Final = "medianestoperations"
+OPERATION_SHORT_NAME: Final = "mnop"
 
 INSTANCE_ROLE: Final = "ClusterRole/medianest-instance"
 """Kind and name of the fixed role of all database pods, which comes with the operator."""
@@ -46,6 +49,8 @@ COMPONENT_HARDENING: Final = "hardening"
 COMPONENT_BACKUP: Final = "backup"
 COMPONENT_VERIFICATION: Final = "verification"
 COMPONENT_RESTORE: Final = "restore"
+COMPONENT_DRY_RUN: Final = "dry-run"
+"""Of a Job that says what a restore would do."""
 COMPONENT_VOLUME: Final = "volume"
 """Of a Job that reads how far the data on a kept volume go."""
 COMPONENT_REPOSITORY: Final = "backup-repository"
@@ -292,6 +297,10 @@ class Names:
 
     def restore_job(self, digest: str) -> str:
         return f"{self.database}-restore-{digest[:8]}"
+
+    def dry_run_job(self, digest: str) -> str:
+        """The Job that says what a restore would do."""
+        return f"{self.database}-dry-run-{digest[:8]}"
 
     def replaced_job(self, digest: str) -> str:
         """The Job that backs up a database which a restore has replaced."""

@@ -10,10 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from integration.operations import REPOSITORY, ask, status
 from integration.serving import Serving, serving
 from medianest_operator.kubernetes.kinds import DATABASE
-
-REPOSITORY = {"name": "nas", "volume": {"claimName": "nas"}}
 
 
 @pytest.fixture
@@ -58,14 +57,15 @@ async def test_a_database_made_a_template_is_not_restored_again(database: Servin
 
 async def test_a_comment_of_the_owner_ends_no_restore(database: Serving) -> None:
     """The comment is the owner's to write: that a restore is done has to come from who did it."""
-    put_spec(database, {"backup": {"repositories": [REPOSITORY]}, "restore": {"requestId": "r1", "backup": "latest"}})
+    put_spec(database, {"backup": {"repositories": [REPOSITORY]}})
+    uid = ask(database, "r1")["metadata"]["uid"]
     await run(database)
-    assert database.arena.status(database.key)["restore"]["phase"] == "Restoring"
-    mark = {"role": "live", "request": "r1", "at": "2026-01-01T00:00:00+00:00", "backup": "never-restored"}
+    assert status(database, "r1")["phase"] == "Running"
+    mark = {"role": "live", "request": uid, "at": "2026-01-01T00:00:00+00:00", "backup": "never-restored"}
     as_migrator(database, f"COMMENT ON DATABASE medianest IS '{json.dumps({'medianest-operator': mark})}'")
     await run(database)
-    told = database.arena.status(database.key)["restore"]
-    assert (told["phase"], told.get("backup")) == ("Restoring", None)
+    told = status(database, "r1")
+    assert (told["phase"], told.get("backup")) == ("Running", None)
 
 
 async def test_a_database_that_lets_nobody_in_is_not_called_serving(database: Serving) -> None:

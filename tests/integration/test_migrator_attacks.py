@@ -104,7 +104,6 @@ class Controller:
         critical = application_facts().critical_indexes
         await self._ask("connect", "postgres", "postgres", self._connect)
         await self._ask("databases", "postgres", "postgres", databases.read_databases)
-        await self._ask("sizes", "postgres", "postgres", databases.read_sizes)
         await self._ask("facts", "postgres", "postgres", probe.instance_facts)
         await self._ask("grants", self.database.name, "postgres", lambda c: roles.ensure_grants(c, SPEC))
         await self._read("history", read_history_async)

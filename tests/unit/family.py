@@ -12,6 +12,7 @@ from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupSpec
 from medianest_operator.api.bootstrap import Import, RestoreSource
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.operation import Restore
 from medianest_operator.kubernetes.kinds import Manifest
 from medianest_operator.naming import Names
 from medianest_operator.postgres import logins
@@ -109,6 +110,7 @@ RESTORE = RestoreSource.model_validate(
         "identitySecret": {"name": "age"},
     }
 )
+IN_PLACE = Restore.model_validate({"targetTime": "2026-01-30T09:30:00+01:00", "acceptDifferences": ["view $(HOME)"]})
 IMPORT = Import.model_validate({"connectionSecret": {"name": "compose", "key": "url"}})
 SPECS: dict[str, dict[str, Any]] = {
     "empty": {},
@@ -150,6 +152,10 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
             owner,
             annotations={naming.ANNOTATION_TRY: "0"},
             system_identifier="77109",
+            asked=IN_PLACE,
+        ),
+        backup_jobs.dry_run_job(
+            names, spec, RESTORE, "0123456789abcdef", IMAGE, owner, system_identifier="77109", asked=IN_PLACE
         ),
         backup_jobs.import_job(
             names,

@@ -1,4 +1,4 @@
-"""A restore's Job has one pod: a second one would find what the first has filled so far."""
+"""A restore's Job has one pod: a second one would find what the first has filled so far. A dry run's only reads."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def test_no_pod_of_a_restore_is_replaced(job: Manifest) -> None:
     """Neither one that failed nor one that was evicted."""
     assert job["spec"]["backoffLimit"] == 0
     assert [rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]] == ["FailJob"]
+
+
+def test_a_dry_run_is_told_all_that_the_restore_is_and_reads_the_live_database() -> None:
+    """By the role that may only read; nothing is made for it."""
+    [job] = [job for job in JOBS if component_of(job) == naming.COMPONENT_DRY_RUN]
+    [restore] = [job for job in JOBS if "-restore-0123" in job["metadata"]["name"]]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    [other] = restore["spec"]["template"]["spec"]["containers"]
+    whose = container["command"].index("--namespace")
+    assert container["command"][:whose] == [*other["command"][: other["command"].index("--namespace")], "--dry-run"]
+    assert container["command"][whose + 4 :] == other["command"][whose + 3 :]
+    assert "view $$(HOME)" in container["command"]
+    environment = {item["name"]: item for item in container["env"]}
+    assert environment["PGDATABASE"]["value"] == "media"
+    assert environment["PGPASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "medianest-backup"
+    assert container["volumeMounts"] == other["volumeMounts"]
 
 
 def test_replaced_database_is_backed_up_from_its_new_name() -> None:

@@ -17,7 +17,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: [medianestbackups]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [medianest.io]
-  resources: [medianestdatabases/status, medianestbackups/status]
+  resources: [medianestoperations]
+  verbs: [get, list, watch, delete]
+- apiGroups: [medianest.io]
+  resources: [medianestdatabases/status, medianestbackups/status, medianestoperations/status]
   verbs: [get, patch]
 - apiGroups: [""]
   resources: [configmaps, secrets, services, serviceaccounts]
@@ -59,4 +62,20 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: [endpoints]
   verbs: [get, list, watch, create, patch, update, delete]
+{{- end }}
+{{/* What people may do, one step after the other: look, take a backup, put one in the database's place. */}}
+{{- define "medianest.viewerRules" -}}
+- apiGroups: [medianest.io]
+  resources: [medianestdatabases, medianestbackups, medianestoperations]
+  verbs: [get, list, watch]
+{{- end }}
+{{- define "medianest.backupOperatorRules" -}}
+- apiGroups: [medianest.io]
+  resources: [medianestbackups]
+  verbs: [create, delete]
+{{- end }}
+{{- define "medianest.restorerRules" -}}
+- apiGroups: [medianest.io]
+  resources: [medianestoperations]
+  verbs: [create, delete]
 {{- end }}

@@ -1,11 +1,11 @@
-"""Where a database's first content comes from (`spec.bootstrap`), and the restore in place (`spec.restore`)."""
+"""Where a database's first content comes from (`spec.bootstrap`)."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from medianest_operator.api.backup import Repository
-from medianest_operator.api.model import ApiModel, LocalReference, ObjectName, rules, with_rules
+from medianest_operator.api.model import ApiModel, LocalReference, ObjectName, with_rules
 
 BackupChoice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=63)]
 """`latest`, `latest-verified`, or a backup's id as `medianest-dbctl backups list` shows it."""
@@ -70,27 +70,3 @@ class Bootstrap(ApiModel):
     """Begin with a backup."""
     import_: Annotated[Import | None, Field(alias="import")] = None
     """Begin with a copy of a running database."""
-
-
-class Restore(ApiModel):
-    """A restore in place, once for each requestId.
-
-    The backup goes into a new database beside the old one, is verified there, and takes its place; the old one is kept
-    until the next successful backup.
-    """
-
-    request_id: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-            max_length=63,
-            json_schema_extra=rules(
-                ("self != 'bootstrap'", "restore.requestId must not be bootstrap: that is the name of spec.bootstrap's")
-            ),
-        ),
-    ]
-    """Another value asks for another restore; the same one is never done twice."""
-    backup: BackupChoice = "latest"
-    """Which one: latest, latest-verified or an id."""
-    repository: Annotated[str, Field(max_length=63)] | None = None
-    """The repository of spec.backup to take it from; the first where unset."""

@@ -124,8 +124,9 @@ class Reason(StrEnum):
     BACKUPS_SUSPENDED = "BackupsSuspended"
     BACKUP_MISCONFIGURED = "BackupMisconfigured"
     VERIFICATION_FAILED = "VerificationFailed"
-    # spec.bootstrap and spec.restore
+    # spec.bootstrap, and a MediaNestOperation's restore
     RESTORING = "Restoring"
+    RESTORED = "Restored"
     RESTORE_FAILED = "RestoreFailed"
     IMPORTING = "Importing"
     IMPORT_FAILED = "ImportFailed"
@@ -133,6 +134,10 @@ class Reason(StrEnum):
     BACKUP_PENDING = "BackupPending"
     BACKUP_RUNNING = "BackupRunning"
     BACKUP_SUCCEEDED = "BackupSucceeded"
+    # a MediaNestOperation
+    OPERATION_PENDING = "OperationPending"
+    OPERATION_RUNNING = "OperationRunning"
+    OPERATION_SUCCEEDED = "OperationSucceeded"
 
     @property
     def severity(self) -> Severity:
@@ -258,12 +263,16 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.BACKUP_MISCONFIGURED: _DEGRADED,
         Reason.VERIFICATION_FAILED: _DEGRADED,
         Reason.RESTORING: _PROGRESS,
+        Reason.RESTORED: _GOOD,
         Reason.RESTORE_FAILED: _STUCK,
         Reason.IMPORTING: _PROGRESS,
         Reason.IMPORT_FAILED: _STUCK,
         Reason.BACKUP_PENDING: _PROGRESS,
         Reason.BACKUP_RUNNING: _PROGRESS,
         Reason.BACKUP_SUCCEEDED: _GOOD,
+        Reason.OPERATION_PENDING: _PROGRESS,
+        Reason.OPERATION_RUNNING: _PROGRESS,
+        Reason.OPERATION_SUCCEEDED: _GOOD,
     }
 )
 """The one table of what reasons mean: Events, webhooks, the runbooks' index and docs/gitops/health.lua follow it."""

@@ -12,6 +12,7 @@ from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupSpec, BackupStatus
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.model import ApiModel
+from medianest_operator.api.operation import OperationSpec, OperationStatus
 from medianest_operator.api.status import DatabaseStatus
 
 Column = tuple[str, str, str, int]
@@ -83,6 +84,21 @@ _BACKUP = _Resource(
         ("Backup", "string", ".status.backup", 0),
         ("Verified", "boolean", ".status.verified", 0),
         ("Finished", "date", ".status.finishedAt", 0),
+        ("Message", "string", ".status.message", 1),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+    ),
+)
+_OPERATION = _Resource(
+    kind=naming.OPERATION_KIND,
+    plural=naming.OPERATION_PLURAL,
+    short_name=naming.OPERATION_SHORT_NAME,
+    description="Something that is done with a MediaNestDatabase once, when the object is made: a restore in place.",
+    rules=_BACKUP.rules,
+    columns=(
+        ("Operation", "string", ".status.operation", 0),
+        ("Database", "string", ".spec.database", 0),
+        ("Phase", "string", ".status.phase", 0),
+        ("Backup", "string", ".status.backup", 0),
         ("Message", "string", ".status.message", 1),
         ("Age", "date", ".metadata.creationTimestamp", 0),
     ),
@@ -178,6 +194,11 @@ def database_spec() -> dict[str, Any]:
     return _schema(DatabaseSpec, "validation")
 
 
+def operation_spec() -> dict[str, Any]:
+    """The same of an operation's spec, of which no default is stored."""
+    return _schema(OperationSpec, "validation")
+
+
 def stored_defaults() -> dict[str, Any]:
     """What the API server makes of `spec: {}`."""
     whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -223,7 +244,10 @@ def custom_resource_definitions() -> dict[str, dict[str, Any]]:
     _store(spec, stored, _STORED_WHEN_NAMED)
     database = _definition(_DATABASE, spec, _schema(DatabaseStatus, "validation"))
     backup = _definition(_BACKUP, _schema(BackupSpec, "validation"), _schema(BackupStatus, "validation"))
-    return {_DATABASE.plural: database, _BACKUP.plural: backup}
+    asked = operation_spec()
+    _store(asked, {})
+    operation = _definition(_OPERATION, asked, _schema(OperationStatus, "validation"))
+    return {_DATABASE.plural: database, _BACKUP.plural: backup, _OPERATION.plural: operation}
 
 
 def _definition(resource: _Resource, spec: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:

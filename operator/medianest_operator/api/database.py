@@ -7,7 +7,7 @@ from pydantic import Field
 
 from medianest_operator import naming
 from medianest_operator.api.backup import DEFAULT_REPOSITORY, Backup
-from medianest_operator.api.bootstrap import Bootstrap, Restore
+from medianest_operator.api.bootstrap import Bootstrap
 from medianest_operator.api.hardening import Hardening
 from medianest_operator.api.migrations import Migrations
 from medianest_operator.api.model import (
@@ -291,13 +291,6 @@ class DatabaseSpec(ApiModel):
             "walStorage can't be added or removed later: create a new object with it",
         ),
         (
-            "!has(self.restore) || !has(self.restore.repository) || "
-            "(has(self.backup) && has(self.backup.repositories) ?"
-            " self.backup.repositories.exists(item, item.name == self.restore.repository)"
-            f" : self.restore.repository == '{DEFAULT_REPOSITORY}')",
-            "restore.repository must be the name of one of backup.repositories",
-        ),
-        (
             _NO_BACKUP_VOLUME_SHRINKS,
             "backup.repositories[].volume.size can't shrink: volumes only grow; give the repository another name for a "
             "new one",
@@ -333,8 +326,6 @@ class DatabaseSpec(ApiModel):
     """Backups: where, when, for how long, and how they are verified."""
     bootstrap: Bootstrap | None = None
     """What a new database begins with, instead of nothing: a backup, or a copy of a running database."""
-    restore: Restore | None = None
-    """Asks for a restore in place."""
     notifications: Annotated[list[Notification], Field(max_length=16)] = []
     """Webhooks that are called with each Warning."""
     tls: Tls = Tls()

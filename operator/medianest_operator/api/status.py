@@ -238,22 +238,28 @@ class Backups(ApiModel):
     next_verification: str | None = None
 
 
-class Restored(ApiModel):
-    """The newest restore or import."""
+class Bootstrapped(ApiModel):
+    """What spec.bootstrap brought in."""
 
-    request: str
-    """spec.restore.requestId, or `bootstrap`."""
     phase: str
-    """Restoring, Done, Failed, or Skipped where the database was created together with the request."""
+    """Restoring, Done or Failed."""
     backup: str | None = None
     repository: str | None = None
     job: str | None = None
     message: str | None = None
     differences: list[str] = []
     """What an import differs in from the migrations' schema, in words."""
-    kept_database: str | None = None
-    """The database that was replaced. It stays for spec.backup.keepReplaced, then it is backed up and dropped."""
     finished_at: str | None = None
+
+
+class LastOperation(ApiModel):
+    """The newest MediaNestOperation that has begun, dry runs aside; `kubectl describe mnop` tells the rest."""
+
+    name: str
+    operation: str
+    """What it is: restore."""
+    phase: str
+    """Running, Succeeded or Failed."""
 
 
 class Certificates(ApiModel):
@@ -280,8 +286,10 @@ class DatabaseStatus(ApiModel):
     hardening: Hardening | None = None
     """Absent while nothing of it is in the database."""
     backup: Backups | None = None
-    restore: Restored | None = None
-    """Absent until something was restored or imported."""
+    bootstrap: Bootstrapped | None = None
+    """Absent where spec.bootstrap brought nothing in."""
+    operation: LastOperation | None = None
+    """Absent where there is no such object, or all of them wait."""
     image: str | None = None
     """The database image in use."""
     certificates: Certificates | None = None

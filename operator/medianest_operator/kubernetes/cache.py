@@ -19,6 +19,7 @@ from medianest_operator.kubernetes.kinds import (
     CLAIM,
     DATABASE,
     JOB,
+    OPERATION,
     POD,
     STATEFUL_SET,
     Kind,
@@ -42,7 +43,7 @@ def database_key(kind: Kind, manifest: Manifest) -> Key | None:
     metadata = manifest["metadata"]
     if kind == DATABASE:
         return metadata["namespace"], metadata["name"]
-    if kind == BACKUP:
+    if kind in {BACKUP, OPERATION}:
         name = (manifest.get("spec") or {}).get("database")
     else:
         name = (metadata.get("labels") or {}).get(naming.LABEL_DATABASE)

@@ -45,6 +45,7 @@ class Kind:
 
 DATABASE = Kind(naming.GROUP, naming.VERSION, naming.PLURAL, naming.KIND)
 BACKUP = Kind(naming.GROUP, naming.VERSION, naming.BACKUP_PLURAL, naming.BACKUP_KIND)
+OPERATION = Kind(naming.GROUP, naming.VERSION, naming.OPERATION_PLURAL, naming.OPERATION_KIND)
 STATEFUL_SET = Kind("apps", "v1", "statefulsets", "StatefulSet")
 POD = Kind("", "v1", "pods", "Pod")
 SECRET = Kind("", "v1", "secrets", "Secret")
@@ -66,7 +67,7 @@ CHILDREN = (
 )  # fmt: skip
 """Kinds that belong to a database: watched by label, kept in the cache."""
 
-OWN = (DATABASE, BACKUP)
+OWN = (DATABASE, BACKUP, OPERATION)
 """Kinds that people make: watched whole."""
 
 BY_KIND = {kind.kind: kind for kind in (*OWN, *CHILDREN)}

@@ -26,6 +26,7 @@ _KEY = "medianest-operator"
 PATIENCE = 120.0
 """Seconds that a statement on a whole database may take: dropping one waits for a checkpoint."""
 _DRAIN = 20.0
+_DAYS = re.compile(r"[1-9][0-9]{0,3}d")
 _PAUSE = 0.05
 
 
@@ -46,12 +47,14 @@ class Mark:
         request: the request's id.
         at: when it took this role, in UTC.
         backup: which backup it was filled from, where it is the live one.
+        keep: how long it stays, where it was replaced and the request said so: a number of days, such as `7d`.
     """
 
     role: Role
     request: str
     at: str
     backup: str | None = None
+    keep: str | None = None
 
     @property
     def moment(self) -> datetime:
@@ -133,20 +136,20 @@ async def _remember(connection: Connection, name: str, mark: Mark) -> None:
     await connection.execute(_REMEMBER, {"mark": json.dumps(document), "name": name})
 
 
-async def read_sizes(connection: Connection) -> dict[str, int]:
-    """Bytes of each database. It looks at every file, so it is asked for only where that is needed."""
-    cursor = await connection.execute("SELECT datname::text, pg_database_size(oid) FROM pg_database")
-    return {row[0]: row[1] for row in await cursor.fetchall()}
-
-
 def _mark(document: Any) -> Mark | None:
     """What isn't a mark in every part is none."""
     try:
-        mark = Mark(Role(document["role"]), document["request"], document["at"], document.get("backup"))
-        whole = isinstance(mark.request, str) and isinstance(mark.backup, str | None)
+        mark = Mark(
+            Role(document["role"]), document["request"], document["at"], document.get("backup"), document.get("keep")
+        )
+        whole = isinstance(mark.request, str) and isinstance(mark.backup, str | None) and _is_days(mark.keep)
         return mark if whole and mark.moment.tzinfo is not None else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_days(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and _DAYS.fullmatch(text) is not None)
 
 
 def _in_comment(comment: str | None) -> Mark | None:
@@ -157,7 +160,7 @@ def _in_comment(comment: str | None) -> Mark | None:
         return None
 
 
-async def create(connection: Connection, name: str, owner: str, mark: Mark | None = None) -> None:
+async def create(connection: Connection, name: str, owner: str) -> None:
     """Make an empty database."""
     async with _patient(connection):
         await connection.execute(
@@ -165,9 +168,6 @@ async def create(connection: Connection, name: str, owner: str, mark: Mark | Non
                 sql.Identifier(name), sql.Identifier(owner)
             )
         )
-        if mark is not None:
-            await _ensure_marks(connection)
-            await _remember(connection, name, mark)
 
 
 async def create_candidate(connection: Connection, name: str, owner: str, migrator: str, mark: Mark) -> None:

@@ -276,6 +276,11 @@ class Run:
         return self._jobs_of(naming.COMPONENT_RESTORE)
 
     @property
+    def dry_run_jobs(self) -> list[Manifest]:
+        """The Jobs that say what a restore would do."""
+        return self._jobs_of(naming.COMPONENT_DRY_RUN)
+
+    @property
     def volume_jobs(self) -> list[Manifest]:
         """The Jobs that read kept volumes."""
         return self._jobs_of(naming.COMPONENT_VOLUME)

@@ -29,7 +29,8 @@ from medianest_operator.postgres.sessions import Credentials, Unreachable
 from medianest_operator.postgres.wording import as_clause
 from medianest_operator.reconcile import status
 from medianest_operator.reconcile.backups import objects as backup_objects
-from medianest_operator.reconcile.backups.restore import Restores
+from medianest_operator.reconcile.backups import operations
+from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.conditions import Report, conditions_of
 from medianest_operator.reconcile.contents.schema import Schema
@@ -84,7 +85,7 @@ class DatabaseReconciler:
         if database is None or "deletionTimestamp" in database["metadata"]:
             await self.forget(key)
             await backup_objects.reject(self._services, key)
-            return None
+            return await operations.reject(self._services, key)
         try:
             # Read once for each of its generations.
             token = (database["metadata"].get("uid"), database["metadata"]["generation"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from medianest_operator.reconcile.backups import objects as backup_objects
-from medianest_operator.reconcile.backups import restore
+from medianest_operator.reconcile.backups import operations, restore
 from medianest_operator.reconcile.backups import schedules as backups
 from medianest_operator.reconcile.concern import Concern
 from medianest_operator.reconcile.contents import hardening, indexes, logins, migration, roles, schema
@@ -44,6 +44,7 @@ ORDER: Final[tuple[Concern, ...]] = (
     indexes.CONCERN,
     # What interrupts, and what only reports.
     rollout.CONCERN,
+    operations.CONCERN,
     backup_objects.CONCERN,
     backups.REPORT,
 )

@@ -12,6 +12,7 @@ from medianest_operator.api.backup_object import BackupSpec
 from medianest_operator.api.bootstrap import BackupsOf, Import, RestoreSource
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.model import LocalReference
+from medianest_operator.api.operation import Restore
 from medianest_operator.api.quantity import to_bytes, to_timedelta
 from medianest_operator.kubernetes.kinds import BACKUP, CRON_JOB, JOB, Manifest
 from medianest_operator.naming import Names
@@ -178,6 +179,7 @@ def restore_job(
     *,
     annotations: Mapping[str, str],
     system_identifier: str | None = None,
+    asked: Restore | None = None,
 ) -> Manifest:
     """The Job that fills an empty database from a backup and verifies it.
 
@@ -186,10 +188,9 @@ def restore_job(
         digest: of the request.
         annotations: which request it is for, and which try.
         system_identifier: of the server whose backups count, where only one's do.
+        asked: the restore in place that it is for.
     """
-    arguments = ["restore", "--backup", source.backup]
-    if system_identifier:
-        arguments += ["--system-identifier", system_identifier]
+    arguments = _restore(spec, source, system_identifier, asked)
     job = _job(
         names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
         [source.repository], identity=source.identity_secret, target=target, of=source.database,
@@ -198,6 +199,42 @@ def restore_job(
         JOB, names, names.restore_job(digest), owner,
         component=naming.COMPONENT_RESTORE, annotations=annotations, spec=_once(job),
     )  # fmt: skip
+
+
+def dry_run_job(
+    names: Names,
+    spec: DatabaseSpec,
+    source: RestoreSource,
+    digest: str,
+    image: str,
+    owner: Mapping[str, Any],
+    *,
+    system_identifier: str | None,
+    asked: Restore,
+) -> Manifest:
+    """The Job that says what a restore in place would do, and changes nothing: it only reads the live database."""
+    arguments = [*_restore(spec, source, system_identifier, asked), "--dry-run"]
+    job = _job(
+        names, spec, image, logins.BACKUP, naming.CONTAINER_RESTORE, naming.COMPONENT_DRY_RUN, arguments,
+        [source.repository], identity=source.identity_secret,
+    )  # fmt: skip
+    return manifest(JOB, names, names.dry_run_job(digest), owner, component=naming.COMPONENT_DRY_RUN, spec=job)
+
+
+def _restore(
+    spec: DatabaseSpec, source: RestoreSource, system_identifier: str | None, asked: Restore | None
+) -> list[str]:
+    arguments = ["restore", "--backup", source.backup]
+    if system_identifier:
+        arguments += ["--system-identifier", system_identifier]
+    if asked is None:
+        return arguments
+    if asked.target_time:
+        arguments += ["--target-time", asked.target_time]
+    for label in asked.accept_differences:
+        # A person's text, in which Kubernetes must find no variable.
+        arguments += ["--accept-difference", label.replace("$", "$$")]
+    return [*arguments, "--volume-size", str(to_bytes(spec.storage.size))]
 
 
 def replaced_job(

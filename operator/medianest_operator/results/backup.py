@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -155,6 +155,22 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
+class Report(_Read):
+    """What a Job found, as the controller reads it."""
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """The report in a termination message, without the parts that can't be read.
+
+        A part is of another version of the program, or of somebody else; what else there is counts all the same.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            strange = {item["loc"][0] for item in error.errors() if item["loc"]}
+        return cls.model_validate({key: value for key, value in document.items() if key not in strange})
+
+
 class StoredIn(_Read):
     """Whether the backup reached a repository."""
 
@@ -189,7 +205,7 @@ class Check(_Read):
     message: Text = ""
 
 
-class BackupReport(_Read):
+class BackupReport(Report):
     """The result of a Job that took a backup, verified one, or both."""
 
     message: Text | None = None
@@ -203,18 +219,6 @@ class BackupReport(_Read):
     repositories: dict[Name, StoredIn] = {}
     catalog: dict[Name, Summary] = {}
     verification: Check | None = None
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> BackupReport:
-        """The report in a termination message, without the parts that can't be read.
-
-        A part is of another version of the program, or of somebody else; what else there is counts all the same.
-        """
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            strange = {item["loc"][0] for item in error.errors() if item["loc"]}
-        return cls.model_validate({key: value for key, value in document.items() if key not in strange})
 
     def as_document(self) -> dict[str, Any]:
         """By the names in the JSON, without what is absent."""

@@ -18,7 +18,7 @@ from medianest_operator.naming import Key
 from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
-from medianest_operator.reconcile.backups.restore import Restores
+from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.contents.migration import MigrationState
 from medianest_operator.reconcile.context import Run, Services

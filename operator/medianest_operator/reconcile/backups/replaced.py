@@ -36,7 +36,6 @@ class Replaced:
         self._primary = primary
         self._connection = connection
         self._found = found
-        self._kept_for = to_days(run.spec.backup.keep_replaced)
         self._attempts = {name: Attempt(run, job) for job in run.restore_jobs if (name := _kept_by(job)) is not None}
 
     async def look_after(self, kept: dict[str, Mark]) -> list[Announcement]:
@@ -48,16 +47,17 @@ class Replaced:
         now = await databases.now(self._connection) if kept else None
         told = []
         for name, mark in kept.items():
-            if now is None or now - mark.moment < self._kept_for:
+            keep = mark.keep or self._run.spec.backup.keep_replaced
+            if now is None or now - mark.moment < to_days(keep):
                 await self._end_readers(name)
             else:
-                told += await self._let_go(name, mark.moment, now)
+                told += await self._let_go(name, mark.moment, now, keep)
         for name, attempt in self._attempts.items():
             if name not in kept:
                 await attempt.discard()
         return told
 
-    async def _let_go(self, name: str, since: datetime, now: datetime) -> list[Announcement]:
+    async def _let_go(self, name: str, since: datetime, now: datetime, keep: str) -> list[Announcement]:
         attempt = self._attempts.get(name)
         if attempt is None:
             await self._back_up(name, now)
@@ -70,9 +70,8 @@ class Replaced:
             del self._found[name]
             await attempt.discard()
             message = (
-                f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, was dropped after"
-                f" {self._run.spec.backup.keep_replaced} (spec.backup.keepReplaced). Backup {backup} holds it, for"
-                f" {KEEP_ON_DEMAND} more."
+                f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, was dropped after {keep}"
+                f" (keepReplaced). Backup {backup} holds it, for {KEEP_ON_DEMAND} more."
             )
             return [Announcement("ReplacedDropped", message)]
         if attempt.age < _AGAIN and not attempt.is_stranded:

@@ -19,7 +19,7 @@ from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
-from medianest_operator.reconcile.backups.restore import Restores
+from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run

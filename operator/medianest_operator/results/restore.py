@@ -1,0 +1,23 @@
+"""What the controller reads of a restore's end, or of a dry run's."""
+
+from __future__ import annotations
+
+from medianest_operator.api.operation import Estimate
+from medianest_operator.results.backup import Name, Report, Text
+
+
+class RestoreReport(Report):
+    """The result of a Job that restored a backup, imported a database, or said what a restore would do."""
+
+    outcome: Name | None = None
+    reason: Name | None = None
+    message: Text | None = None
+    backup: Name | None = None
+    repository: Name | None = None
+    differences: list[Text] = []
+    estimate: Estimate | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it would fail again."""
+        return self.outcome == "Failed"
