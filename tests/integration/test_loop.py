@@ -15,7 +15,16 @@ from integration.loops import IMAGE, arena
 from medianest_operator.controller.lease import Lease
 from medianest_operator.controller.loop import Loop
 from medianest_operator.kubernetes.client import KubernetesClient
-from medianest_operator.kubernetes.kinds import BACKUP, CRON_JOB, DATABASE, LEASE, POD, ROLE_BINDING, STATEFUL_SET
+from medianest_operator.kubernetes.kinds import (
+    BACKUP,
+    CRON_JOB,
+    DATABASE,
+    LEASE,
+    OPERATION,
+    POD,
+    ROLE_BINDING,
+    STATEFUL_SET,
+)
 from medianest_operator.settings import Settings
 from soaking import rounds
 
@@ -146,6 +155,32 @@ async def test_a_cut_watch_loses_nothing() -> None:
 async def test_backups_are_not_rejected_before_databases_are_known() -> None:
     async with ApiServer() as server:
         server.fault = lambda call: Fault(503) if call.kind == DATABASE.plural and call.method == "GET" else None
+        backup = {"metadata": {"namespace": "media", "name": "b"}, "spec": {"database": "db"}}
+        server.put(BACKUP, backup)
+        async with running(server) as loop:
+            loop.observe(BACKUP, "ADDED", server.get(BACKUP, "media", "b"))
+            await asyncio.sleep(2)
+            assert "status" not in server.get(BACKUP, "media", "b")
+
+
+async def test_a_kind_that_nobody_has_defined_stops_no_database() -> None:
+    """Helm brings no new definition with an upgrade. Once it is there it is watched without a restart."""
+    async with ApiServer() as server:
+        server.fault = lambda call: Fault(404) if call.kind == OPERATION.plural else None
+        make(server, "media", "db")
+        async with running(server) as loop:
+            defined = loop.defined
+            await until(lambda: reported(server, "media", "db"), "reported")
+            assert not defined.is_set()
+            server.put(OPERATION, {"metadata": {"namespace": "media", "name": "o"}, "spec": {"database": "db"}})
+            server.fault = lambda _: None
+            await asyncio.wait_for(defined.wait(), 30)
+            await until(lambda: "status" in server.get(OPERATION, "media", "o"), "seen")
+
+
+async def test_the_databases_own_kind_is_waited_for() -> None:
+    async with ApiServer() as server:
+        server.fault = lambda call: Fault(404) if call.kind == DATABASE.plural and call.method == "GET" else None
         backup = {"metadata": {"namespace": "media", "name": "b"}, "spec": {"database": "db"}}
         server.put(BACKUP, backup)
         async with running(server) as loop:

@@ -101,7 +101,7 @@ async def _watch(client: KubernetesClient, stop: asyncio.Event, loop: Loop, name
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
         try:
-            await _in_its_thread(registry(loop, client), stop, namespace)
+            await _in_its_thread(registry(loop, client), [stop, loop.defined], namespace)
         except asyncio.CancelledError:
             if stop.is_set():
                 return
@@ -117,8 +117,10 @@ async def _watch(client: KubernetesClient, stop: asyncio.Event, loop: Loop, name
             await asyncio.wait_for(stop.wait(), pause)
 
 
-async def _in_its_thread(handlers: kopf.OperatorRegistry, stop: asyncio.Event, namespace: str | None) -> None:
-    """kopf in a thread with an event loop of its own, until `stop` is set or it fails.
+async def _in_its_thread(
+    handlers: kopf.OperatorRegistry, stops: Iterable[asyncio.Event], namespace: str | None
+) -> None:
+    """kopf in a thread with an event loop of its own, until one of `stops` is set or it fails.
 
     In the main thread kopf takes SIGTERM and SIGINT for itself, and whenever it ends it cancels every task of its event
     loop that is younger than itself.
@@ -138,7 +140,12 @@ async def _in_its_thread(handlers: kopf.OperatorRegistry, stop: asyncio.Event, n
             told.set()  # kopf waits for it in a thread that it doesn't end
 
     async def tell() -> None:
-        await stop.wait()
+        waiting = [asyncio.create_task(stop.wait()) for stop in stops]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
         told.set()
 
     telling = asyncio.create_task(tell())

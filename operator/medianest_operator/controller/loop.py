@@ -16,7 +16,7 @@ from medianest_operator.kubernetes.apply import Applier
 from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError, KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
-from medianest_operator.kubernetes.kinds import CHILDREN, OWN, Kind
+from medianest_operator.kubernetes.kinds import CHILDREN, DATABASE, OWN, Kind
 from medianest_operator.kubernetes.reflector import Reflector
 from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
@@ -36,7 +36,8 @@ _UNSYNCED_PAUSE: Final = 1.0
 """Seconds until a database is asked for again whose namespace isn't wholly in the cache yet, or that nobody may act for
 until the Lease is renewed."""
 _UNLISTED_PAUSE: Final = 5.0
-"""Seconds until the kinds that people make are listed again where that failed."""
+"""Seconds until the kinds that people make are listed again where that failed, or where nobody has defined them."""
+_NOT_FOUND: Final = 404
 _HUNG: Final = 3 * _RUN_DEADLINE
 """Seconds without a finished run, although databases are waiting, after which the process is no longer alive."""
 
@@ -76,6 +77,10 @@ class Loop:
         self._places = places
         self._listed: set[tuple[Kind, str | None]] = set()
         """Of the kinds that people make: where they have been listed once."""
+        self._undefined: set[Kind] = set()
+        """Of those the ones that the cluster has no definition of: Helm doesn't bring one with an upgrade."""
+        self.defined = asyncio.Event()
+        """Set, and replaced by another, once one of them is there after all: it has to be watched from then on."""
         self._tasks: list[asyncio.Task[None]] = []
         self._last_run = time.monotonic()
 
@@ -148,7 +153,7 @@ class Loop:
         otherwise be taken for absent, and made again."""
         of_databases = all(item.synced.is_set() for item in self._reflectors if item.namespace in {None, namespace})
         place = namespace if self._settings.namespaces else None
-        return of_databases and all((kind, place) in self._listed for kind in OWN)
+        return of_databases and all((kind, place) in self._listed or kind in self._undefined for kind in OWN)
 
     async def _resync(self) -> None:
         """List the kinds that kopf watches, at the beginning and from time to time: a watch that begins again after a
@@ -157,19 +162,47 @@ class Loop:
             for kind in OWN:
                 for place in self._places:
                     await self._resync_one(kind, place)
-            complete = len(self._listed) == len(OWN) * len(self._places)
-            await asyncio.sleep(self._settings.sweep_interval if complete else _UNLISTED_PAUSE)
+            missing = [kind for kind in OWN if kind not in self._undefined and not self._is_listed(kind)]
+            due = time.monotonic() + (_UNLISTED_PAUSE if missing else self._settings.sweep_interval)
+            while (left := due - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, _UNLISTED_PAUSE) if self._undefined else left)
+                for kind in list(self._undefined):
+                    for place in self._places:
+                        await self._resync_one(kind, place)
+
+    def _is_listed(self, kind: Kind) -> bool:
+        return all((kind, place) in self._listed for place in self._places)
 
     async def _resync_one(self, kind: Kind, place: str | None) -> None:
         try:
             listed, version = await self._client.snapshot(kind, place)
             touched = self.cache.replace(kind, listed, version, place)
+            if kind in self._undefined:
+                log.info("the cluster has a definition of %s now", kind.plural)
+                self._undefined.discard(kind)
+                self.defined.set()
+                self.defined = asyncio.Event()
             if (kind, place) not in self._listed:
                 self._listed.add((kind, place))
-                touched |= {(key[0], key[1]) for key in self.cache.databases() if place in {None, key[0]}}
+                touched |= self._databases_of(place)
             for key in touched:
                 self.queue.add(key)
         except (ApiError, *TRANSIENT_ERRORS) as error:
-            log.warning("can't list %s: %s", kind.plural, error or repr(error))
+            if isinstance(error, ApiError) and error.status == _NOT_FOUND and kind != DATABASE:
+                self._do_without(kind, place)
+            else:
+                log.warning("can't list %s: %s", kind.plural, error or repr(error))
         except Exception:
             log.exception("listing %s broke", kind.plural)
+
+    def _do_without(self, kind: Kind, place: str | None) -> None:
+        """Nobody has defined a kind: there are none of it, and databases are looked after all the same."""
+        if kind in self._undefined:
+            return
+        log.warning("the cluster has no definition of %s: apply the operator's crds/", kind.plural)
+        self._undefined.add(kind)
+        for key in self._databases_of(place):
+            self.queue.add(key)
+
+    def _databases_of(self, place: str | None) -> set[Key]:
+        return {key for key in self.cache.databases() if place in {None, key[0]}}
