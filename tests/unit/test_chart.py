@@ -28,8 +28,12 @@ VALUES: dict[str, dict[str, Any]] = {
         "podAnnotations": {"example/note": "1"},
         "deletionProtection": False,
         "metricsService": False,
+        "roles": False,
     },
 }
+PEOPLE = {"medianest-viewer", "medianest-backup-operator", "medianest-restorer"}
+"""Roles that the admin binds, not the chart."""
+READ = ("get", "list", "watch")
 
 
 @pytest.fixture(params=list(VALUES))
@@ -84,8 +88,8 @@ def test_all_rules_are_bound(manifests: list[dict[str, Any]]) -> None:
 
     roles = {name(role) for role in of_kind(manifests, "Role", "ClusterRole")}
     bindings = of_kind(manifests, "RoleBinding", "ClusterRoleBinding")
-    # The instances' role is bound by the operator, database by database.
-    bound = {role for role in roles if role[1] != "medianest-instance"}
+    # The instances' role is bound by the operator, database by database; those for people by the admin.
+    bound = {role for role in roles if role[1] not in {"medianest-instance", *PEOPLE}}
     assert bound == {(binding["metadata"].get("namespace"), binding["roleRef"]["name"]) for binding in bindings}
     for binding in bindings:
         assert [subject["namespace"] for subject in binding["subjects"]] == ["medianest-system"]
@@ -100,7 +104,7 @@ def test_namespaced_needs_no_cluster_role() -> None:
         *(
             (place, name)
             for place in ("media", "media-staging")
-            for name in ("medianest-operator", "medianest-instance")
+            for name in ("medianest-operator", "medianest-instance", *PEOPLE)
         ),
     }
     (container,) = next(pod for manifest in manifests for pod in pod_specs(manifest))["containers"]
@@ -143,7 +147,7 @@ def test_deleting_the_definition_is_refused_while_databases_may_be_protected() -
 def test_operator_can_watch_all_that_it_caches() -> None:
     own = next(r for r in of_kind(chart_manifests(), "ClusterRole") if r["metadata"]["name"] == "medianest-operator")
     allowed = permissions(own["rules"])
-    for kind in (kinds.DATABASE, *kinds.CHILDREN):
+    for kind in (*kinds.OWN, *kinds.CHILDREN):
         assert {(kind.group, kind.plural, verb) for verb in ("list", "watch")} <= allowed, kind
 
 
@@ -158,6 +162,46 @@ def test_operator_cannot_touch_what_is_not_its_business() -> None:
     }
     # A spec is the admin's.
     assert {verb for _, resource, verb in allowed if resource == "medianestdatabases"} == {"get", "list", "watch"}
+
+
+def test_the_operator_asks_for_no_operation_itself() -> None:
+    """It only takes away those that have had their time."""
+    own = next(r for r in of_kind(chart_manifests(), "ClusterRole") if r["metadata"]["name"] == "medianest-operator")
+    found = {verb for _, resource, verb in permissions(own["rules"]) if resource == kinds.OPERATION.plural}
+    assert found == {"get", "list", "watch", "delete"}
+
+
+@pytest.mark.parametrize("values", ["default", "namespaced"])
+def test_people_look_take_backups_and_restore_by_roles_of_their_own(values: str) -> None:
+    kind = "Role" if values == "namespaced" else "ClusterRole"
+    roles = {role["metadata"]["name"]: role for role in of_kind(chart_manifests(VALUES[values]), kind)}
+    changes = {
+        name: {(resource, verb) for _, resource, verb in permissions(roles[name]["rules"]) if verb not in READ}
+        for name in PEOPLE
+    }
+    backups = {(kinds.BACKUP.plural, verb) for verb in ("create", "delete")}
+    assert changes == {
+        "medianest-viewer": set(),
+        "medianest-backup-operator": backups,
+        "medianest-restorer": backups | {(kinds.OPERATION.plural, verb) for verb in ("create", "delete")},
+    }
+    for name in PEOPLE:
+        allowed = permissions(roles[name]["rules"])
+        assert {(kind.group, kind.plural, verb) for kind in kinds.OWN for verb in READ} <= allowed
+        assert {group for group, _, _ in allowed} == {"medianest.io"}
+
+
+def test_kubernetes_own_roles_get_what_fits_them() -> None:
+    mark = "rbac.authorization.k8s.io/aggregate-to-"
+    found = {
+        role["metadata"]["name"]: {key.removeprefix(mark) for key in role["metadata"]["labels"] if key.startswith(mark)}
+        for role in of_kind(chart_manifests(), "ClusterRole")
+    }
+    assert {name: whom for name, whom in found.items() if whom} == {
+        "medianest-viewer": {"view", "edit", "admin"},
+        "medianest-backup-operator": {"edit", "admin"},
+        "medianest-restorer": {"admin"},
+    }
 
 
 def test_deletion_protection_can_be_left_out() -> None:
@@ -184,6 +228,7 @@ def test_deletion_protection_can_be_left_out() -> None:
         ({"probeInterval": 0}, "probeInterval"),
         ({"logLevel": "chatty"}, "logLevel"),
         ({"deletionProtection": "yes"}, "deletionProtection"),
+        ({"roles": ["viewer"]}, "roles"),
         ({"replicaCount": 2}, "replicaCount"),
     ],
     ids=str,
