@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.kube import API_VERSION, BACKUP, KIND, Kube, Manifest
+from e2e.kube import API_VERSION, BACKUP, KIND, OPERATION, Kube, Manifest
 from shaped import USERS_A_MEGABYTE, rows
 
 # Every row of every table of a database as text, in order, through the client's own eyes.
@@ -106,11 +105,19 @@ def backup_status(kube: Kube, name: str = "db") -> Manifest:
     return found
 
 
-def restored(request: str, phase: str) -> Callable[[Manifest | None], bool]:
-    """Whether a database tells that this request has come so far."""
+def restore(kube: Kube, name: str, *, ttl: str | None = None, **wanted: Any) -> None:
+    """Apply a `MediaNestOperation` that restores database db in place."""
+    spec: Manifest = {"database": "db", "restore": wanted} | ({"ttlAfterFinished": ttl} if ttl else {})
+    kube.apply({"apiVersion": API_VERSION, "kind": OPERATION, "metadata": {"name": name}, "spec": spec})
 
-    def there(current: Manifest | None) -> bool:
-        found = ((current or {}).get("status") or {}).get("restore") or {}
-        return (found.get("request"), found.get("phase")) == (request, phase)
 
-    return there
+def wait_restored(kube: Kube, name: str, phase: str = "Succeeded", seconds: float = 240) -> Manifest:
+    """Wait until a `MediaNestOperation` has ended so; return its status."""
+
+    def over(current: Manifest | None) -> bool:
+        reached = ((current or {}).get("status") or {}).get("phase")
+        assert reached not in {"Succeeded", "Failed"} - {phase}, (current or {})["status"]
+        return bool(reached == phase)
+
+    status: Manifest = kube.wait(OPERATION, name, over, phase, seconds)["status"]
+    return status

@@ -21,6 +21,7 @@ Manifest = dict[str, Any]
 API_VERSION = "medianest.io/v1alpha1"
 KIND = "MediaNestDatabase"
 BACKUP = "MediaNestBackup"
+OPERATION = "MediaNestOperation"
 SMALL: Manifest = {
     "storage": {"size": "1Gi", "onDelete": "Delete"},
     "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
@@ -31,6 +32,7 @@ SMALL: Manifest = {
 _VERSIONS = {
     KIND: API_VERSION,
     BACKUP: API_VERSION,
+    OPERATION: API_VERSION,
     "StatefulSet": "apps/v1",
     "Deployment": "apps/v1",
     "Job": "batch/v1",

@@ -113,8 +113,6 @@ CONTROLLER_REVIEW: list[tuple[dict[str, Any], str]] = [
         {"migrations": {"source": {"image": {"reference": "a:1", "path": "/proc/1/root"}}}},
         "migrations.source.image.path must be a folder of the image",
     ),
-    ({"restore": {"requestId": "bootstrap"}}, "restore.requestId must not be bootstrap"),
-    ({"restore": {"requestId": "1", "repository": "other"}}, "restore.repository must be the name of one of"),
     (
         _backups(repositories=[{"name": "a", "volume": {"claimName": "data-medianest-0"}}]),
         "claimName must not be a volume of the database itself",
@@ -149,7 +147,6 @@ GOOD_SPECS: list[dict[str, Any]] = [
     {"tls": {"serverSecret": "given"}},
     {"image": "localhost:5000/a/b_c:1.2@sha256:" + "a" * 64},
     {"image": "postgres:15"},
-    {"restore": {"requestId": "1", "repository": "volume"}},
     _backups(deadline="30m", timeZone="America/Argentina/Buenos_Aires", scratch={"size": "1Gi"}),
     _backups(timeZone="Etc/GMT+5", resources={"limits": {"cpu": "1"}}),
     _backups(repositories=[{"name": "a", "volume": {"claimName": "data-medianest-backups"}}]),
@@ -252,10 +249,8 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
         {"bootstrap": {"restore": {"repository": {"name": "a", "volume": {}}}}},
         "bootstrap.restore.repository.volume must name the volume's claim (claimName)",
     ),
-    (
-        {"restore": {"requestId": "1", "repository": "nowhere"}},
-        "restore.repository must be the name of one of backup.repositories",
-    ),
+    # A restore in place is an object of its own.
+    ({"restore": {"backup": "latest"}}, 'unknown field "spec.restore"'),
     ({"migrations": {"source": {"configMap": {}}}}, "spec.migrations.source.configMap.name"),
     ({"migrations": {"target": "../etc"}}, "spec.migrations.target"),
     (
@@ -315,3 +310,28 @@ hibernate: false
 paused: true
 """)
 """What an operator before this definition left in every object that named nothing."""
+
+BAD_OPERATIONS: list[tuple[dict[str, Any], str]] = [
+    ({}, "spec must name exactly one operation: restore"),
+    ({"revert": {"operation": "a"}}, 'unknown field "spec.revert"'),
+    ({"database": "Db", "restore": {}}, "spec.database"),
+    ({"restore": {"backup": "latest", "targetTime": "2026-11-22T09:30:00Z"}}, "backup and restore.targetTime exclude"),
+    ({"restore": {"backup": "../latest"}}, "spec.restore.backup"),
+    ({"restore": {"targetTime": "yesterday"}}, "spec.restore.targetTime"),
+    ({"restore": {"targetTime": "2026-11-22T09:30:00"}}, "spec.restore.targetTime"),
+    ({"restore": {"targetTime": "2026-02-30T09:30:00Z"}}, "spec.restore.targetTime"),
+    ({"restore": {"repository": "At tic"}}, "spec.restore.repository"),
+    ({"restore": {"keepReplaced": "0d"}}, "spec.restore.keepReplaced"),
+    ({"restore": {"keepReplaced": "7h"}}, "spec.restore.keepReplaced"),
+    ({"restore": {"acceptDifferences": ["view a", "view a"]}}, "spec.restore.acceptDifferences"),
+    ({"restore": {"acceptDifferences": [""]}}, "spec.restore.acceptDifferences"),
+    ({"restore": {"dryRun": "yes"}}, "spec.restore.dryRun"),
+    ({"restore": {"requestId": "1"}}, 'unknown field "spec.restore.requestId"'),
+    ({"ttlAfterFinished": "30", "restore": {}}, "spec.ttlAfterFinished"),
+]
+GOOD_OPERATIONS: list[dict[str, Any]] = [
+    {"restore": {}},
+    {"restore": {"backup": "20261122T020000Z-daily-aaaa", "repository": "volume", "keepReplaced": "90d"}},
+    {"restore": {"targetTime": "2026-11-22T10:30:00+01:00", "dryRun": True}, "ttlAfterFinished": "1d"},
+    {"restore": {"acceptDifferences": ["view totals", "table users: column nickname (text)"]}},
+]

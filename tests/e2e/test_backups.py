@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from e2e.backups import account, ask, backup_status, fill, make_bucket, restored, wait_over
-from e2e.kube import BACKUP, KIND, Kube, Manifest, acted_on, condition_of
+from e2e.backups import account, ask, backup_status, fill, make_bucket, restore, wait_over, wait_restored
+from e2e.kube import BACKUP, KIND, OPERATION, Kube, Manifest, acted_on, condition_of
 from e2e.workload import pod_beside, serve_beside
 
 BIG = int(os.environ.get("MEDIANEST_MEGABYTES", "100"))
@@ -61,19 +61,16 @@ def test_large_database_goes_into_both_places_and_comes_back(kube: Kube) -> None
         other.database("copy", storage={"size": "6Gi", "onDelete": "Delete"}, bootstrap=begin)
         other.wait_ready("copy", seconds=600)
         assert account(other, "copy-0") == before
-        assert other.get(KIND, "copy")["status"]["restore"]["backup"] == status["backup"]  # type: ignore[index]
+        assert other.get(KIND, "copy")["status"]["bootstrap"]["backup"] == status["backup"]  # type: ignore[index]
     finally:
         kube.environment.kubectl("delete", "namespace", elsewhere, "--wait=false")
 
     kube.sql("db-0", "DELETE FROM error_logs WHERE id LIKE 'e1%'; UPDATE users SET name = 'lost'")
     assert account(kube, "db-0") != before
-    kube.patch(
-        "db", {"restore": {"requestId": "after-the-accident", "backup": status["backup"], "repository": "volume"}}
-    )
-    kube.wait(KIND, "db", restored("after-the-accident", "Done"), "restored", 600)
+    restore(kube, "after-the-accident", backup=status["backup"], repository="volume")
+    told = wait_restored(kube, "after-the-accident", seconds=600)
     kube.wait_ready("db")
     assert account(kube, "db-0") == before
-    told = kube.get(KIND, "db")["status"]["restore"]  # type: ignore[index]
     # What was there before the restore is kept, whole and closed.
     kept = told["keptDatabase"]
     closed = kube.sql("db-0", f"SELECT datallowconn FROM pg_database WHERE datname = '{kept}'", "postgres")
@@ -194,12 +191,14 @@ def test_encrypted_backup_is_verified_and_restored_with_the_key_alone(kube: Kube
     status = wait_over(kube, "sealed")
     assert status["verified"] is True
     kube.sql("db-0", "DELETE FROM media_requests")
-    kube.patch("db", {"restore": {"requestId": "1"}})
-    kube.wait(KIND, "db", restored("1", "Done"), "restored")
+    restore(kube, "back")
+    wait_restored(kube, "back")
     kube.wait_ready("db")
     assert account(kube, "db-0") == before
-    # The same request is never done twice, also not when everything is applied again.
+    # The same object is never done twice, also not when everything is applied again.
     kube.sql("db-0", "DELETE FROM media_requests")
+    restore(kube, "back")
+    kube.kubectl("annotate", "mnop", "back", "touched=again")
     kube.kubectl("annotate", "mndb", "db", "touched=again")
     kube.patch("db", {"connections": {"poolTimeout": 58}})
     kube.wait_ready("db")
@@ -208,10 +207,20 @@ def test_encrypted_backup_is_verified_and_restored_with_the_key_alone(kube: Kube
 
 def test_restore_that_can_not_be_changes_nothing(kube: Kube) -> None:
     people(kube)
-    kube.patch("db", {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily"}})
-    message = kube.wait_condition("db", "Ready", "False", "RestoreFailed", 240)["message"]
+    restore(kube, "back", backup="20200101T000000Z-daily")
+    message = wait_restored(kube, "back", "Failed")["message"]
     assert "20200101T000000Z-daily" in message
     assert "Nothing was changed" in message
+    found = kube.get(OPERATION, "back")
+    assert condition_of(found, "Ready")["reason"] == "RestoreFailed"
+    assert condition_of(found, "Stalled")["status"] == "True"
+    kube.wait_event("db", "RestoreFailed")
+    # The database is as its spec wants it; who looks there is told all the same.
+    told = "the restore of MediaNestOperation back failed and changed nothing"
+    ready = condition_of(
+        kube.wait(KIND, "db", lambda db: told in condition_of(db, "Ready")["message"], "told"), "Ready"
+    )
+    assert ready["status"] == "True"
     assert condition_of(kube.get(KIND, "db"), "Available")["status"] == "True"
     assert kube.sql("db-0", "SELECT count(*) FROM users") == "2"
     assert kube.sql("db-0", "SELECT count(*) FROM pg_database WHERE datname LIKE 'medianest_%'", "postgres") == "0"
@@ -220,10 +229,10 @@ def test_restore_that_can_not_be_changes_nothing(kube: Kube) -> None:
     kube.kubectl("delete", "job", "--all")
     kube.patch("db", {"connections": {"poolTimeout": 59}})
     kube.wait(KIND, "db", acted_on, "acted on")
-    assert condition_of(kube.get(KIND, "db"), "Ready")["reason"] == "RestoreFailed"
+    assert wait_restored(kube, "back", "Failed")["message"] == message
     assert kube.all("Job") == []
-    kube.patch("db", {"restore": None})
-    kube.wait_ready("db")
+    kube.kubectl("delete", "mnop", "back")
+    kube.wait(KIND, "db", lambda db: "failed" not in condition_of(db, "Ready")["message"], "as before")
 
 
 def test_replaced_database_is_kept_and_backed_up_before_it_goes(kube: Kube) -> None:
@@ -232,12 +241,11 @@ def test_replaced_database_is_kept_and_backed_up_before_it_goes(kube: Kube) -> N
     ask(kube, "before")
     wait_over(kube, "before")
     kube.sql("db-0", "UPDATE users SET name = 'written later'")
-    kube.patch("db", {"restore": {"requestId": "1"}})
-    kube.wait(KIND, "db", restored("1", "Done"), "restored")
+    restore(kube, "back", backup="latest")
+    told = wait_restored(kube, "back")
     kube.wait_ready("db")
     later = "SELECT count(*) FROM users WHERE name = 'written later'"
     assert kube.sql("db-0", later) == "0"
-    told = kube.get(KIND, "db")["status"]["restore"]  # type: ignore[index]
     there = f"SELECT count(*) FROM pg_database WHERE datname = '{told['keptDatabase']}'"
     for name in ("after", "again"):
         ask(kube, name, verify=True)
@@ -255,11 +263,11 @@ def test_replaced_database_is_kept_and_backed_up_before_it_goes(kube: Kube) -> N
     assert "-replaced" in backup
 
     # It is nobody's latest backup; by its id its rows come back.
-    kube.patch("db", {"restore": {"requestId": "2", "backup": "latest"}})
-    kube.wait(KIND, "db", restored("2", "Done"), "restored")
+    restore(kube, "back-again", backup="latest")
+    wait_restored(kube, "back-again")
     assert kube.sql("db-0", later) == "0"
-    kube.patch("db", {"restore": {"requestId": "3", "backup": backup}})
-    kube.wait(KIND, "db", restored("3", "Done"), "restored")
+    restore(kube, "forth", backup=backup)
+    wait_restored(kube, "forth")
     assert kube.sql("db-0", later) == "2"
 
 
@@ -270,12 +278,12 @@ def test_restore_whose_pod_is_deleted_begins_again(kube: Kube) -> None:
     ask(kube, "before")
     wait_over(kube, "before")
     kube.sql("db-0", "DELETE FROM media_requests")
-    kube.patch("db", {"restore": {"requestId": "1"}})
+    restore(kube, "back", backup="latest")
     pods = ("pod", "-l", "app.kubernetes.io/component=restore")
     kube.kubectl("wait", "--for=create", *pods, "--timeout=60s")
     kube.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].started}", *pods, "--timeout=60s", check=False)
     kube.kubectl("delete", *pods, "--grace-period=1", "--wait=false")
-    kube.wait(KIND, "db", restored("1", "Done"), "restored", 300)
+    wait_restored(kube, "back", seconds=300)
     kube.wait_ready("db")
     assert account(kube, "db-0") == before
 
@@ -289,7 +297,7 @@ def test_import_from_a_running_server(kube: Kube) -> None:
     kube.wait_ready("db")
     told = kube.get(KIND, "db")["status"]  # type: ignore[index]
     print(kube.kubectl("describe", "mndb", "db"))
-    assert told["restore"]["phase"] == "Done"
+    assert told["bootstrap"]["phase"] == "Done"
     assert kube.sql("db-0", "SELECT title FROM media_requests") == "Dune"
     assert kube.sql("db-0", "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == "medianest"
     uri = kube.secret("db-app")["uri"]
@@ -355,11 +363,11 @@ def notify(kube: Kube, *reasons: str) -> list[Manifest]:
 
 def test_warnings_reach_the_webhook(kube: Kube) -> None:
     people(kube, notifications=notify(kube, "RestoreFailed"))
-    kube.patch("db", {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily"}})
+    restore(kube, "back", backup="20200101T000000Z-daily")
     kube.wait_event("db", "NotificationFailed")
     line = first_told(kube)
     assert '"reason": "RestoreFailed"' in line
-    assert f"MediaNestDatabase {kube.namespace}/db: RestoreFailed" in line
+    assert f"MediaNestOperation {kube.namespace}/back: RestoreFailed" in line
 
 
 def test_backup_that_can_not_be_restored_is_told_everywhere(kube: Kube) -> None:
@@ -383,9 +391,8 @@ def test_backup_that_can_not_be_restored_is_told_everywhere(kube: Kube) -> None:
     assert condition_of(kube.get(KIND, "db"), "Ready")["status"] == "True"
     # What is restored is the newest that is good.
     kube.sql("db-0", "DELETE FROM media_requests")
-    kube.patch("db", {"restore": {"requestId": "1"}})
-    restored_from = kube.wait(KIND, "db", restored("1", "Done"), "restored")["status"]["restore"]["backup"]
-    assert restored_from == first
+    restore(kube, "back", backup="latest")
+    assert wait_restored(kube, "back")["backup"] == first
     assert kube.sql("db-0", "SELECT title FROM media_requests") == "Dune"
     ask(kube, "third", verify=True)
     wait_over(kube, "third")

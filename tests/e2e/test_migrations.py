@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import build_image
-from e2e.backups import ask, restored, wait_over
+from e2e.backups import ask, restore, wait_over, wait_restored
 from e2e.kube import BACKUP, KIND, Kube, Manifest, acted_on, condition_of
 from e2e.schemas import DUPLICATES, LAST, NEXT, bundled, people, source
 from e2e.workload import Writer
@@ -104,9 +104,9 @@ def test_backup_of_a_migration_is_an_object_like_all_others(kube: Kube) -> None:
     assert f"taken by Job {run['job']} before it changed anything, and restored" in status["message"]
 
     # What it names is there: it leads back to before the migration.
-    back = {"restore": {"requestId": "back", "backup": status["backup"]}, "migrations": {"target": LAST}}
-    kube.patch("db", back)
-    kube.wait(KIND, "db", restored("back", "Done"), "restored", 300)
+    kube.patch("db", {"migrations": {"target": LAST}})
+    restore(kube, "back", backup=status["backup"])
+    wait_restored(kube, "back", seconds=300)
     assert kube.wait_ready("db")["status"]["schema"]["version"] == LAST
 
     ask(kube, "mine", migration="db-migrate-of-old")
