@@ -1,4 +1,4 @@
-"""Record what a database or a backup looks like at each stage, from a real cluster, for tests/unit/test_gitops.py.
+"""Record what a database, a backup or an operation looks like at each stage, from a real cluster, for test_gitops.py.
 
 python tests/record_statuses.py [STAGE...]   against KUBECONFIG, where the operator is installed
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.kube import API_VERSION, BACKUP, KIND, Kube, condition_of
+from e2e.kube import API_VERSION, BACKUP, KIND, OPERATION, Kube, condition_of
 from environment import NAMESPACE, Environment
 
 FOLDER = Path(__file__).resolve().parent / "unit" / "statuses"
@@ -170,11 +170,40 @@ def quota(recorder: Recorder) -> None:
 
 
 def restore(recorder: Recorder) -> None:
+    """A `MediaNestOperation` of the same name, and the database beside it: before it is there, while it is restored,
+    and after restores that went well and badly."""
+    recorder.kube.kubectl("delete", "mndb,mnbk,mnop", NAME, "--ignore-not-found")
+    recorder.kube.wait_gone("Pod", f"{NAME}-0")
+    make = {"apiVersion": API_VERSION, "kind": OPERATION, "metadata": {"name": NAME}}
+    recorder.kube.apply(make | {"spec": {"database": NAME, "restore": {}}})
+    recorder.keep("operation-pending", because("OperationPending"), kind=OPERATION)
+    recorder.kube.kubectl("delete", "mnop", NAME)
     recorder.fresh()
     recorder.keep("ready", ready)
-    recorder.kube.patch(NAME, {"restore": {"requestId": "1", "backup": "20200101T000000Z-daily-aaaa"}})
+    taken = {"apiVersion": API_VERSION, "kind": BACKUP, "metadata": {"name": NAME}}
+    recorder.kube.apply(taken | {"spec": {"database": NAME, "verify": True}})
+    recorder.kube.wait(BACKUP, NAME, because("BackupSucceeded"), "taken")
+    recorder.kube.apply(make | {"spec": {"database": NAME, "restore": {}}})
+    recorder.keep("operation-running", because("Restoring"), kind=OPERATION)
     recorder.keep("restoring", because("Restoring"))
-    recorder.keep("restore-failed", because("RestoreFailed", "Stalled"))
+    recorder.keep("operation-succeeded", because("Restored"), kind=OPERATION)
+    recorder.kube.kubectl("delete", "mnop", NAME)
+    wrong = {"database": NAME, "restore": {"backup": "20200101T000000Z-daily-aaaa"}}
+    recorder.kube.apply(make | {"spec": wrong})
+    recorder.keep("operation-failed", because("RestoreFailed", "Stalled"), kind=OPERATION)
+    recorder.keep(
+        "restore-failed", lambda current: ready(current) and "failed" in condition_of(current, "Ready")["message"]
+    )
+    recorder.kube.kubectl("delete", "mnop,mnbk", NAME)
+
+
+def bootstrap(recorder: Recorder) -> None:
+    """One that should begin with a backup that isn't there."""
+    recorder.fresh()
+    recorder.keep("ready", ready)
+    begin = {"repository": {"name": "old", "volume": {"claimName": f"{NAME}-backup-volume"}}}
+    recorder.fresh(bootstrap={"restore": begin})
+    recorder.keep("bootstrap-failed", because("RestoreFailed", "Stalled"))
 
 
 def backup(recorder: Recorder) -> None:
@@ -194,7 +223,7 @@ def backup(recorder: Recorder) -> None:
 
 STAGES = (
     creation, failover, pause, hibernation, bad_migration, missing_source, bad_parameter, no_image, unschedulable,
-    quota, unseen, restore, backup,
+    quota, unseen, restore, bootstrap, backup,
 )  # fmt: skip
 
 

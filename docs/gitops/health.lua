@@ -1,4 +1,5 @@
--- Health of a MediaNestDatabase or a MediaNestBackup for Argo CD: Healthy, Progressing, Degraded or Suspended.
+-- Health of a MediaNestDatabase, MediaNestBackup or MediaNestOperation for Argo CD: Healthy, Progressing, Degraded or
+-- Suspended.
 -- Reasons of Ready=False that don't pass by themselves; docs/runbooks tells what to do about each.
 local needs_a_person = {
   BackupFailed = true,

@@ -13,8 +13,11 @@ import reference
 import render
 import yaml
 
+from medianest_operator import naming
 from medianest_operator.api.conditions import REASONS, Reason
+from medianest_operator.api.crd import custom_resource_definitions
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.api.operation import OperationSpec
 from medianest_operator.migrations.source import migrations_from_mapping
 
 GENERATED = render.generated() | {reference.PAGE: reference.page()}
@@ -60,6 +63,20 @@ def test_example_of_migrations_is_a_source() -> None:
     migrations = migrations_from_mapping(config_map["data"])
     assert spec.migrations.target == migrations[-1].name
     assert all(migration.down for migration in migrations)
+
+
+def test_example_of_a_restore_is_one() -> None:
+    """First a dry run, then the same for good."""
+    look, back = (OperationSpec.model_validate(item["spec"]).restore for item in example("restore"))
+    assert look is not None
+    assert back is not None
+    assert (look.dry_run, back.dry_run) == (True, False)
+    assert look.target_time == back.target_time
+    schema = custom_resource_definitions()[naming.OPERATION_PLURAL]["spec"]["versions"][0]["schema"]
+    known = {where for where, _ in reference.fields(schema["openAPIV3Schema"]["properties"]["spec"], "spec")}
+    for item in example("restore"):
+        assert {f"spec.{name}" for name in item["spec"]} <= known
+        assert {f"spec.restore.{name}" for name in item["spec"]["restore"]} <= known
 
 
 def example(name: str) -> list[dict[str, Any]]:

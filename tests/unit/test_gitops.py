@@ -1,4 +1,4 @@
-"""What Argo CD and Flux make of a database or a backup, over recordings of a real cluster (record_statuses.py)."""
+"""What Argo CD and Flux make of a database, a backup or an operation, over recordings of a real cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GITOPS = ROOT / "docs" / "gitops"
 STATUSES = Path(__file__).parent / "statuses"
 CUSTOMIZATIONS = [
-    f"resource.customizations.health.medianest.io_{kind}" for kind in ("MediaNestDatabase", "MediaNestBackup")
+    f"resource.customizations.health.medianest.io_{kind}"
+    for kind in ("MediaNestDatabase", "MediaNestBackup", "MediaNestOperation")
 ]
 
 # Stage: Argo CD's word, kstatus' word.
@@ -38,7 +39,12 @@ EXPECTED = {
     "unschedulable": ("Degraded", "InProgress"),
     "quota-exceeded": ("Degraded", "InProgress"),
     "restoring": ("Progressing", "InProgress"),
-    "restore-failed": ("Degraded", "Failed"),
+    "restore-failed": ("Healthy", "Current"),
+    "bootstrap-failed": ("Degraded", "Failed"),
+    "operation-pending": ("Progressing", "InProgress"),
+    "operation-running": ("Progressing", "InProgress"),
+    "operation-succeeded": ("Healthy", "Current"),
+    "operation-failed": ("Degraded", "Failed"),
     "backup-pending": ("Progressing", "InProgress"),
     "backup-running": ("Progressing", "InProgress"),
     "backup-succeeded": ("Healthy", "Current"),
@@ -110,7 +116,7 @@ def test_ready_is_true_only_for_the_generation_that_was_acted_on(stage: str) -> 
     for condition in database["status"].get("conditions", []):
         if condition["type"] == "Ready" and condition["status"] == "True":
             seen = condition["observedGeneration"] == database["metadata"]["generation"]
-            assert seen == (stage in {"ready", "backup-succeeded"})
+            assert seen == (stage in {"ready", "restore-failed", "backup-succeeded", "operation-succeeded"})
 
 
 def test_every_recording_is_tested() -> None:
