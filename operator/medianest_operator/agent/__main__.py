@@ -102,6 +102,7 @@ def migrate(
     identity_file: Annotated[
         Path | None, typer.Option(help="File with age's private key, to read it back.", metavar="FILE")
     ] = None,
+    signing_keys: backup_commands.SigningKeysOption = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Room for the copy that the run is rehearsed on. No rehearsal without it.")
     ] = None,
@@ -133,7 +134,7 @@ def migrate(
     stop_on_sigterm()
     try:
         keys = tuple(backup_commands.recipients(recipient or [])), tuple(backup_commands.identities(identity_file))
-        workbench = _workbench(repository or [], work_dir, namespace, name, *keys)
+        workbench = _workbench(repository or [], work_dir, namespace, name, *keys, signing_keys)
         workbench = replace(workbench, sandbox=backup_commands.open_sandbox(sandbox))
         result = _migrate(source, options, wait, workbench)
     except Interrupted:
@@ -353,11 +354,12 @@ def _workbench(
     name: str | None,
     recipients: tuple[str, ...],
     identities: tuple[str, ...],
+    signing_keys: Path | None,
 ) -> Workbench:
     if (namespace is None) != (name is None):
         raise typer.BadParameter("give --namespace and --name together")
     return Workbench(
-        repositories=tuple(backup_commands.open_repositories(repositories)),
+        repositories=tuple(backup_commands.open_repositories(repositories, signing_keys)),
         scratch=work_dir,
         database=(namespace, name) if namespace is not None and name is not None else None,
         recipients=recipients,

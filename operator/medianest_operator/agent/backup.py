@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from medianest_operator.backups.repository.layout import Format, Tier
     from medianest_operator.postgres.sandbox import Sandbox
 
-SIGNING_KEYS = "MEDIANEST_SIGNING_KEYS"
-"""The environment variable that names a folder with the keys that sign backups."""
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 RepositoryOption = Annotated[
@@ -30,8 +27,7 @@ RepositoryOption = Annotated[
     typer.Option(
         "--repository",
         help="Where backups lie, several times for several: NAME=file:///folder, or"
-        " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file."
-        " Signed by the key in the folder that MEDIANEST_SIGNING_KEYS names, where it is set.",
+        " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file.",
         metavar="NAME=URL",
     ),
 ]
@@ -43,6 +39,14 @@ IdentifierOption = Annotated[
 WorkDirOption = Annotated[Path, typer.Option(help="Room for the dump and, for a verification, for its copy.")]
 IdentityOption = Annotated[
     Path | None, typer.Option(help="File with age's private key, where backups are encrypted.", metavar="FILE")
+]
+SigningKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder whose file `key` signs backups; all in it are believed, and nothing that none of them has signed.",
+        metavar="DIR",
+        envvar="MEDIANEST_SIGNING_KEYS",
+    ),
 ]
 ResultFileOption = Annotated[
     Path | None, typer.Option(help="Write the result as JSON of at most 4096 bytes, as /dev/termination-log.")
@@ -87,6 +91,7 @@ def backup(
     sandbox: SandboxOption = None,
     identity_file: IdentityOption = None,
     connect_timeout: ConnectTimeoutOption = "60s",
+    signing_keys: SigningKeysOption = None,
     result_file: ResultFileOption = None,
 ) -> None:
     """Back the database up into all repositories, then remove what is too old. Connects as `migrate` does."""
@@ -108,7 +113,7 @@ def backup(
         conninfo=_conninfo(),
         wait=duration(connect_timeout) / 1000,
     )
-    opened = open_repositories(repository)
+    opened = open_repositories(repository, signing_keys)
     keys = identities(identity_file)
     stop_on_sigterm()
     run = BackupRun(opened, options, say)
@@ -127,6 +132,7 @@ def list_backups(
     repository: RepositoryOption,
     namespace: NamespaceOption = "",
     name: NameOption = "",
+    signing_keys: SigningKeysOption = None,
     output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
 ) -> None:
     """List the backups of repositories, also those that are damaged or incomplete."""
@@ -136,7 +142,7 @@ def list_backups(
     if output not in ("table", "json"):
         raise typer.BadParameter("--output is table or json")
     problems: list[str] = []
-    found = look(open_repositories(repository), Wanted(namespace, name), problems.append)
+    found = look(open_repositories(repository, signing_keys), Wanted(namespace, name), problems.append)
     if output == "json":
         say(as_json(found))
     else:
@@ -160,6 +166,7 @@ def verify(
         str | None,
         typer.Option(help="How long a verified backup may stay unread: then it is read back, 30d.", metavar="SPAN"),
     ] = None,
+    signing_keys: SigningKeysOption = None,
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into a throwaway server, compare it with its manifest and check its indexes."""
@@ -173,7 +180,7 @@ def verify(
         reread=span(reread) if reread else None,
         sandbox=open_sandbox(sandbox),
     )
-    opened = open_repositories(repository)
+    opened = open_repositories(repository, signing_keys)
     stop_on_sigterm()
     finish(VerifyRun(opened, options, say).run(), result_file)
 
@@ -217,6 +224,7 @@ def restore(
         bool, typer.Option("--dry-run", help="Say what a restore over PGDATABASE would do, and change nothing.")
     ] = False,
     connect_timeout: ConnectTimeoutOption = "60s",
+    signing_keys: SigningKeysOption = None,
     result_file: ResultFileOption = None,
 ) -> None:
     """Restore a backup into an empty database, and compare it with the manifest. PGDATABASE names the database."""
@@ -240,7 +248,7 @@ def restore(
         before=_moment(target_time) if target_time else None,
         volume=volume_size,
     )
-    opened = open_repositories(repository)
+    opened = open_repositories(repository, signing_keys)
     stop_on_sigterm()
     finish((DryRun if dry_run else RestoreRun)(opened, options, say).run(), result_file)
 
@@ -280,7 +288,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(backups_app)
 
 
-def open_repositories(texts: Sequence[str]) -> list[Repository]:
+def open_repositories(texts: Sequence[str], signing_keys: Path | None = None) -> list[Repository]:
     """The repositories of a command line, with the keys that sign what is in them.
 
     Raises:
@@ -292,7 +300,7 @@ def open_repositories(texts: Sequence[str]) -> list[Repository]:
         opened = [open_repository(text) for text in texts]
     except RepositoryError as error:
         raise typer.BadParameter(str(error)) from error
-    keys = signing_keys()
+    keys = read_signing_keys(signing_keys) if signing_keys else ()
     for repository in opened:
         repository.keys = keys
     if len({item.name for item in opened}) != len(opened):
@@ -300,26 +308,23 @@ def open_repositories(texts: Sequence[str]) -> list[Repository]:
     return opened
 
 
-def signing_keys() -> list[bytes]:
-    """The keys in the folder that the environment names, as a Secret is mounted: `key` signs, the others are believed
-    as well, so that one can take another's place.
+def read_signing_keys(folder: Path) -> list[bytes]:
+    """The keys in a folder, as a Secret is mounted: `key` signs, the others are believed as well, so that one can take
+    another's place.
 
     Raises:
         typer.BadParameter: there is no `key`, or one is too short to keep anybody out.
     """
     from medianest_operator.backups.repository.seals import SHORTEST_KEY
 
-    if not (name := os.environ.get(SIGNING_KEYS)):
-        return []
-    folder = Path(name)
     try:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("..") and path.name != "key")
         keys = [(folder / name).read_bytes().strip() for name in ("key", *others)]
     except OSError as error:
-        raise typer.BadParameter(f"{SIGNING_KEYS}={folder}: {error}") from error
+        raise typer.BadParameter(f"--signing-keys {folder}: {error}") from error
     if min(map(len, keys)) < SHORTEST_KEY:
         raise typer.BadParameter(
-            f"{SIGNING_KEYS}={folder}: a key has less than {SHORTEST_KEY} bytes; make one by `openssl rand -hex 32`"
+            f"--signing-keys {folder}: a key has less than {SHORTEST_KEY} bytes; make one by `openssl rand -hex 32`"
         )
     return keys
 

@@ -190,6 +190,9 @@ class Verification(ApiModel):
     """False: nothing is restored on a schedule, and no backup counts as verified then."""
     schedule: CronSchedule = "0 5 15 * *"
     """When the newest backup is restored once more: the recovery drill. Weekly and monthly ones are verified anyway."""
+    reread: Days = "30d"
+    """How long a verified backup may stay unread: the drill reads the bytes back, in every repository, of all that
+    nobody has read for half of that time."""
 
 
 class Scratch(ApiModel):
@@ -209,16 +212,27 @@ class Scratch(ApiModel):
 
 
 class Encryption(ApiModel):
-    """Backups encrypted by age (https://age-encryption.org) before they leave the Job's pod."""
+    """Backups encrypted by age (https://age-encryption.org) before they leave the Job's pod, and signed."""
+
+    model_config = with_rules(
+        (
+            "size(self.recipients) > 0 || has(self.signingSecret)",
+            "backup.encryption must have recipients, signingSecret or both",
+        ),
+    )
 
     recipients: Annotated[
         list[Annotated[str, Field(pattern=r"^age1[02-9ac-hj-np-z]{58}$", max_length=62)]],
-        Field(min_length=1, max_length=10),
-    ]
+        Field(max_length=10),
+    ] = []
     """Public keys, as age-keygen prints them. Whoever has one of the private keys can read the backups."""
     identity_secret: LocalReference | None = None
     """A Secret whose key `identity` holds the private key. Only verifications and restores need it; without it neither
     can be made in this cluster."""
+    signing_secret: LocalReference | None = None
+    """A Secret whose key `key` signs what is stored: 32 random bytes or more, for instance from `openssl rand -hex 32`.
+    What isn't signed by it is not restored, and counts for nothing; what others of its keys have signed is believed
+    as well, so that one can take another's place."""
 
 
 class JobRequests(ResourceAmounts):
@@ -310,6 +324,21 @@ class Backup(ApiModel):
     keep_replaced: Days = "7d"
     """How long a database stays, closed, that a restore in place has replaced. Then it is backed up once more, for 30
     days, and dropped; where no repository takes that backup, it stays."""
+
+    @property
+    def recipients(self) -> list[str]:
+        """Whom backups are encrypted for; nobody: they aren't."""
+        return self.encryption.recipients if self.encryption else []
+
+    @property
+    def identity_secret(self) -> LocalReference | None:
+        """What decrypts them."""
+        return self.encryption.identity_secret if self.encryption else None
+
+    @property
+    def signing_secret(self) -> LocalReference | None:
+        """What signs them."""
+        return self.encryption.signing_secret if self.encryption else None
 
     def repository(self, name: str) -> Repository | None:
         """The repository of this name; None where there is none."""

@@ -31,6 +31,10 @@ class RestoreSource(ApiModel):
     """Which one: latest, latest-verified or an id."""
     identity_secret: LocalReference | None = None
     """A Secret whose key `identity` holds age's private key, where the backup is encrypted."""
+    signing_secret: LocalReference | None = None
+    """A Secret whose keys have signed backups: then only a signed one is restored."""
+    accept_unsigned: bool = False
+    """Restores the backup that is named by its id although it isn't signed."""
 
     model_config = with_rules(
         (

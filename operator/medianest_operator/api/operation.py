@@ -39,7 +39,11 @@ class Restore(ApiModel):
         (
             "!has(self.backup) || !has(self.targetTime)",
             "restore.backup and restore.targetTime exclude each other: one names the backup, the other chooses it",
-        )
+        ),
+        (
+            "!self.acceptUnsigned || (has(self.backup) && !self.backup.startsWith('latest'))",
+            "restore.acceptUnsigned is for a backup that restore.backup names by its id",
+        ),
     )
 
     backup: BackupChoice | None = None
@@ -56,6 +60,8 @@ class Restore(ApiModel):
     ] = []
     """Objects that may differ from the backup, as the differences of a restore that failed name them, for instance
     `view totals`: they become notes."""
+    accept_unsigned: bool = False
+    """Restores the backup that is named by its id although it isn't signed (spec.backup.encryption.signingSecret)."""
     dry_run: bool = False
     """Changes nothing: says which backup would be taken, what would be lost, how long it takes and whether it fits."""
 

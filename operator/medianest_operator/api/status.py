@@ -208,6 +208,9 @@ class Verified(ApiModel):
     at: str
     seconds: float | None = None
     """How long the restore and the comparison took: what a recovery would take."""
+    not_in_place: list[str] = []
+    """Objects that a restore in place can't bring back as they were: only a superuser may make them, or they belong to
+    somebody else. It refuses until each is accepted by its name."""
 
 
 class FailedJob(ApiModel):

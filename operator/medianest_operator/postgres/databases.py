@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -180,6 +180,21 @@ async def create_candidate(connection: Connection, name: str, owner: str, migrat
         await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
         await connection.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, role))
         await _remember(connection, name, mark)
+
+
+async def make_extensions(connection: Connection, extensions: Mapping[str, str], owner: str) -> None:
+    """Make extensions that only a superuser may make, in a database in which there is nothing yet.
+
+    Args:
+        extensions: and the schema of each, which belongs to `owner` where it has to be made.
+    """
+    async with _patient(connection), connection.transaction():
+        for name, schema in extensions.items():
+            if schema not in ("public", "pg_catalog"):
+                statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}")
+                await connection.execute(statement.format(sql.Identifier(schema), sql.Identifier(owner)))
+            statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE")
+            await connection.execute(statement.format(sql.Identifier(name), sql.Identifier(schema)))
 
 
 async def system_identifier(connection: Connection) -> str:

@@ -55,8 +55,7 @@ def cron_jobs(names: Names, spec: DatabaseSpec, image: str, owner: Mapping[str, 
 
 def can_verify(spec: DatabaseSpec) -> bool:
     """Whether this cluster can read the backups that it takes."""
-    encryption = spec.backup.encryption
-    return encryption is None or encryption.identity_secret is not None
+    return not spec.backup.recipients or spec.backup.identity_secret is not None
 
 
 def to_days(days: str) -> timedelta:
@@ -147,7 +146,7 @@ def _backup(
         arguments += ["--keep-until", until]
     if spec.instances > 1:
         arguments += ["--replica-host", names.service_fqdn(names.read_only_service)]
-    for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+    for recipient in spec.backup.recipients:
         arguments += ["--recipient", recipient]
     if spec.backup.logical.formats:
         for kind in ("custom", *spec.backup.logical.formats):
@@ -155,16 +154,17 @@ def _backup(
     verifies = verify and can_verify(spec)
     if verifies:
         arguments.append("--verify")
-    identity = spec.backup.encryption.identity_secret if spec.backup.encryption and verify else None
+    identity = spec.backup.identity_secret if verify else None
     return _job(names, spec, image, logins.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_BACKUP, arguments, chosen,
-        identity=identity, copies=verifies)  # fmt: skip
+        identity=identity, signing=spec.backup.signing_secret, copies=verifies)  # fmt: skip
 
 
 def _verification(names: Names, spec: DatabaseSpec, image: str) -> Manifest:
-    identity = spec.backup.encryption.identity_secret if spec.backup.encryption else None
+    arguments = ["verify", "--backup", "latest", "--reread", spec.backup.verification.reread]
     return _job(
-        names, spec, image, logins.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION,
-        ["verify", "--backup", "latest"], spec.backup.repositories, identity=identity, copies=True,
+        names, spec, image, logins.BACKUP, naming.CONTAINER_VERIFY, naming.COMPONENT_VERIFICATION, arguments,
+        spec.backup.repositories, identity=spec.backup.identity_secret, signing=spec.backup.signing_secret,
+        copies=True,
     )  # fmt: skip
 
 
@@ -180,6 +180,7 @@ def restore_job(
     annotations: Mapping[str, str],
     system_identifier: str | None = None,
     asked: Restore | None = None,
+    asks: bool = False,
 ) -> Manifest:
     """The Job that fills an empty database from a backup and verifies it.
 
@@ -189,11 +190,15 @@ def restore_job(
         annotations: which request it is for, and which try.
         system_identifier: of the server whose backups count, where only one's do.
         asked: the restore in place that it is for.
+        asks: it gives up where a superuser could make extensions beforehand, and says which.
     """
     arguments = _restore(spec, source, system_identifier, asked)
+    if asks:
+        arguments.append("--ask-for-extensions")
     job = _job(
         names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
-        [source.repository], identity=source.identity_secret, target=target, of=source.database,
+        [source.repository], identity=source.identity_secret, signing=source.signing_secret, target=target,
+        of=source.database,
     )  # fmt: skip
     return manifest(
         JOB, names, names.restore_job(digest), owner,
@@ -216,7 +221,7 @@ def dry_run_job(
     arguments = [*_restore(spec, source, system_identifier, asked), "--dry-run"]
     job = _job(
         names, spec, image, logins.BACKUP, naming.CONTAINER_RESTORE, naming.COMPONENT_DRY_RUN, arguments,
-        [source.repository], identity=source.identity_secret,
+        [source.repository], identity=source.identity_secret, signing=source.signing_secret,
     )  # fmt: skip
     return manifest(JOB, names, names.dry_run_job(digest), owner, component=naming.COMPONENT_DRY_RUN, spec=job)
 
@@ -227,8 +232,12 @@ def _restore(
     arguments = ["restore", "--backup", source.backup]
     if system_identifier:
         arguments += ["--system-identifier", system_identifier]
+    if source.accept_unsigned:
+        arguments.append("--accept-unsigned")
     if asked is None:
         return arguments
+    # The database that is replaced is there: nothing of it may get lost without a word.
+    arguments.append("--strict")
     if asked.target_time:
         arguments += ["--target-time", asked.target_time]
     for label in asked.accept_differences:
@@ -247,11 +256,11 @@ def replaced_job(
         until: how long the backup is kept, in RFC 3339.
     """
     arguments = ["backup", "--tier", "replaced", "--keep-until", until]
-    for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+    for recipient in spec.backup.recipients:
         arguments += ["--recipient", recipient]
     job = _job(
         names, spec, image, logins.BACKUP, naming.CONTAINER_BACKUP, naming.COMPONENT_RESTORE, arguments,
-        spec.backup.repositories, target=database,
+        spec.backup.repositories, signing=spec.backup.signing_secret, target=database,
     )  # fmt: skip
     return manifest(
         JOB, names, name, owner,
@@ -303,6 +312,7 @@ def _job(
     chosen: Sequence[Repository],
     *,
     identity: LocalReference | None = None,
+    signing: LocalReference | None = None,
     target: str | None = None,
     of: BackupsOf | None = None,
     volumes: Sequence[Manifest] = (),
@@ -315,6 +325,7 @@ def _job(
         copies: it makes a copy, in a sandbox.
     """
     reached, key = repositories.access(names, chosen), repositories.identity(identity)
+    signs = repositories.signing(signing)
     whose = of or BackupsOf()
     resources = {
         "requests": spec.backup.resources.requests.model_dump(exclude_none=True),
@@ -335,20 +346,21 @@ def _job(
             *(origin if chosen else []),
             *reached.arguments,
             *key.arguments,
+            *signs.arguments,
             *("--work-dir", naming.WORK_MOUNT),
             *(sandbox.ARGUMENTS if copies else ()),
             *("--result-file", RESULT_FILE),
         ],
         resources=halves.own if copies else resources,
         dbname=target,
-        mounts=[*work, *reached.mounts, *key.mounts, *mounts],
+        mounts=[*work, *reached.mounts, *key.mounts, *signs.mounts, *mounts],
     )
     pod = dbctl_pod(
         names,
         spec,
         container,
         role=role,
-        volumes=[_work(spec), *reached.volumes, *key.volumes, *volumes],
+        volumes=[_work(spec), *reached.volumes, *key.volumes, *signs.volumes, *volumes],
         init_containers=[sandbox.container(spec, image, halves.sandbox)] if copies else [],
         grace_seconds=GRACE_SECONDS,
     )

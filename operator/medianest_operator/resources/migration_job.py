@@ -109,9 +109,8 @@ def _container(names: Names, spec: DatabaseSpec, image: str, backs_up: bool) -> 
 
 def _backups(names: Names, spec: DatabaseSpec) -> tuple[repositories.Access, ...]:
     """The backup before a run goes to where all others go."""
-    encryption = spec.backup.encryption
     reached = repositories.access(names, spec.backup.repositories)
-    return reached, repositories.identity(encryption.identity_secret if encryption else None)
+    return reached, repositories.identity(spec.backup.identity_secret), repositories.signing(spec.backup.signing_secret)
 
 
 def _arguments(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[str]:
@@ -135,7 +134,7 @@ def _arguments(names: Names, spec: DatabaseSpec, backs_up: bool) -> list[str]:
         arguments += ["--namespace", names.namespace, "--name", names.database]
         for access in _backups(names, spec):
             arguments += access.arguments
-        for recipient in spec.backup.encryption.recipients if spec.backup.encryption else ():
+        for recipient in spec.backup.recipients:
             arguments += ["--recipient", recipient]
     return [*arguments, "--work-dir", naming.WORK_MOUNT, *sandbox.ARGUMENTS, "--once", "--result-file", RESULT_FILE]
 

@@ -65,6 +65,17 @@ def identity(secret: LocalReference | None) -> Access:
     )
 
 
+def signing(secret: LocalReference | None) -> Access:
+    """What a Job needs to sign what it stores, and to believe only what is signed; nothing where there is no key."""
+    if secret is None:
+        return Access((), (), ())
+    return Access(
+        ("--signing-keys", naming.SIGNING_MOUNT),
+        ({"name": "signing", "secret": {"secretName": secret.name, "defaultMode": 0o440}},),
+        ({"name": "signing", "mountPath": naming.SIGNING_MOUNT, "readOnly": True},),
+    )
+
+
 def claim_name(names: Names, repository: str, volume: VolumeRepository) -> str:
     """The claim of a repository on a volume."""
     return volume.claim_name or names.backup_claim(repository)

@@ -184,6 +184,7 @@ class Verified(_Read):
     backup: Name
     at: Moment
     seconds: Seconds | None = None
+    lost: list[Text] = []
 
 
 class TierSummary(_Read):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from medianest_operator.api.operation import Estimate
 from medianest_operator.results.backup import Name, Report, Text
 
@@ -15,6 +19,8 @@ class RestoreReport(Report):
     backup: Name | None = None
     repository: Name | None = None
     differences: list[Text] = []
+    extensions: Annotated[dict[Name, Name], Field(max_length=50)] = {}
+    """That a superuser has to make beforehand, and their schemas."""
     estimate: Estimate | None = None
 
     @property

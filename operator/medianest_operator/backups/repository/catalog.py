@@ -31,6 +31,7 @@ LATEST = "latest"
 LATEST_VERIFIED = "latest-verified"
 # Documents that are read at the same time: in a bucket each of them is a round trip.
 _READERS = 4
+_MOST_LOST = 10
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -231,6 +232,7 @@ class Catalog:
                 "backup": verified[-1].id,
                 "at": stamp(verification.at),
                 "seconds": verification.seconds,
+                "lost": list(verification.lost[:_MOST_LOST]),
             }
         for state in (State.INCOMPLETE, State.DAMAGED, State.NEWER):
             count = sum(backup.state is state for backup in self.backups)

@@ -113,11 +113,12 @@ class Asked:
             claim = repository.volume.claim_name or names.backup_claim(repository.name)
             volume = repository.volume.model_copy(update={"claim_name": claim})
             repository = repository.model_copy(update={"volume": volume})
-        encryption = spec.backup.encryption
         return RestoreSource(
             repository=repository,
             backup=wanted.backup or ("latest" if wanted.target_time else LATEST_VERIFIED),
-            identity_secret=encryption.identity_secret if encryption else None,
+            identity_secret=spec.backup.identity_secret,
+            signing_secret=spec.backup.signing_secret,
+            accept_unsigned=wanted.accept_unsigned,
         )
 
     @property

@@ -8,6 +8,7 @@ database's mark says which operation brought it in: that one is done, whatever e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -21,7 +22,7 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.api.operation import OperationPhase
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.kinds import JOB, OPERATION, Manifest, digest
-from medianest_operator.postgres import databases, logins, roles
+from medianest_operator.postgres import copies, databases, logins, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
 from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile import attempts
@@ -164,7 +165,7 @@ class _Restore:
         if not tries:
             if live is not None and not self._may_cut_over:
                 return Restores(has_database=True, report=self._bootstrapped(live), waits="is being migrated")
-            return await self._start(request, live, 0)
+            return await self._start(request, live, [])
         attempt = tries[-1]
         if attempt.is_running and not attempt.is_stranded:
             doing = await attempt.obstacle() or f"Job {attempt.name} {request.doing}."
@@ -174,6 +175,8 @@ class _Restore:
         result = RestoreReport.read(attempt.result)
         fallback = "lost its node" if attempt.is_stranded else "failed without a result"
         message = result.message or f"Job {attempt.name} {fallback}."
+        if result.reason == BackupReason.EXTENSIONS_MISSING and len(tries) < _TRIES:
+            return await self._start(request, live, tries)
         # What an earlier pod of the same Job has left behind is no fault of the backup's.
         if (result.is_final and result.reason != BackupReason.TARGET_NOT_EMPTY) or len(tries) >= _TRIES:
             if self._candidate(request) in self._found:
@@ -183,12 +186,15 @@ class _Restore:
         if not attempt.is_stranded and attempt.age < _PAUSE * 2 ** (len(tries) - 1):
             again = f"{message.rstrip('.')}. Trying again soon ({len(tries)} of {_TRIES} tries)."
             return self._report(request, live, RESTORING, again, attempt)
-        return await self._start(request, live, len(tries))
+        return await self._start(request, live, tries)
 
-    async def _start(self, request: Request, live: LiveDatabase | None, number: int) -> Restores:
+    async def _start(self, request: Request, live: LiveDatabase | None, tries: Sequence[Attempt]) -> Restores:
         """An empty candidate, and a Job to fill it."""
         run, candidate = self._run, self._candidate(request)
-        wanted = await self._job(request, candidate, number)
+        needed: dict[str, str] = {}
+        for before in tries:
+            needed |= RestoreReport.read(before.result).extensions
+        wanted = await self._job(request, candidate, len(tries), asks=not needed)
         made = await run.services.applier.live(JOB, run.names.namespace, wanted["metadata"]["name"])
         if made is not None and _request_of(known := Attempt(run, made)) == request.digest[:16]:
             # It was made, and the answer got lost: it is at work in its candidate.
@@ -197,6 +203,13 @@ class _Restore:
         migrator = logins.role_name(run.spec, logins.MIGRATOR)
         mark = Mark(Role.CANDIDATE, request.id, stamp_now())
         await databases.create_candidate(self._connection, candidate, run.spec.database.owner, migrator, mark)
+        # What opens a way to files or to other servers is for a person to make.
+        extensions = {name: schema for name, schema in needed.items() if name in copies.EXTENSIONS}
+        if extensions:
+            instance = run.instance(self._primary, candidate, naming.SUPERUSER)
+            async with run.services.sessions.use(instance, run.credentials, databases.PATIENCE) as connection:
+                await databases.make_extensions(connection, extensions, run.spec.database.owner)
+            await run.services.sessions.leave(*run.key, candidate)
         try:
             attempt = await attempts.start(run, wanted)
         except Permanent as error:
@@ -205,7 +218,7 @@ class _Restore:
             return self._report(request, live, FAILED, told)
         return self._report(request, live, RESTORING, f"Job {attempt.name} {request.doing}.", attempt)
 
-    async def _job(self, request: Request, candidate: str, number: int) -> Manifest:
+    async def _job(self, request: Request, candidate: str, number: int, *, asks: bool) -> Manifest:
         run, image = self._run, self._run.job_image
         name = digest([request.digest, number])
         annotations = {naming.ANNOTATION_REQUEST: request.digest[:16], naming.ANNOTATION_TRY: str(number)}
@@ -226,6 +239,7 @@ class _Restore:
             annotations=annotations,
             system_identifier=await databases.system_identifier(self._connection) if newest else None,
             asked=own.restore if own else None,
+            asks=asks,
         )
 
     async def _cut_over(self, request: Request, live: LiveDatabase | None, attempt: Attempt) -> Restores:
@@ -375,7 +389,7 @@ def _was_replaced_by(item: LiveDatabase, request: Request) -> bool:
 def _what_to_do(request: Request, reason: str | None = None) -> str:
     if request.asked is None:
         return "Change spec.bootstrap to try again."
-    if reason == BackupReason.NOT_EQUAL:
+    if reason in {BackupReason.NOT_EQUAL, BackupReason.NOT_RESTORABLE}:
         return (
             "Nothing was changed. To take it all the same, make another object whose restore.acceptDifferences names"
             " the objects that differ."

@@ -86,10 +86,7 @@ async def _apply_claim(run: Run, claim: Manifest) -> None:
 def _secret_names(run: Run) -> set[str]:
     """The admin's Secrets that the Jobs mount."""
     wanted = repositories.secret_names(run.spec.backup.repositories)
-    encryption = run.spec.backup.encryption
-    if encryption and encryption.identity_secret:
-        wanted.add(encryption.identity_secret.name)
-    return wanted
+    return wanted | {item.name for item in (run.spec.backup.identity_secret, run.spec.backup.signing_secret) if item}
 
 
 async def _missing(run: Run) -> str | None:

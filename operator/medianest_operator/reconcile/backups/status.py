@@ -31,6 +31,7 @@ _WORDS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+_SHOWN = 3
 _LATE = timedelta(hours=1)
 """How much later than planned a backup may begin; the deadline comes on top."""
 
@@ -209,7 +210,11 @@ def _verified(before: api.Backups, jobs: Sequence[EndedJob]) -> api.Verified | N
             told = summary.get("lastVerified")
             if told and (best is None or str(told["at"]) > best.at):
                 best = api.Verified(
-                    backup=told["backup"], repository=repository, at=told["at"], seconds=told.get("seconds")
+                    backup=told["backup"],
+                    repository=repository,
+                    at=told["at"],
+                    seconds=told.get("seconds"),
+                    not_in_place=list(told.get("lost", [])),
                 )
     return best
 
@@ -294,6 +299,9 @@ def _fallback(backups: api.Backups) -> str:
     words = f"Last backup {backups.last.id}"
     if backups.verified is None:
         return f"{words}; no backup has been verified by a test restore yet."
+    lost = backups.verified.not_in_place
+    shown = f"{', '.join(lost[:_SHOWN])}{f' and {len(lost) - _SHOWN} more' if len(lost) > _SHOWN else ''}"
+    but = f" A restore in place can't bring back {shown}." if lost else ""
     if backups.verified.backup == backups.last.id:
-        return f"{words}, verified by a test restore."
-    return f"{words}; the latest verified one is {backups.verified.backup}."
+        return f"{words}, verified by a test restore.{but}"
+    return f"{words}; the latest verified one is {backups.verified.backup}.{but}"
