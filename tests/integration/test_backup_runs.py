@@ -362,6 +362,19 @@ def test_the_list_tells_what_does_not_count_and_why(bench: Bench) -> None:
     assert "Damaged: data.dump.zst has 100 bytes" in table.text
 
 
+def test_a_wrong_name_and_a_wrong_folder_are_told_apart(bench: Bench, target: Database) -> None:
+    bench.repositories = bench.repositories[:1]
+    assert bench.backup().code == 0
+    command = ["restore", *bench.places, "--namespace", "media", "--name", "mest", "--work-dir", str(bench.work)]
+    answer = bench.start(*command, database=target, user="medianest_migrator").end()
+    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    assert "there are backups of media/nest" in answer.result["message"]
+    answer = bench.start("backups", "list", "--repository", f"x=file://{bench.folder}/mian").end()
+    assert answer.code == 1
+    assert f"there is no folder {bench.folder}/mian" in answer.text
+    assert "No backups." not in answer.text
+
+
 def test_a_target_that_is_not_empty_is_left_alone(bench: Bench, people: Database) -> None:
     assert bench.backup().code == 0
     before = contents(people)

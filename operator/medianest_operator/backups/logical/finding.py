@@ -59,6 +59,7 @@ def look(repositories: Sequence[Repository], wanted: Wanted, report: Callable[[s
     found = Found()
     for repository in repositories:
         try:
+            repository.check_there()
             found.catalogs.append(_read(repository, wanted))
         except RepositoryError as error:
             report(f"left out: {error}")
@@ -107,7 +108,7 @@ def choose(
                 if own.backups or len(origins) < 2:
                     problems.append(str(error))
     if not places:
-        text = "; ".join(dict.fromkeys([*problems, *found.failures.values()]))
+        text = "; ".join(dict.fromkeys([*problems, *found.failures.values(), *_others(found)]))
         raise RunFailure(Reason.NO_SUCH_BACKUP, f"{text}.", transient=bool(found.failures) and found.transient)
     newest = max(backup.id for _, backup in places)
     return [(repository, backup) for repository, backup in places if backup.id == newest]
@@ -128,6 +129,20 @@ def _read(repository: Repository, wanted: Wanted) -> Catalog:
             for backup in Catalog.read(repository, origin).backups
         ],
     )
+
+
+def _others(found: Found) -> list[str]:
+    """Whose backups there are where none is of the wanted database: its name may be another one."""
+    if found.origins():
+        return []
+    names: dict[str, None] = {}
+    for catalog in found.catalogs:
+        for item in catalog.repository.list():
+            if (parsed := layout.parse(item.path)) is not None:
+                names[f"{parsed[0].origin.namespace}/{parsed[0].origin.name}"] = None
+    shown = ", ".join(sorted(names)[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"there are backups of {shown}{more}"] if names else []
 
 
 def _ambiguous(found: Found, origins: Sequence[Origin]) -> str:

@@ -190,6 +190,15 @@ class Repository:
         cut = len(self._prefix)
         return sorted(StoredObject(item["path"][cut:], item["size"], item["last_modified"]) for item in found)
 
+    def check_there(self) -> None:
+        """Tell a folder that nobody has made from one that is empty; it is made with the first backup.
+
+        Raises:
+            RepositoryError: there is no such folder.
+        """
+        if self._folder is not None and not self._folder.is_dir():
+            raise RepositoryError(f"repository {self.name}: there is no folder {self._folder}")
+
     def delete(self, path: str) -> None:
         """Remove an object; one that isn't there is no error."""
         key = self._key(path)
