@@ -195,6 +195,32 @@ def test_a_right_that_is_missing_names_the_table(source: Source, target: Databas
     assert "may not read table secret" in answer.result["message"]
 
 
+def test_nothing_is_lost_without_a_word(target: Database, room: Path) -> None:
+    with started(15) as source:
+        source.database.execute(
+            "CREATE SCHEMA ext; CREATE EXTENSION pg_trgm SCHEMA ext; SELECT lo_from_bytea(0, 'large');"
+            "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP"
+            " EXECUTE format('ALTER LARGE OBJECT %s OWNER TO app', o); END LOOP; END $$;"
+            "CREATE FUNCTION note_it() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN NULL; END';"
+            "CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note_it();"
+            'CREATE TABLE "x SCHEMA - public y" (t text); ALTER TABLE "x SCHEMA - public y" OWNER TO app;'
+            "INSERT INTO \"x SCHEMA - public y\" VALUES ('kept'); ALTER FUNCTION note_it() OWNER TO app;"
+        )
+        answer = bring(room, target, source.url())
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+        assert "event trigger noted of the source is not imported" in answer.result["differences"]
+        assert target.execute("SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata") == [("large",)]
+        assert contents(target) == contents(source.database)
+
+
+def test_a_sequence_that_may_not_be_read_is_named(target: Database, room: Path) -> None:
+    with started(15) as source:
+        source.database.execute("CREATE SEQUENCE numbers; REVOKE ALL ON SEQUENCE numbers FROM PUBLIC")
+        answer = bring(room, target, source.url())
+    assert answer.told == (1, "Failed", "PermissionDenied"), answer.text
+    assert "sequence public.numbers" in answer.result["message"]
+
+
 def test_a_source_that_stops_in_the_middle_is_a_failure(target: Database, room: Path) -> None:
     with started(15) as source:
         blocker = source.database.connect()

@@ -60,6 +60,9 @@ def dump(
         arguments.append(f"--exclude-schema={naming.JOURNAL_SCHEMA}")
     else:
         arguments += [f"--schema={schema}", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions"]
+        if large_objects:
+            # They are in no schema, and left out without a word where one is named.
+            arguments.append("--blobs")
     if snapshot:
         arguments.append(f"--snapshot={snapshot}")
     with Program("pg_dump", arguments, environment, stdout=subprocess.PIPE) as program:

@@ -16,11 +16,13 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.logical.counting import Counting
-from medianest_operator.backups.logical.dump import DumpError, contents, dump, restore_archive, sequence_values
+from medianest_operator.backups.logical.dump import DumpError, dump, restore_archive, sequence_values
 from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect
 from medianest_operator.backups.logical.restore import open_target
 from medianest_operator.backups.logical.server import Server, check_readable, lock_tables, lost
 from medianest_operator.backups.logical.source import open_source
+from medianest_operator.backups.logical.toc import Entry, read_toc, write_list
+from medianest_operator.backups.repository.facts import Collation, read_collation
 from medianest_operator.backups.verification.comparison import (
     Contents,
     read_contents,
@@ -30,7 +32,13 @@ from medianest_operator.backups.verification.comparison import (
 )
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
 from medianest_operator.postgres.connect import libpq_environment
-from medianest_operator.postgres.contents import read_schema_version, read_sequences, sequence_names, snapshot
+from medianest_operator.postgres.contents import (
+    count_large_objects,
+    read_schema_version,
+    read_sequences,
+    sequence_names,
+    snapshot,
+)
 from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
 from medianest_operator.results.backup import Reason, Result, RunFailure
@@ -40,7 +48,12 @@ SCHEMA = "public"
 _HEAD = 16 << 20
 _TELL_EVERY = 10.0
 # What comes with an extension, or is there already.
-_NOT_RESTORED = (" COMMENT - EXTENSION ", " SCHEMA - public ", " COMMENT - SCHEMA public ")
+_NOT_RESTORED = frozenset({("COMMENT", "- EXTENSION"), ("SCHEMA", "- public"), ("COMMENT", "- SCHEMA public")})
+# In no schema, so that no dump of one has them.
+_OF_NO_SCHEMA = frozenset({
+    "access method", "cast", "event trigger", "foreign data wrapper", "foreign server", "language", "publication",
+    "security label", "subscription", "transform", "user mapping",
+})  # fmt: skip
 # Something needs an extension if it depends on one of its members and is none itself, nor a member's rule or default.
 _EXTENSIONS: LiteralString = """
 WITH members AS (
@@ -110,13 +123,15 @@ class Seen:
     """The source at one moment.
 
     Attributes:
-        contents: of the schema public, without owners and rights.
+        contents: of the schema public, without owners and rights, and the number of large objects.
+        collation: by what it sorts.
         extensions: name, schema, and whether anything needs it.
         version: the newest applied migration.
         notes: what isn't brought in, in words.
     """
 
     contents: Contents
+    collation: Collation
     extensions: tuple[tuple[str, str, bool], ...]
     version: str | None
     notes: tuple[str, ...]
@@ -165,13 +180,16 @@ class ImportRun:
 
     def _dump(self, source: Server, path: Path) -> Seen:
         try:
-            tables = check_readable(source, SCHEMA)
             with snapshot(source.connection) as exported:
+                tables = check_readable(source, SCHEMA)
                 lock_tables(source.connection, tables)
                 cursor = source.connection.cursor(row_factory=tuple_row)
                 others = [row[0] for row in cursor.execute(_OTHER_SCHEMAS).fetchall()]
                 extensions = tuple(cursor.execute(_EXTENSIONS).fetchall())
-                catalog = imported_part(read_catalog(source.connection), others)
+                whole = read_catalog(source.connection)
+                catalog = imported_part(whole, others)
+                large_objects = count_large_objects(source.connection)
+                collation = read_collation(source.connection)
                 version = read_schema_version(source.connection)
                 names = sequence_names(source.connection)
                 self._report(f"dumping {source.connection.info.dbname} of {source.connection.info.host}")
@@ -188,7 +206,9 @@ class ImportRun:
             raise lost(error) from error
         used = [name for name in others if name not in {f"{schema}" for _, schema, _ in extensions}]
         notes = [f"schema {name} of the source is not imported" for name in used]
-        return Seen(Contents(catalog, rows, sequences), extensions, version, tuple(notes))
+        left = sorted(item.label for item in whole.objects.values() if item.kind in _OF_NO_SCHEMA)
+        notes += [f"{label} of the source is not imported" for label in left]
+        return Seen(Contents(catalog, rows, sequences, large_objects), collation, extensions, version, tuple(notes))
 
     def _write(self, chunks: Any, path: Path, look: bool) -> dict[str, tuple[int, bool]] | None:
         """Store the dump; returns how it will set the sequences."""
@@ -234,8 +254,7 @@ class ImportRun:
         began = time.monotonic()
         entries = path.with_suffix(".list")
         try:
-            kept = [line for line in contents(path) if not any(word in line for word in _NOT_RESTORED)]
-            entries.write_text("\n".join(kept) + "\n", encoding="utf-8")
+            write_list(entries, (entry for entry in read_toc(path) if not _is_there(entry)))
             options = ["--no-owner", "--no-privileges", f"--role={target.owner}"]
             restore_archive(path, target.environment, entries, self._options.jobs, options)
         except DumpError as error:
@@ -247,7 +266,10 @@ class ImportRun:
     def _compare(self, target: Target, seen: Seen, notes: Sequence[str]) -> Result:
         found = read_contents(target.connection)
         self._more |= {"tables": len(found.rows), "rows": sum(found.rows.values())}
-        expected, actual, versions = without_versions(seen.contents.catalog, imported_part(found.catalog, []))
+        # The schemas that were made for extensions are no part of it.
+        cursor = target.connection.cursor(row_factory=tuple_row)
+        others = [row[0] for row in cursor.execute(_OTHER_SCHEMAS).fetchall()]
+        expected, actual, versions = without_versions(seen.contents.catalog, imported_part(found.catalog, others))
         left = {name for name, _, _ in seen.extensions} - {item.name for item in actual.of_kind("extension")}
         expected = Catalog({key: item for key, item in expected.objects.items() if not _is_extension(key, left)})
         unlike = [
@@ -255,6 +277,10 @@ class ImportRun:
             *sequence_differences(seen.contents.sequences, found.sequences),
             *difference(expected, actual),
         ]
+        if (there := seen.contents.large_objects) != found.large_objects:
+            unlike.append(f"there are {found.large_objects} large objects, expected {there}")
+        if (here := read_collation(target.connection)) != seen.collation:
+            notes = [*notes, f"the database sorts by {here}, and the source by {seen.collation}"]
         if unlike:
             self._more["differences"] = unlike
             raise RunFailure(
@@ -285,13 +311,18 @@ def imported_part(catalog: Catalog, others: Sequence[str]) -> Catalog:
     kept = {}
     for key, item in catalog.without_privileges().objects.items():
         kind, table, name = key
-        if kind == "publication" or (kind == "schema" and name in others):
+        if kind in _OF_NO_SCHEMA or (kind == "schema" and name in others):
             continue
         plain = name.split(" ", 1)[1] if kind == "comment" and " " in name else name
         if prefixes and (table.startswith(prefixes) or plain.startswith(prefixes)):
             continue
         kept[key] = item
     return Catalog(kept)
+
+
+def _is_there(entry: Entry) -> bool:
+    """What comes with an extension, or is there already."""
+    return any(entry.kind == kind and f"{entry.rest} ".startswith(f"{rest} ") for kind, rest in _NOT_RESTORED)
 
 
 def _is_extension(key: tuple[str, str, str], names: set[str]) -> bool:

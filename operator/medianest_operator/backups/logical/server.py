@@ -53,6 +53,15 @@ SELECT pg_catalog.pg_is_in_recovery(),
        pg_catalog.current_setting('primary_slot_name')
 """
 _REPLAYED: LiteralString = "SELECT pg_catalog.pg_last_wal_replay_lsn() >= %s::pg_lsn"
+_SEQUENCES: LiteralString = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+   AND n.nspname NOT IN ('information_schema', 'medianest_operator')
+   AND NOT (CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') END
+            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
+ ORDER BY 1
+"""
 _LARGE_OBJECTS: LiteralString = """
 SELECT count(*) FROM pg_catalog.pg_largeobject_metadata l
  WHERE NOT EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(l.lomacl, pg_catalog.acldefault('L', l.lomowner))) a
@@ -139,6 +148,13 @@ def check_readable(server: Server, schema: str | None = None) -> list[Table]:
     """
     tables = [table for table in read_tables(server.connection) if schema in (None, table.schema)]
     user = server.connection.info.user
+    cursor = server.connection.cursor(row_factory=tuple_row)
+    sequences = [name for name, place in cursor.execute(_SEQUENCES).fetchall() if schema in (None, place)]
+    if sequences:
+        raise RunFailure(
+            Reason.PERMISSION_DENIED,
+            f"Role {user} may not read {_listed(sequences, 'sequence')}. Grant it pg_read_all_data.",
+        )
     closed = [table.name for table in tables if not table.is_readable]
     if closed:
         raise RunFailure(
@@ -152,7 +168,7 @@ def check_readable(server: Server, schema: str | None = None) -> list[Table]:
             f"Policies hide rows of {_listed(hidden, 'table')} from role {user}, so a backup would miss them:"
             f" ALTER ROLE {user} BYPASSRLS.",
         )
-    row = server.connection.cursor(row_factory=tuple_row).execute(_LARGE_OBJECTS).fetchone()
+    row = cursor.execute(_LARGE_OBJECTS).fetchone()
     if row and row[0]:
         raise RunFailure(
             Reason.PERMISSION_DENIED,
