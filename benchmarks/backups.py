@@ -5,7 +5,8 @@
 On a throwaway PostgreSQL (fsync is off for all alike) with MediaNest-shaped data of each size. Whole processes are
 timed, with the start of Python in them. A backup's time has its SHA-256, its row counts, its manifest and, in a folder,
 its fsync in it; a restore's the download, the comparison and ANALYZE. Memory is the peak of what the process and its
-children have for themselves and their part of what they share (`Pss` of /proc/PID/smaps_rollup), looked at every 50 ms.
+children have for themselves and their part of what they share (`Pss` of /proc/PID/smaps_rollup), looked at every 50 ms;
+"own" is that of the process alone: a verification has a whole server among its children.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ class Measured:
     Attributes:
         seconds: of the whole process.
         peak: bytes of memory, its children's included.
+        own: the same without them.
+        stored: bytes of the dump, where one was made.
     """
 
     seconds: float
     peak: int
+    own: int = 0
+    stored: int = 0
     result: dict[str, object] = field(default_factory=dict)
 
 
@@ -76,11 +81,15 @@ class Bench:
         raw_file = self.folder / "raw.dump"
         dumps: dict[str, list[Measured]] = {}
         for _ in range(self.rounds):
-            dumps.setdefault("pg_dump -Fc -Z9 > file", []).append(self.raw_dump(database, raw_file))
+            raw = self.raw_dump(database, raw_file)
+            raw.stored = raw_file.stat().st_size
+            dumps.setdefault("pg_dump -Fc -Z9 > file", []).append(raw)
             for name, url in self.repositories.items():
                 arguments = ["backup", "--repository", url, *_WHOSE, "--tier", "daily"]
-                dumps.setdefault(f"backup to {name}", []).append(self.dbctl(database, "medianest_backup", arguments))
-        self.add(f"{label} ({raw_file.stat().st_size >> 20} MiB packed)", dumps)
+                taken = self.dbctl(database, "medianest_backup", arguments)
+                taken.stored = self.stored(taken)
+                dumps.setdefault(f"backup to {name}", []).append(taken)
+        self.add(label, dumps)
         restores: dict[str, list[Measured]] = {}
         for _ in range(self.rounds):
             with self.fresh() as target:
@@ -113,14 +122,20 @@ class Bench:
         for way, runs in ways.items():
             seconds = statistics.median(run.seconds for run in runs)
             baseline = baseline or seconds
-            peak = max(run.peak for run in runs)
-            row = (label, way, f"{seconds:.1f} s", f"{baseline / seconds:.2f}", f"{peak / 2**20:.0f} MiB")
+            peak, own, stored = (max(getattr(run, name) for run in runs) for name in ("peak", "own", "stored"))
+            sizes = (f"{size / 2**20:.0f} MiB" if size else "" for size in (stored, peak, own))
+            row = (label, way, f"{seconds:.1f} s", f"{baseline / seconds:.2f}", *sizes)
             self.rows.append(row)
             print(" | ".join(row), flush=True)
 
     def raw_dump(self, database: Database, file: Path) -> Measured:
         with file.open("wb") as target:
             return self.call([binary("pg_dump"), "-Fc", "-Z9"], database.environment("postgres"), target.fileno())
+
+    @staticmethod
+    def stored(taken: Measured) -> int:
+        """How large a backup is, by its own word."""
+        return int(str(taken.result["bytes"]))
 
     def raw_restore(self, target: Database, file: Path) -> Measured:
         options = [f"-j{self.jobs}", "--exit-on-error", f"--dbname={target.name}"]
@@ -147,7 +162,7 @@ class Bench:
             if code:
                 log.seek(0)
                 raise SystemExit(f"{shlex.join(command)} failed:\n{log.read()}")
-        return Measured(seconds, peak)
+        return Measured(seconds, peak, watch.own_peak)
 
 
 def main() -> None:
@@ -171,7 +186,7 @@ def main() -> None:
         print(f"\n{machine()}; medians of {options.rounds}\n", flush=True)
         for label, wanted in sizes.items():
             bench.size(label, wanted)
-        print_table(("data", "what", "time", "of the raw speed", "peak memory"), bench.rows)
+        print_table(("data", "what", "time", "of the raw speed", "stored", "peak memory", "own"), bench.rows)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ class Watch:
     """Looks at a process and at all below it, until it is stopped.
 
     Counted is what each has for itself and its part of what it shares: `Pss` of /proc/PID/smaps_rollup.
+
+    Attributes:
+        own_peak: of the process itself, bytes.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._peak = 0
+        self.own_peak = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
@@ -30,7 +34,9 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(_LOOK_EVERY):
-            self._peak = max(self._peak, sum(map(_proportional, _family(self._pid))))
+            own, *others = map(_proportional, _family(self._pid))
+            self.own_peak = max(self.own_peak, own)
+            self._peak = max(self._peak, own + sum(others))
 
 
 def _family(pid: int) -> list[int]:
