@@ -244,6 +244,7 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"backup": {"logical": {"daily": {"schedule": "@daily", "keep": "7"}}}}, "spec.backup.logical.daily.keep"),
     ({"backup": {"deadline": "5s"}}, "backup.deadline must be at least 1m"),
     ({"backup": {"encryption": {"recipients": ["not a key"]}}}, "spec.backup.encryption.recipients[0]"),
+    ({"backup": {"encryption": {}}}, "backup.encryption must have recipients, signingSecret or both"),
     ({"bootstrap": {}}, "bootstrap must name exactly one of restore and import"),
     (
         {"bootstrap": {"restore": {"repository": {"name": "a", "volume": {}}}}},
@@ -326,11 +327,14 @@ BAD_OPERATIONS: list[tuple[dict[str, Any], str]] = [
     ({"restore": {"acceptDifferences": ["view a", "view a"]}}, "spec.restore.acceptDifferences"),
     ({"restore": {"acceptDifferences": [""]}}, "spec.restore.acceptDifferences"),
     ({"restore": {"dryRun": "yes"}}, "spec.restore.dryRun"),
+    ({"restore": {"acceptUnsigned": True}}, "restore.acceptUnsigned is for a backup that restore.backup names"),
+    ({"restore": {"acceptUnsigned": True, "backup": "latest"}}, "restore.acceptUnsigned is for a backup"),
     ({"restore": {"requestId": "1"}}, 'unknown field "spec.restore.requestId"'),
     ({"ttlAfterFinished": "30", "restore": {}}, "spec.ttlAfterFinished"),
 ]
 GOOD_OPERATIONS: list[dict[str, Any]] = [
     {"restore": {}},
+    {"restore": {"backup": "20261122T020000Z-daily-aaaa", "acceptUnsigned": True}},
     {"restore": {"backup": "20261122T020000Z-daily-aaaa", "repository": "volume", "keepReplaced": "90d"}},
     {"restore": {"targetTime": "2026-11-22T10:30:00+01:00", "dryRun": True}, "ttlAfterFinished": "1d"},
     {"restore": {"acceptDifferences": ["view totals", "table users: column nickname (text)"]}},

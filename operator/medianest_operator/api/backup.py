@@ -216,7 +216,7 @@ class Encryption(ApiModel):
 
     model_config = with_rules(
         (
-            "size(self.recipients) > 0 || has(self.signingSecret)",
+            "(has(self.recipients) && size(self.recipients) > 0) || has(self.signingSecret)",
             "backup.encryption must have recipients, signingSecret or both",
         ),
     )
