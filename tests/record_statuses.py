@@ -201,8 +201,8 @@ def bootstrap(recorder: Recorder) -> None:
     """One that should begin with a backup that isn't there."""
     recorder.fresh()
     recorder.keep("ready", ready)
-    begin = {"repository": {"name": "old", "volume": {"claimName": f"{NAME}-backup-volume"}}}
-    recorder.fresh(bootstrap={"restore": begin})
+    old = {"name": "old", "volume": {"claimName": f"{NAME}-backup-volume"}}
+    recorder.fresh(bootstrap={"restore": {"repository": old, "backup": "20200101T000000Z-daily-aaaa"}})
     recorder.keep("bootstrap-failed", because("RestoreFailed", "Stalled"))
 
 

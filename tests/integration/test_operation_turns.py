@@ -162,6 +162,14 @@ async def test_a_dry_run_changes_nothing_and_is_told_apart(made: Serving) -> Non
     }
 
 
+async def test_a_dry_run_of_the_same_second_comes_before_its_restore(made: Serving) -> None:
+    """Both in one file: what it says afterwards would be of no use."""
+    for item in (ask(made, "back"), ask(made, "look", restore={"dryRun": True})):
+        item["metadata"]["creationTimestamp"] = "2026-11-22T03:00:00Z"
+    await run(made)
+    assert (phase(made, "look"), phase(made, "back")) == ("Running", "Pending")
+
+
 async def test_a_dry_run_whose_restore_would_fail_wakes_nobody(made: Serving) -> None:
     ask(made, "look", restore={"dryRun": True})
     await run(made)

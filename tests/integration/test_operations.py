@@ -100,6 +100,8 @@ async def test_what_the_job_is_told(made: Serving, wanted: dict[str, object], gi
     # Of several servers that had the name, this one's; an id says it by itself.
     assert ("--system-identifier" in told) == (wanted.get("backup") != TAKEN)
     assert told[told.index("--volume-size") + 1] == str(10 << 30)
+    # What can't come back as it was is refused unless it is accepted by name.
+    assert "--strict" in told
     assert "--dry-run" not in told
 
 
@@ -227,7 +229,10 @@ async def test_a_restore_that_fails_changes_nothing_and_says_what_to_do(made: Se
     found = status(made, "back")
     assert found["phase"] == "Failed"
     assert found["differences"] == differences[:10]
-    assert "Nothing was changed. To take it all the same, make another object" in found["message"]
+    assert (
+        "Nothing was changed. To take it all the same, make another object whose restore.acceptDifferences"
+        in found["message"]
+    )
     assert operations.conditions(made, "back") == {
         "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed")
     }  # fmt: skip

@@ -43,8 +43,9 @@ _SHOWN = 3
 # Where the statistics were lost, as after a crash, what ANALYZE found last is better than nothing.
 _ROWS: LiteralString = """
 SELECT n.nspname::text, c.relname::text,
-       CASE WHEN coalesce(s.n_live_tup, 0) > 0 THEN s.n_live_tup
-            ELSE greatest(c.reltuples, 0)::bigint END,
+       CASE WHEN s.n_live_tup + s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0
+              OR coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL
+            THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END,
        coalesce(s.n_tup_upd, 0), coalesce(s.n_tup_del, 0)
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_stat_all_tables s ON s.relid = c.oid
@@ -175,11 +176,11 @@ def _which(manifest: Manifest, backup: Backup) -> str:
 
 
 def _ago(moment: datetime) -> str:
-    minutes = max(0, int((datetime.now(UTC) - moment).total_seconds() // 60))
-    for size, word in ((1440, "day"), (60, "hour")):
+    minutes = int((datetime.now(UTC) - moment).total_seconds() // 60)
+    for size, word in ((1440, "days"), (60, "hours"), (1, "minutes")):
         if minutes >= 2 * size:
-            return f"{minutes // size} {word}s ago"
-    return f"{minutes} minute{'' if minutes == 1 else 's'} ago"
+            return f"{minutes // size} {word} ago"
+    return "just now"
 
 
 def _size(count: int) -> str:
@@ -208,7 +209,7 @@ def _losses(lost: Sequence[tuple[str, int]], changed: int) -> str:
         text = "By the server's statistics, an estimate, no table has more rows than the backup"
     if changed:
         counted = _count(changed, "update and deletion")
-        return f"{text}, and what was changed since of the {counted} that it has counted."
+        return f"{text}; of the {counted} that it has counted so far, those made since would be lost, too."
     return f"{text}; it has counted no update or deletion."
 
 

@@ -136,12 +136,14 @@ def all_of(run: Run) -> list[Asked]:
 
 
 def queue(run: Run, asked: list[Asked]) -> list[Asked]:
-    """Those that are to be done, in their order: what has begun, then the oldest. They are done one at a time."""
+    """Those that are to be done, in their order: what has begun, then the oldest, and of the same second the dry runs
+    first. They are done one at a time."""
     jobs = {(job["metadata"].get("annotations") or {}).get(naming.ANNOTATION_REQUEST) for job in run.restore_jobs}
 
-    def place(item: Asked) -> tuple[bool, str, str]:
+    def place(item: Asked) -> tuple[bool, str, bool, str]:
         begun = "job" in item.known or item.digest[:16] in jobs
-        return not begun, str(item.manifest["metadata"]["creationTimestamp"]), item.name
+        created = str(item.manifest["metadata"]["creationTimestamp"])
+        return not begun, created, not item.is_dry_run, item.name
 
     open_ones = [item for item in asked if not item.is_over and not item.is_going]
     return sorted((item for item in open_ones if item.problem(run.key[1], run.spec) is None), key=place)

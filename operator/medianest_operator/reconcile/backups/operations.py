@@ -20,7 +20,7 @@ from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.backups import asked
 from medianest_operator.reconcile.backups.asked import Asked
-from medianest_operator.reconcile.backups.requests import Progress, Restores
+from medianest_operator.reconcile.backups.requests import NOTHING_CHANGED, Progress, Restores
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, Services
 from medianest_operator.reconcile.instances.servers import Servers
@@ -227,7 +227,7 @@ class _Follower:
 
     async def fail(self, reason: Reason, message: str, **details: Any) -> None:
         """It is over, and nothing was changed."""
-        told = f"{message.rstrip('.')}. Nothing was changed. Another object tries again."
+        told = f"{message.rstrip('.')}. {NOTHING_CHANGED} Another object tries again."
         await self.report(Progress(self.item.uid, OperationPhase.FAILED, reason, told, details))
 
     async def report(self, progress: Progress) -> None:

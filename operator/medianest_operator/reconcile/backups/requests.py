@@ -19,6 +19,7 @@ from medianest_operator.reconcile.instances.servers import SOON
 
 BOOTSTRAP: Final = "bootstrap"
 RESTORING, DONE, FAILED = "Restoring", "Done", "Failed"
+NOTHING_CHANGED: Final = "Nothing was changed."
 
 
 @dataclass(frozen=True)

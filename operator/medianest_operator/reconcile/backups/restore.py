@@ -33,6 +33,7 @@ from medianest_operator.reconcile.backups.requests import (
     BOOTSTRAP,
     DONE,
     FAILED,
+    NOTHING_CHANGED,
     RESTORING,
     Progress,
     Request,
@@ -181,7 +182,7 @@ class _Restore:
         if (result.is_final and result.reason != BackupReason.TARGET_NOT_EMPTY) or len(tries) >= _TRIES:
             if self._candidate(request) in self._found:
                 await databases.drop(self._connection, self._candidate(request))
-            told = f"{message.rstrip('.')}. {_what_to_do(request, result.reason)}"
+            told = f"{_unchanged(request, message)} {_what_to_do(request, result.reason)}"
             return self._report(request, live, FAILED, told, attempt)
         if not attempt.is_stranded and attempt.age < _PAUSE * 2 ** (len(tries) - 1):
             again = f"{message.rstrip('.')}. Trying again soon ({len(tries)} of {_TRIES} tries)."
@@ -214,7 +215,7 @@ class _Restore:
             attempt = await attempts.start(run, wanted)
         except Permanent as error:
             await databases.drop(self._connection, candidate)
-            told = f"{error.message.rstrip('.')}. {_what_to_do(request)}"
+            told = f"{_unchanged(request, error.message)} {_what_to_do(request)}"
             return self._report(request, live, FAILED, told)
         return self._report(request, live, RESTORING, f"Job {attempt.name} {request.doing}.", attempt)
 
@@ -386,15 +387,17 @@ def _was_replaced_by(item: LiveDatabase, request: Request) -> bool:
     return item.mark is not None and item.mark.role is Role.KEPT and item.mark.request == request.id
 
 
+def _unchanged(request: Request, message: str) -> str:
+    sentence = f"{message.rstrip('.')}."
+    return sentence if request.asked is None or NOTHING_CHANGED in sentence else f"{sentence} {NOTHING_CHANGED}"
+
+
 def _what_to_do(request: Request, reason: str | None = None) -> str:
     if request.asked is None:
         return "Change spec.bootstrap to try again."
     if reason in {BackupReason.NOT_EQUAL, BackupReason.NOT_RESTORABLE}:
-        return (
-            "Nothing was changed. To take it all the same, make another object whose restore.acceptDifferences names"
-            " the objects that differ."
-        )
-    return "Nothing was changed. Another object tries again."
+        return "To take it all the same, make another object whose restore.acceptDifferences names what differs."
+    return "Another object tries again."
 
 
 def _request_of(attempt: Attempt) -> str | None:
