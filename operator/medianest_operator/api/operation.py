@@ -41,7 +41,8 @@ class Restore(ApiModel):
             "restore.backup and restore.targetTime exclude each other: one names the backup, the other chooses it",
         ),
         (
-            "!has(self.acceptUnsigned) || !self.acceptUnsigned || (has(self.backup) && !self.backup.startsWith('latest'))",
+            "!has(self.acceptUnsigned) || !self.acceptUnsigned"
+            " || (has(self.backup) && !self.backup.startsWith('latest'))",
             "restore.acceptUnsigned is for a backup that restore.backup names by its id",
         ),
     )
