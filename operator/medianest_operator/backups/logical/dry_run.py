@@ -3,7 +3,6 @@ statistics are read."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator import naming
-from medianest_operator.backups.ending import result_of
+from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.finding import choose
 from medianest_operator.backups.logical.restore import (
     RestoreOptions,
@@ -86,10 +85,7 @@ class DryRun:
 
     def run(self) -> Result:
         """Look; nothing is raised but what a bug raises."""
-        began = time.monotonic()
-        result = result_of(self._look, "The dry run was asked to stop.", self._more)
-        result.more["seconds"] = round(time.monotonic() - began, 1)
-        return result
+        return timed_result(self._look, "The dry run was asked to stop.", self._more)
 
     def _look(self) -> Result:
         options = self._options

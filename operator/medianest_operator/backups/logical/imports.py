@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from medianest_operator.backups.ending import result_of
+from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.counting import Counting
 from medianest_operator.backups.logical.dump import DumpError, dump, restore_archive, sequence_values
 from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect
@@ -151,10 +151,7 @@ class ImportRun:
 
     def run(self) -> Result:
         """Import; nothing is raised but what a bug raises."""
-        began = time.monotonic()
-        result = result_of(self._with_room, "The import was asked to stop; it is not complete.", self._more)
-        result.more["seconds"] = round(time.monotonic() - began, 1)
-        return result
+        return timed_result(self._with_room, "The import was asked to stop; it is not complete.", self._more)
 
     def _with_room(self) -> Result:
         try:

@@ -103,11 +103,16 @@ def create_database(connection: Connection[Any], name: str, manifest: Manifest) 
     try:
         connection.execute(statement)
     except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
-        raise RunFailure(
-            Reason.TARGET_UNFIT,
-            f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed on this server:"
-            f" {' '.join(str(error).split())}",
-        ) from error
+        raise collation_missing(manifest, error) from error
+
+
+def collation_missing(manifest: Manifest, error: psycopg.Error) -> RunFailure:
+    """What it means that a database can't be made as the one was that was backed up."""
+    return RunFailure(
+        Reason.TARGET_UNFIT,
+        f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed on this server:"
+        f" {' '.join(str(error).split())}",
+    )
 
 
 def _beginning(name: str) -> str:

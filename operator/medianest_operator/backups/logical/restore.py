@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from medianest_operator.backups.ending import result_of
+from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.filling import Plan, Target, fill, inspect, plan, read_restored
 from medianest_operator.backups.logical.finding import Found, Wanted, choose, look
@@ -93,10 +93,7 @@ class RestoreRun:
 
     def run(self) -> Result:
         """Restore; nothing is raised but what a bug raises."""
-        began = time.monotonic()
-        result = result_of(self._restore, "The restore was asked to stop; it is not complete.", self._more)
-        result.more["seconds"] = round(time.monotonic() - began, 1)
-        return result
+        return timed_result(self._restore, "The restore was asked to stop; it is not complete.", self._more)
 
     def _restore(self) -> Result:
         options = self._options

@@ -16,6 +16,7 @@ from medianest_operator.backups.ending import result_of
 from medianest_operator.backups.logical.copying import copy_archive
 from medianest_operator.backups.logical.dump import DumpError
 from medianest_operator.backups.logical.finding import Wanted, choose, look, of_newest
+from medianest_operator.backups.logical.new_database import collation_missing
 from medianest_operator.backups.logical.restore import check_version
 from medianest_operator.backups.logical.toc import read_toc
 from medianest_operator.backups.repository.catalog import (
@@ -229,11 +230,7 @@ class VerifyRun:
                 reason = Reason.INTERNAL_ERROR if error.transient else Reason.NO_ROOM
                 raise RunFailure(reason, f"{work}: {error}", error.transient) from error
             except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
-                raise RunFailure(
-                    Reason.TARGET_UNFIT,
-                    f"The backup's collation {manifest.collate} (encoding {manifest.encoding}) is not installed here:"
-                    f" {_plain(error)}",
-                ) from error
+                raise collation_missing(manifest, error) from error
             except psycopg.errors.FeatureNotSupported as error:
                 # An extension whose files aren't there.
                 raise RunFailure(
