@@ -119,7 +119,7 @@ class DryRun:
             _which(manifest, backup),
             _losses(lost, live.changed),
             _returns(_more_rows(manifest.rows, live.rows)),
-            _not_brought_back(backup),
+            _refused(backup.verification, options.accepted),
             _time(measured),
             lacks_room(live.used, manifest, options.volume) if room is False else _room(room),
         ]
@@ -219,12 +219,16 @@ def _returns(back: Sequence[tuple[str, int]]) -> str:
     return f"Rows that the database has lost since would come back: {_rows(back)}." if back else ""
 
 
-def _not_brought_back(backup: Backup) -> str:
-    lost = backup.verification.lost if backup.verification else ()
+def _refused(verification: Verification | None, accepted: Sequence[str]) -> str:
+    """What keeps a restore in place from being done, as the last verification found it out."""
+    lost = [label for label in (verification.lost if verification else ()) if label not in accepted]
     if not lost:
         return ""
     more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
-    return f"It can't bring back, and is refused unless that is accepted by name: {', '.join(lost[:_SHOWN])}{more}."
+    return (
+        f"A restore in place can't bring back {', '.join(lost[:_SHOWN])}{more} as it was, and is refused unless"
+        " restore.acceptDifferences names each."
+    )
 
 
 def _time(measured: float | None) -> str:
