@@ -437,3 +437,26 @@ def test_a_backup_of_a_migration_comes_back_like_any_other(bench: Bench, target:
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
     assert contents(target) == before
     assert bench.verify().told == (0, "Succeeded", "Succeeded")
+
+
+def test_a_backup_of_a_migration_names_the_large_objects_that_it_lacks(bench: Bench, target: Database) -> None:
+    """Those of others nobody but they may read, so that none is in it."""
+    bench.source.execute("SELECT lo_from_bytea(0, 'of the superuser')")
+    for migration in bundled_migrations():
+        (bench.folder / "source" / migration.name).mkdir(parents=True)
+        (bench.folder / "source" / migration.name / "migration.sql").write_text(migration.sql)
+    (bench.folder / "source" / "20270101000000_next").mkdir()
+    (bench.folder / "source" / "20270101000000_next" / "migration.sql").write_text("ALTER TABLE users ADD note text;")
+    source = ("--source", str(bench.folder / "source"), "--rehearse", "Never")
+    migrated = bench.start("migrate", *source, *bench.places, *WHOSE, user="medianest_migrator").end()
+    assert migrated.code == 0, migrated.text
+    verified = bench.verify()
+    assert verified.told == (0, "Succeeded", "Succeeded"), verified.text
+    assert {tuple(item["verification"]["lost"]) for item in bench.listed()} == {("large objects",)}
+    answer = bench.restore(target, "--strict")
+    assert answer.told == (1, "Failed", "NotEqual"), answer.text
+    assert answer.result["differences"] == ["there are 0 large objects, expected 1"]
+    again = candidate(bench.source.server)
+    answer = bench.restore(again, "--strict", "--accept-difference", "large objects")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    bench.source.server.drop_database(again)
