@@ -66,5 +66,5 @@ def restore_in_place(
             found = replace(found, catalog=found.catalog.without_extensions(room.brought))
             lost = made.losses.objects(archive.catalog) if archive.catalog else made.losses.told()
             comparison = compare(archive.manifest, archive.catalog, found, accepted=lost)
-        with timed("amcheck"):
-            return InPlace(lost, comparison, *amcheck.check(connection))
+        with timed("amcheck"), closing(room.connect(room.restorer)) as beside:
+            return InPlace(lost, comparison, *amcheck.check([connection, beside]))

@@ -278,8 +278,8 @@ class VerifyRun:
                     comparison = compare(manifest, archive.catalog, found, losses=Losses(copied.left))
                 if comparison.differences:
                     raise RunFailure(Reason.NOT_EQUAL, f"it is not what was backed up: {comparison.describe()}")
-                with stages.timed("amcheck"):
-                    checked, problems = amcheck.check(connection)
+                with stages.timed("amcheck"), closing(copied.room.connect_reader()) as beside:
+                    checked, problems = amcheck.check([connection, beside])
         _check(problems)
         comparison.notes[:0] = copied.left.notes
         return _told(comparison, checked, stages)
