@@ -18,7 +18,7 @@ from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.repository.client import open_folder
 
 # Packed by pg_dump's own zlib, and not a word of a compression in their manifests.
-BEFORE = Path(__file__).parent / "data" / "backups" / "unversioned" / "repository"
+BEFORE = Path(__file__).parent / "data" / "backups" / "format-1" / "repository"
 _MEBIBYTE = 1 << 20
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_such_frame_is_damaged(bench: Bench, name: str) -> None:
         assert contents(target) == {}
     finally:
         target.server.drop_database(target)
-    answer = bench.verify()
+    answer = bench.verify("--backup", dumped(bench).parent.name)
     assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
     assert words in answer.result["message"]
     assert list(bench.work.iterdir()) == []

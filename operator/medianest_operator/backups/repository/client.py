@@ -43,7 +43,7 @@ CHUNK = 1 << 20
 """A good size of the pieces that are handed to `Repository.write`, bytes."""
 PART = 6 << 20
 """What is sent to a bucket in one request, bytes: one is on its way while the next one is filled."""
-RANGE = 4 << 20
+RANGE = 2 << 20
 """What is asked of a repository in one request, bytes."""
 READ_AHEAD = 2
 # What object_store names a file that is being written, before it renames it.

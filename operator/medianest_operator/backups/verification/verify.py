@@ -50,6 +50,8 @@ _SETTINGS = {
     "wal_buffers": "1MB",
     "max_wal_size": "256MB",
     "max_connections": "8",
+    # ANALYZE holds 300 rows for each, and large ones are some 100 MiB otherwise; nobody plans by its figures here.
+    "default_statistics_target": "10",
 }
 # What speaks of the backup itself; everything else, of the place where it was tried.
 _OF_BACKUP = frozenset({Reason.BACKUP_DAMAGED, Reason.RESTORE_FAILED, Reason.NOT_EQUAL})
