@@ -75,8 +75,10 @@ class _Document(BaseModel):
         try:
             document, has_checksum, signature = unseal(text, keys)
         except SealError as error:
-            # A newer version may seal otherwise.
-            raise (NewerFormatError if _says_newer(text) else ManifestError)(str(error)) from error
+            if _says_newer(text):
+                # It may seal otherwise.
+                raise NewerFormatError(f"it is of a newer version of the operator, and {error}") from error
+            raise ManifestError(str(error)) from error
         try:
             found = cls.model_validate(document)
         except ValidationError as error:
