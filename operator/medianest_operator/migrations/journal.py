@@ -404,7 +404,7 @@ async def read_version(connection: AsyncConnection[Any], version: str) -> Catalo
         catalog = catalog_from_json(json.loads(row[0]))
         if all(_is_catalog_object(item) for item in catalog.objects.values()):
             return catalog
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UntrustedContent(f"{VERSIONS.label} has a catalog for {version} that no run of this operator writes")
 

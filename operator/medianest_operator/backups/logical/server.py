@@ -149,17 +149,17 @@ def check_readable(server: Server, schema: str | None = None) -> list[Table]:
     tables = [table for table in read_tables(server.connection) if schema in (None, table.schema)]
     user = server.connection.info.user
     cursor = server.connection.cursor(row_factory=tuple_row)
-    sequences = [name for name, place in cursor.execute(_SEQUENCES).fetchall() if schema in (None, place)]
-    if sequences:
-        raise RunFailure(
-            Reason.PERMISSION_DENIED,
-            f"Role {user} may not read {_listed(sequences, 'sequence')}. Grant it pg_read_all_data.",
-        )
     closed = [table.name for table in tables if not table.is_readable]
     if closed:
         raise RunFailure(
             Reason.PERMISSION_DENIED,
             f"Role {user} may not read {_listed(closed, 'table')}. Grant it pg_read_all_data.",
+        )
+    sequences = [name for name, place in cursor.execute(_SEQUENCES).fetchall() if schema in (None, place)]
+    if sequences:
+        raise RunFailure(
+            Reason.PERMISSION_DENIED,
+            f"Role {user} may not read {_listed(sequences, 'sequence')}. Grant it pg_read_all_data.",
         )
     hidden = [table.name for table in tables if table.has_policies]
     if hidden:
