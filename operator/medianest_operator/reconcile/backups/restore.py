@@ -124,6 +124,7 @@ class _Restore:
             return await self._follow(request, live)
         if live is None:
             await databases.create(self._connection, self._name, self._run.spec.database.owner)
+            _forget_contents(self._run)
             return Restores(has_database=True, report=self._known)
         if not live.connects:
             await databases.allow_connections(self._connection, self._name)
@@ -270,8 +271,7 @@ class _Restore:
         await roles.ensure_connect(self._connection, run.spec, candidate, replace=True)
         await run.services.sessions.leave(*run.key, self._name)
         await databases.swap_in(self._connection, candidate, self._name, mark, kept)
-        for topic in ("schema", "unwritten", "indexes", "grants", "hardening"):
-            run.services.memory.drop(run.key, topic)
+        _forget_contents(run)
         if kept is not None:
             self._found[kept[0]] = LiveDatabase(kept[0], False, kept[1])
         self._found[self._name] = LiveDatabase(self._name, True, mark)
@@ -381,6 +381,12 @@ class _Restore:
 
     def _kept(self, request: Request) -> str:
         return f"{self._name}_old_{request.digest[:8]}"
+
+
+def _forget_contents(run: Run) -> None:
+    """What is known of a database is not known of the one that has its name now."""
+    for topic in ("schema", "unwritten", "indexes", "grants", "hardening"):
+        run.services.memory.drop(run.key, topic)
 
 
 def _was_replaced_by(item: LiveDatabase, request: Request) -> bool:
