@@ -148,7 +148,8 @@ class RestoreRun:
                 losses=None if options.strict else made.losses,
                 accepted=options.accepted,
             )
-            comparison.notes[:0] = [*notes, *different, *made.losses.told()]
+            # Where it is strict, each difference that was accepted is a note already.
+            comparison.notes[:0] = [*notes, *different, *(() if options.strict else made.losses.told())]
             self._check(manifest, comparison)
             connection.close()
             if made_for_it is not None:
@@ -182,8 +183,7 @@ class RestoreRun:
             raise RunFailure(
                 Reason.NOT_RESTORABLE,
                 f"{archive.manifest.id} has what role {target.connection.info.user} can't bring back as it was:"
-                f" {shown}. Nothing was changed. Accept that these differ, each by its name, or let a superuser"
-                " restore it.",
+                f" {shown}. Nothing was changed.",
             )
         return made
 
@@ -203,8 +203,7 @@ class RestoreRun:
         self._more["differences"] = [COLLATION]
         raise RunFailure(
             Reason.NOT_RESTORABLE,
-            f"{manifest.id} can't be restored as it was: {text}. Nothing was changed. Accept the difference as"
-            f" {COLLATION!r}.",
+            f"{manifest.id} can't be restored as it was: {text} ({COLLATION}). Nothing was changed.",
         )
 
     def _download(self, places: Sequence[tuple[Repository, Backup]], stack: ExitStack) -> tuple[Archive, Repository]:

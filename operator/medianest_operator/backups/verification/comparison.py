@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,6 +29,8 @@ LARGE_OBJECTS = "large objects"
 """How the lack of them is accepted."""
 ACCEPTED = "accepted: "
 """How a note on a difference that was accepted begins."""
+_LARGEST_CATALOG = 512 << 20
+"""Bytes: more is unpacked of no catalog, whatever a forged one may hold."""
 _HISTORY = "_prisma_migrations"
 # What a dump of one database doesn't hold: who may connect, and settings of roles and of the database itself.
 _OUTSIDE = ("grants", "", "database")
@@ -148,7 +151,9 @@ def stored_catalog(repository: Repository, manifest: Manifest, identities: Seque
     chunks = fetch(repository, manifest.place, file)
     packed = b"".join(decrypt(chunks, identities) if file.encrypted else chunks)
     try:
-        text = gzip.decompress(packed)
+        text = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(_LARGEST_CATALOG + 1)
+        if len(text) > _LARGEST_CATALOG:
+            raise ValueError("it is larger than any catalog")
         if hashlib.sha256(text).hexdigest() != manifest.fingerprint:
             raise ValueError("its SHA-256 is not the manifest's fingerprint")
         return parse_catalog(text)
