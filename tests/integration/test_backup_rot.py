@@ -68,6 +68,17 @@ def test_the_latest_verified_is_the_next_one_where_the_newest_has_rotted(bench: 
     assert contents(target) == before
 
 
+def test_only_the_copy_that_has_rotted_is_called_so(bench: Bench, target: Database) -> None:
+    """The other repository's is restored in its place."""
+    rot(dumps(bench)[1])
+    name = dumps(bench)[1].parent.name
+    answer = bench.restore(target, "--backup", name)
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert answer.result["repository"] == "far"
+    told = {item["repository"]: item["verification"]["ok"] for item in bench.listed() if item["id"] == name}
+    assert told == {"main": False, "far": True}
+
+
 def test_one_that_is_named_is_that_one_or_none(bench: Bench, target: Database) -> None:
     rot(dumps(bench)[1])
     rot(dumps(bench, "far")[1])

@@ -73,7 +73,7 @@ class NewDatabase:
         with closing(self._connect(MAINTENANCE)) as connection:
             _run(connection, "DROP DATABASE IF EXISTS {} WITH (FORCE)", self.filling)
 
-    def finish(self, *, suffix: str = "") -> list[str]:
+    def finish(self) -> list[str]:
         """Give it the rights, the settings and the name; returns what it could not be given, in words.
 
         Raises:
@@ -81,7 +81,7 @@ class NewDatabase:
         """
         with closing(self._connect(MAINTENANCE)) as connection:
             notes = _give_properties(connection, self.filling, self._manifest)
-            _run(connection, "ALTER DATABASE {} RENAME TO {}", self.filling, f"{self.name}{suffix}")
+            _run(connection, "ALTER DATABASE {} RENAME TO {}", self.filling, self.name)
         return notes
 
 

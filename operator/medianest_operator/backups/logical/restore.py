@@ -107,19 +107,12 @@ class RestoreRun:
                 # Whoever asks for the latest asks for one that is good.
                 if failure.reason is not Reason.BACKUP_DAMAGED or options.which not in (LATEST, LATEST_VERIFIED):
                     raise
-                self._note_damage(places, failure.message)
                 rotten[places[0][1].id] = f"{failure.message}, so the one before was taken"
                 try:
                     places = choose(found, options.which, but=rotten)
                 except RunFailure:
                     raise failure from None
                 self._report(f"{failure.message}; trying the one before")
-
-    def _note_damage(self, places: Sequence[tuple[Repository, Backup]], message: str) -> None:
-        """A repository that can only be read is good enough to restore from."""
-        for repository, backup in places:
-            with suppress(RepositoryError):
-                write_verification(repository, backup, Verification.of(False, datetime.now(UTC), 0, cut(message)))
 
     def _restore_one(self, places: Sequence[tuple[Repository, Backup]], notes: Sequence[str]) -> Result:
         options = self._options
@@ -216,6 +209,8 @@ class RestoreRun:
                     stack.push(inner.pop_all())
                     return archive, repository
             except RunFailure as failure:
+                if failure.reason is Reason.BACKUP_DAMAGED:
+                    _note_damage(repository, backup, failure.message)
                 if number == len(places) or failure.reason not in _ELSEWHERE:
                     raise
                 self._report(f"{failure.message}; trying {places[number][0].name}")
@@ -261,6 +256,12 @@ class RestoreRun:
         notes = "".join(f" Note: {note}." for note in comparison.notes)
         message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {verification}.{notes}"
         return Result.success(cut(message), **self._more, differences=[])
+
+
+def _note_damage(repository: Repository, backup: Backup, message: str) -> None:
+    """So that nobody else takes it. A repository that can only be read is good enough to restore from."""
+    with suppress(RepositoryError):
+        write_verification(repository, backup, Verification.of(False, datetime.now(UTC), 0, cut(message)))
 
 
 def eligible(repositories: Sequence[Repository], options: RestoreOptions, report: Callable[[str], None]) -> Found:
