@@ -1,10 +1,16 @@
 """Moments as Kubernetes writes them: RFC 3339, UTC, whole seconds, `Z` (apimachinery, metav1.Time)."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
-def stamp(moment: datetime) -> str:
-    """An aware moment, for instance `2026-11-22T03:00:00Z`."""
+def stamp(moment: datetime, *, up: bool = False) -> str:
+    """An aware moment, for instance `2026-11-22T03:00:00Z`.
+
+    Args:
+        up: the second that has begun counts: what had happened at the moment had happened by the one that is written.
+    """
+    if up and moment.microsecond:
+        moment += timedelta(seconds=1)
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 

@@ -413,7 +413,7 @@ def test_server_that_is_dumped_goes_away(kube: Kube) -> None:
     with kube.session("db-0", kube.secret("db-migrator")["uri"]) as hold:
         assert hold("BEGIN; LOCK TABLE users; SELECT 'held'") == "held"
         ask(kube, "first", verify=True)
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'"
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename ~ 'backup' AND wait_event_type = 'Lock'"
         kube.kubectl(
             "exec", "db-0", "-c", "postgres", "--", "sh", "-c",
             f'until [ "$(psql -XAtqd medianest -c "{waiting}")" = 1 ]; do sleep 0.1; done',

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
@@ -29,6 +30,7 @@ from integration.backup_runs import (
 )
 from integration.postgres_server import Database, PostgresServer, running_server
 from integration.slow_network import slow_network
+from medianest_operator.backups.logical import server as backups_server
 from medianest_operator.backups.logical.run import BackupOptions, BackupRun
 from medianest_operator.backups.repository.catalog import Catalog
 from medianest_operator.backups.repository.client import open_folder
@@ -283,14 +285,14 @@ def test_what_is_too_old_goes_once_a_newer_one_is_there(bench: Bench) -> None:
 
 def test_a_server_that_goes_once_all_is_dumped_spoils_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored is whole; taken again, it would be there twice."""
-    gone = []
+    gone: list[list[tuple[Any, ...]]] = []
 
     def ending() -> datetime:
-        # The second time it is asked for, as the manifest is made.
+        # It is asked for at the beginning, at the snapshot, and as the manifest is made.
+        stop = "SELECT pg_terminate_backend(pid)" if len(gone) == 2 else "SELECT"
         gone.append(
             bench.source.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE usename = 'medianest_backup' AND state = 'idle in transaction'"
+                f"{stop} FROM pg_stat_activity WHERE usename = 'medianest_backup' AND state = 'idle in transaction'"
             )
         )
         return datetime.now(UTC)
@@ -298,7 +300,7 @@ def test_a_server_that_goes_once_all_is_dumped_spoils_nothing(bench: Bench, monk
     for name, value in bench.source.environment("medianest_backup").items():
         monkeypatch.setenv(name, value)
     result = BackupRun([bench.open(0)], BackupOptions(Tier.DAILY, (NAMESPACE, NAME), now=ending)).run()
-    assert gone[1] == [(True,)]
+    assert gone[2] == [(True,)]
     assert result.outcome == "Succeeded", result
     assert bench.complete() == [result.more["backup"]]
 
@@ -315,6 +317,18 @@ def test_sigterm_leaves_nothing(bench: Bench) -> None:
     assert answer.told == (2, "Transient", "Interrupted"), answer.text
     after = sorted(path for path in bench.folder.rglob("*") if path.is_file() and not path.name.startswith("result-"))
     assert after == [path for path in before if not path.name.startswith("result-")]
+
+
+def test_a_table_that_stays_locked_is_not_waited_for_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backups_server, "LOCK_WAIT", 300)
+    for name, value in bench.source.environment("medianest_backup").items():
+        monkeypatch.setenv(name, value)
+    with bench.source.connect() as blocker, blocker.transaction():
+        blocker.execute("LOCK TABLE users")
+        result = BackupRun([bench.open(0)], BackupOptions(Tier.DAILY, (NAMESPACE, NAME))).run()
+    assert (result.outcome, result.reason) == ("Transient", "DumpFailed"), result
+    assert "lock timeout" in result.message
+    assert bench.listed() == []
 
 
 def test_time_limits_are_for_the_application(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from integration.backup_runs import WHOSE, Answer, Bench, candidate, contents, new_bench
+from integration.backup_runs import WHOSE, Answer, Bench, candidate, contents, new_bench, until
 from integration.postgres_server import Database, PostgresServer
 from medianest_operator.backups.logical.dry_run import read_live
 from medianest_operator.backups.repository.catalog import Catalog
@@ -148,13 +148,34 @@ def test_the_last_backup_before_a_moment(bench: Bench, target: Database) -> None
     bench.source.execute("DELETE FROM media_requests")
     bench.backup()
     first, second = Catalog.read(bench.open()).backups
-    told = second.taken_at.isoformat()
+    exact = look(bench, "--backup", "latest", "--target-time", second.taken_at.isoformat())
+    assert exact.result["backup"] == second.id
+    told = (second.taken_at - timedelta(microseconds=1)).isoformat()
     assert look(bench, "--backup", "latest", "--target-time", told).result["backup"] == first.id
     answer = bench.restore(target, "--backup", "latest", "--target-time", told)
     assert (answer.code, answer.result["backup"]) == (0, first.id), answer.text
     assert contents(target)["public.media_requests"] != contents(bench.source)["public.media_requests"]
     early = look(bench, "--backup", "latest", "--target-time", "2020-01-01T00:00:00Z")
     assert early.told == (1, "Failed", "NoSuchBackup")
+
+
+def test_what_was_written_while_a_backup_waited_is_later_than_when_it_began(bench: Bench) -> None:
+    """It has the row, so it isn't one of before the row."""
+    with bench.source.connect() as blocker:
+        with blocker.transaction():
+            blocker.execute("LOCK TABLE users")
+            run = bench.start("backup", *bench.places, *WHOSE, "--tier", "daily")
+            until(lambda: bool(blocker.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()))
+            moment = datetime.now(UTC)
+            blocker.execute("INSERT INTO users (id, email) VALUES ('late', 'late@example.org')")
+        taken = run.end()
+    assert taken.code == 0, taken.text
+    answer = look(bench, "--backup", "latest", "--target-time", moment.isoformat())
+    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    assert f"or earlier: the oldest, {taken.result['backup']}, is of 20" in answer.result["message"]
+    assert datetime.fromisoformat(taken.result["startedAt"]) < moment < Catalog.read(bench.open()).backups[0].taken_at
+    ended = look(bench, "--backup", "latest", "--target-time", taken.result["finishedAt"])
+    assert ended.result["backup"] == taken.result["backup"]
 
 
 def test_what_does_not_fit_is_refused(bench: Bench, target: Database) -> None:

@@ -215,7 +215,7 @@ def restore(
         typer.Option("--ask-for-extensions", help="Give up, and say which, where a superuser has to make some first."),
     ] = False,
     target_time: Annotated[
-        str | None, typer.Option(help="Only backups that began before, 2026-12-24T18:00:00Z.", metavar="TIME")
+        str | None, typer.Option(help="Only backups that hold nothing later, 2026-12-24T18:00:00Z.", metavar="TIME")
     ] = None,
     volume_size: Annotated[
         int, typer.Option(help="Of the server's volume: what doesn't fit is refused.", metavar="BYTES", min=0)

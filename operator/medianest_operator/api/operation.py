@@ -50,7 +50,7 @@ class Restore(ApiModel):
     backup: BackupChoice | None = None
     """Which one: latest-verified (where unset), latest, or an id."""
     target_time: Moment | None = None
-    """Takes the last backup that began before this moment, instead."""
+    """Takes the last backup whose contents are not later than this moment, instead."""
     repository: DnsLabel | None = None
     """The repository of the database's spec.backup to take it from; the first where unset."""
     keep_replaced: Days | None = None

@@ -54,7 +54,7 @@ class RestoreOptions:
         accept_unsigned: restore a backup that is named by its id although it isn't signed.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the server gets to let us in.
-        before: only backups that began before this moment.
+        before: only backups whose contents are of this moment or an earlier one.
         volume: bytes of the server's volume; 0: not known, and not looked at.
     """
 
@@ -265,7 +265,11 @@ def _note_damage(repository: Repository, backup: Backup, message: str) -> None:
 
 
 def eligible(repositories: Sequence[Repository], options: RestoreOptions, report: Callable[[str], None]) -> Found:
-    """The backups that come into question."""
+    """The backups that come into question.
+
+    Raises:
+        RunFailure: there are backups, but all are of a later moment than the one that is asked for.
+    """
     found = look(repositories, options.wanted, report)
     return found if options.before is None else taken_before(found, options.before)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from medianest_operator.backups.logical.finding import Found
-from medianest_operator.backups.repository.catalog import Catalog
+from medianest_operator.backups.repository.catalog import Catalog, State
 from medianest_operator.backups.repository.manifest import Manifest
 from medianest_operator.postgres.rows import only
 from medianest_operator.results.backup import Reason, RunFailure
@@ -24,12 +24,28 @@ SELECT pg_catalog.pg_tablespace_size(d.dattablespace) FROM pg_catalog.pg_databas
 
 
 def taken_before(found: Found, moment: datetime) -> Found:
-    """The same without the backups that began at that moment or later."""
+    """The same without the backups whose contents are of a later moment.
+
+    Raises:
+        RunFailure: that is each of them.
+    """
     catalogs = [
-        Catalog(catalog.repository, [backup for backup in catalog.backups if backup.taken_at < moment])
+        Catalog(catalog.repository, [backup for backup in catalog.backups if backup.taken_at <= moment])
         for catalog in found.catalogs
     ]
+    complete = [backup for catalog in found.catalogs for backup in catalog.backups if backup.state is State.COMPLETE]
+    if complete and not any(backup.taken_at <= moment for backup in complete):
+        oldest = min(complete, key=lambda backup: backup.taken_at)
+        raise RunFailure(
+            Reason.NO_SUCH_BACKUP,
+            f"No backup is of {_shown(moment)} or earlier: the oldest, {oldest.id}, is of {_shown(oldest.taken_at)}.",
+            transient=bool(found.failures) and found.transient,
+        )
     return Found(catalogs, found.failures, found.transient)
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC).isoformat(sep=' ', timespec='milliseconds').removesuffix('+00:00')} UTC"
 
 
 def used_bytes(connection: Connection[Any]) -> int:

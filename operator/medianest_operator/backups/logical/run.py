@@ -127,7 +127,7 @@ class BackupRun:
         else:
             result = self._told(taken, more)
         result.more["seconds"] = round(time.monotonic() - started, 1)
-        result.more["finishedAt"] = stamp(self._options.now())
+        result.more["finishedAt"] = stamp(self._options.now(), up=True)
         if self._failed and "repositories" not in result.more:
             result.more["repositories"] = _told_repositories(self._failed)
         return result
@@ -231,6 +231,7 @@ class BackupRun:
         version = pg_dump_version()
         before = read_definitions(server.connection)
         with snapshot(server.connection) as exported:
+            taken_at = self._options.now()
             tables = check_readable(server)
             lock_tables(server.connection, tables)
             facts = read_facts(server.connection)
@@ -251,7 +252,7 @@ class BackupRun:
                         id=place.id,
                         tier=place.tier,
                         origin=place.origin,
-                        taken_at=began,
+                        taken_at=taken_at,
                         finished_at=self._options.now(),
                         pg_dump_version=version,
                         source=server.name,

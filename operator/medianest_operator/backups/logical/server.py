@@ -189,7 +189,6 @@ def lock_tables(connection: Connection[Any], tables: Sequence[Table]) -> None:
     """
     if len(tables) > _MOST_LOCKS:
         return
-    connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT}")
     for table in tables:
         name = psycopg.sql.Identifier(table.schema, table.plain)
         connection.execute(psycopg.sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
@@ -225,6 +224,8 @@ def without_limits(connection: Connection[Any]) -> None:
         limits.append("idle_session_timeout")
     for limit in limits:
         connection.execute(psycopg.sql.SQL("SET {} = 0").format(psycopg.sql.Identifier(limit)))
+    # Definitions of tables wait for locks as well, and so would who asks for them in vain.
+    connection.execute(f"SET lock_timeout = {LOCK_WAIT}")
     for setting in _NEUTRAL:
         connection.execute(setting)
 

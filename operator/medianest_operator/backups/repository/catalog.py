@@ -91,7 +91,7 @@ class Backup:
 
     @property
     def taken_at(self) -> datetime:
-        """When it began: its manifest's word, else its id's."""
+        """What moment its contents are of: its manifest's word, else its id's, which is when it began."""
         if self.manifest is not None:
             return self.manifest.taken_at
         moment = layout.id_moment(self.id)

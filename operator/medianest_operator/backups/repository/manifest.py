@@ -197,7 +197,7 @@ class Manifest(_Document):
         origin: whose it is.
         dbname: the database's name in PostgreSQL.
         owner: the role that owns it.
-        taken_at: when it began, by the clock of who took it; ages are counted from it.
+        taken_at: the moment that its contents are of, by the clock of who took it; ages are counted from it.
         finished_at: when the last byte was stored.
         postgres_version: the server's, as in `server_version`.
         pg_dump_version: the program's.
