@@ -4,6 +4,8 @@ Nothing else spells one. Objects of a database start with the database's own nam
 together; labels follow the Kubernetes recommended set.
 """
 
+import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,7 +51,7 @@ COMPONENT_HARDENING: Final = "hardening"
 COMPONENT_BACKUP: Final = "backup"
 COMPONENT_VERIFICATION: Final = "verification"
 COMPONENT_RESTORE: Final = "restore"
-COMPONENT_DRY_RUN: Final = "dry-run"
+COMPONENT_ASIDE: Final = "aside"
 """Of a Job that says what a restore would do."""
 COMPONENT_VOLUME: Final = "volume"
 """Of a Job that reads how far the data on a kept volume go."""
@@ -155,6 +157,8 @@ CERT_CONTROLLER: Final = "medianest-controller"
 
 JOURNAL_SCHEMA: Final = "medianest_operator"
 """In the application's database, beside its own schemas: what the operator remembers of its migration runs."""
+RESTORED_TABLES: Final = "Tables of backup"
+"""How the comment of a schema begins that holds tables out of a backup: it is no part of the application's schema."""
 READ_BY_CONTROLLER: Final = (
     ("public", "_prisma_migrations"),
     (JOURNAL_SCHEMA, "migration_runs"),
@@ -168,12 +172,21 @@ TLS_CA: Final = "ca.crt"
 CLIENT_CA: Final = "client-ca.crt"
 """In the server's Secret: the CA whose client certificates PostgreSQL and Patroni accept."""
 
+_SCHEMA_ROOM: Final = 54
 MAX_INSTANCES: Final = 9
 LEASE: Final = OPERATOR
 
 
 Key = tuple[str, str]
 """Namespace and name of a database."""
+
+
+def restored_schema(operation: str) -> str:
+    """Where an operation brings single tables back: at most 63 bytes, an identifier that needs no quotes."""
+    plain = re.sub("[^a-z0-9_]", "_", operation)
+    if len(plain) > _SCHEMA_ROOM:
+        plain = f"{plain[: _SCHEMA_ROOM - 9]}_{hashlib.sha256(operation.encode()).hexdigest()[:8]}"
+    return f"restored_{plain}"
 
 
 @dataclass(frozen=True)
@@ -299,9 +312,9 @@ class Names:
     def restore_job(self, digest: str) -> str:
         return f"{self.database}-restore-{digest[:8]}"
 
-    def dry_run_job(self, digest: str) -> str:
-        """The Job that says what a restore would do."""
-        return f"{self.database}-dry-run-{digest[:8]}"
+    def aside_job(self, digest: str) -> str:
+        """The Job of an operation that leaves the live database in its place."""
+        return f"{self.database}-aside-{digest[:8]}"
 
     def replaced_job(self, digest: str) -> str:
         """The Job that backs up a database which a restore has replaced."""

@@ -325,6 +325,10 @@ BAD_OPERATIONS: list[tuple[dict[str, Any], str]] = [
     ({"restore": {"keepReplaced": "0d"}}, "spec.restore.keepReplaced"),
     ({"restore": {"keepReplaced": "7h"}}, "spec.restore.keepReplaced"),
     ({"restore": {"acceptDifferences": ["view a", "view a"]}}, "spec.restore.acceptDifferences"),
+    ({"restore": {"tables": ["users"], "keepReplaced": "7d"}}, "restore.tables replaces nothing"),
+    ({"restore": {"tables": ["users"], "acceptDifferences": ["view a"]}}, "restore.tables replaces nothing"),
+    ({"restore": {"tables": ["users", "users"]}}, "spec.restore.tables"),
+    ({"restore": {"tables": [""]}}, "spec.restore.tables"),
     ({"restore": {"acceptDifferences": [""]}}, "spec.restore.acceptDifferences"),
     ({"restore": {"dryRun": "yes"}}, "spec.restore.dryRun"),
     ({"restore": {"acceptUnsigned": True}}, "restore.acceptUnsigned is for a backup that restore.backup names"),
@@ -338,4 +342,5 @@ GOOD_OPERATIONS: list[dict[str, Any]] = [
     {"restore": {"backup": "20261122T020000Z-daily-aaaa", "repository": "volume", "keepReplaced": "90d"}},
     {"restore": {"targetTime": "2026-11-22T10:30:00+01:00", "dryRun": True}, "ttlAfterFinished": "1d"},
     {"restore": {"acceptDifferences": ["view totals", "table users: column nickname (text)"]}},
+    {"restore": {"tables": ["users", 'other."Odd Name"'], "targetTime": "2026-11-22T09:30:00Z", "dryRun": True}},
 ]

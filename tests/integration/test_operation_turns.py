@@ -146,7 +146,7 @@ async def test_a_dry_run_changes_nothing_and_is_told_apart(made: Serving) -> Non
     assert phase(made, "next") == "Pending"
     assert (databases(made), jobs(made)) == (before, [])
     assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
-    [job] = jobs(made, naming.COMPONENT_DRY_RUN)
+    [job] = jobs(made, naming.COMPONENT_ASIDE)
     told = arguments(job)
     assert "--dry-run" in told
     assert told[told.index("--target-time") + 1] == MOMENT
@@ -173,7 +173,7 @@ async def test_a_dry_run_of_the_same_second_comes_before_its_restore(made: Servi
 async def test_a_dry_run_whose_restore_would_fail_wakes_nobody(made: Serving) -> None:
     ask(made, "look", restore={"dryRun": True})
     await run(made)
-    [job] = jobs(made, naming.COMPONENT_DRY_RUN)
+    [job] = jobs(made, naming.COMPONENT_ASIDE)
     end(made, job, {"outcome": "Failed", "message": "repository nas has no verified backup."}, succeeded=False)
     await run(made)
     found = status(made, "look")
@@ -181,6 +181,50 @@ async def test_a_dry_run_whose_restore_would_fail_wakes_nobody(made: Serving) ->
     assert found["message"].startswith("A restore can't be done: repository nas has no verified backup.")
     assert "failed" not in made.arena.message(made.key, "Ready")
     assert [item for item in made.arena.events("Warning") if item["involvedObject"]["kind"] == DATABASE.kind] == []
+
+
+async def test_tables_come_back_beside_the_live_database(made: Serving) -> None:
+    before = databases(made)
+    ask(made, "one.table", restore={"tables": ["users", "media_requests"]})
+    await run(made)
+    ask(made, "next")
+    await run(made)
+    assert (phase(made, "one.table"), status(made, "one.table")["operation"]) == ("Running", "tables")
+    assert operations.conditions(made, "one.table")["Ready"] == ("False", "Restoring")
+    assert phase(made, "next") == "Pending"
+    assert (databases(made), jobs(made)) == (before, [])
+    assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
+    [job] = jobs(made, naming.COMPONENT_ASIDE)
+    told = arguments(job)
+    assert [told[place + 1] for place, word in enumerate(told) if word == "--table"] == ["users", "media_requests"]
+    assert told[told.index("--into-schema") + 1] == "restored_one_table"
+    result = {"outcome": "Succeeded", "message": "They are back.", "backup": TAKEN, "schema": "restored_one_table"}
+    end(made, job, result)
+    await run(made)
+    found = status(made, "one.table")
+    assert (found["phase"], found["message"], found["backup"]) == ("Succeeded", "They are back.", TAKEN)
+    assert found["schema"] == "restored_one_table"
+    assert operations.conditions(made, "one.table") == {"Ready": ("True", "Restored")}
+    assert databases(made)["medianest"] == before["medianest"]
+    assert phase(made, "next") == "Running"
+    told_of = [(item["involvedObject"]["kind"], item["reason"]) for item in made.arena.events()]
+    assert told_of.count(("MediaNestDatabase", "Restored")) == 1
+
+
+async def test_tables_that_do_not_come_are_told_of_and_the_database_stays_ready(made: Serving) -> None:
+    ask(made, "wrong", restore={"tables": ["nobodys"]})
+    await run(made)
+    [job] = jobs(made, naming.COMPONENT_ASIDE)
+    end(made, job, {"outcome": "Failed", "message": "It has no table nobodys."}, succeeded=False)
+    await run(made)
+    assert status(made, "wrong")["message"] == (
+        "It has no table nobodys. Nothing was changed. Another object tries again."
+    )
+    assert operations.conditions(made, "wrong") == {
+        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed")
+    }  # fmt: skip
+    assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
+    assert "wrong failed and changed nothing" in made.arena.message(made.key, "Ready")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +241,7 @@ async def test_a_dry_run_whose_restore_would_fail_wakes_nobody(made: Serving) ->
 async def test_what_a_pod_says_is_input(made: Serving, message: str) -> None:
     ask(made, "look", restore={"dryRun": True})
     await run(made)
-    [job] = jobs(made, naming.COMPONENT_DRY_RUN)
+    [job] = jobs(made, naming.COMPONENT_ASIDE)
     end(made, job, message)
     await run(made)
     found = status(made, "look")

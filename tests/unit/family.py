@@ -110,7 +110,9 @@ RESTORE = RestoreSource.model_validate(
         "identitySecret": {"name": "age"},
     }
 )
+TABLES = Restore.model_validate({"tables": ["users", '"a$(HOME)"'], "backup": "latest"})
 IN_PLACE = Restore.model_validate({"targetTime": "2026-01-30T09:30:00+01:00", "acceptDifferences": ["view $(HOME)"]})
+LOOK = IN_PLACE.model_copy(update={"dry_run": True})
 IMPORT = Import.model_validate({"connectionSecret": {"name": "compose", "key": "url"}})
 SPECS: dict[str, dict[str, Any]] = {
     "empty": {},
@@ -154,8 +156,11 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
             system_identifier="77109",
             asked=IN_PLACE,
         ),
-        backup_jobs.dry_run_job(
-            names, spec, RESTORE, "0123456789abcdef", IMAGE, owner, system_identifier="77109", asked=IN_PLACE
+        *(
+            backup_jobs.aside_job(
+                names, spec, RESTORE, digest, IMAGE, owner, system_identifier="77109", asked=asked, schema="restored_x"
+            )
+            for digest, asked in (("0123456789abcdef", LOOK), ("123456789abcdef0", TABLES))
         ),
         backup_jobs.import_job(
             names,

@@ -121,7 +121,8 @@ def test_private_key_is_only_where_backups_are_read() -> None:
         "medianest-verify",
         "medianest-backup-89abcdef",
         "medianest-restore-01234567",
-        "medianest-dry-run-01234567",
+        "medianest-aside-01234567",
+        "medianest-aside-12345678",
     }
     mounted = set()
     for manifest in children(EVERYTHING):

@@ -9,6 +9,7 @@ from medianest_operator.kubernetes.kinds import Manifest
 from unit.family import SPECS, children
 
 JOBS = [item for item in children(SPECS["everything"]) if item["kind"] == "Job"]
+ASIDE = [item for item in JOBS if item["metadata"]["labels"]["app.kubernetes.io/component"] == naming.COMPONENT_ASIDE]
 
 
 def component_of(job: Manifest) -> str:
@@ -29,7 +30,7 @@ def test_no_pod_of_a_restore_is_replaced(job: Manifest) -> None:
 
 def test_a_dry_run_is_told_all_that_the_restore_is_and_reads_the_live_database() -> None:
     """By the role that may only read; nothing is made for it."""
-    [job] = [job for job in JOBS if component_of(job) == naming.COMPONENT_DRY_RUN]
+    job, _ = ASIDE
     [restore] = [job for job in JOBS if "-restore-0123" in job["metadata"]["name"]]
     [container] = job["spec"]["template"]["spec"]["containers"]
     [other] = restore["spec"]["template"]["spec"]["containers"]
@@ -41,6 +42,36 @@ def test_a_dry_run_is_told_all_that_the_restore_is_and_reads_the_live_database()
     assert environment["PGDATABASE"]["value"] == "media"
     assert environment["PGPASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "medianest-backup"
     assert container["volumeMounts"] == other["volumeMounts"]
+
+
+def test_tables_come_back_into_the_live_database_by_the_migrator() -> None:
+    """Unlike a restore's, its pod may be replaced: it does all or nothing."""
+    _, job = ASIDE
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    told = container["command"]
+    named = [told[place + 1] for place, word in enumerate(told) if word == "--table"]
+    assert named == ["users", '"a$$(HOME)"']
+    assert told[told.index("--into-schema") + 1] == "restored_x"
+    assert told[told.index("--request") + 1] == "123456789abcdef0"
+    assert "--dry-run" not in told
+    environment = {item["name"]: item for item in container["env"]}
+    assert environment["PGDATABASE"]["value"] == "media"
+    assert environment["PGPASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "medianest-migrator"
+    assert job["spec"]["backoffLimit"] > 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "schema"),
+    [
+        ("back", "restored_back"),
+        ("one.table-back", "restored_one_table_back"),
+        ("a" * 54, f"restored_{'a' * 54}"),
+        ("a" * 200, f"restored_{'a' * 45}_c2a908d9"),
+    ],
+)
+def test_the_schema_of_an_operation_needs_no_quotes(operation: str, schema: str) -> None:
+    assert naming.restored_schema(operation) == schema
+    assert len(schema) <= 63
 
 
 def test_replaced_database_is_backed_up_from_its_new_name() -> None:

@@ -223,13 +223,27 @@ def restore(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what a restore over PGDATABASE would do, and change nothing.")
     ] = False,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this table, with --into-schema: beside what PGDATABASE holds.", metavar="TABLE"),
+    ] = None,
+    into_schema: Annotated[
+        str, typer.Option(help="The schema that is made for the tables.", metavar="NAME", show_default=False)
+    ] = "",
+    request: Annotated[
+        str, typer.Option(help="Whose the schema is: a run that is repeated finds its own again.", hidden=True)
+    ] = "",
     connect_timeout: ConnectTimeoutOption = "60s",
     signing_keys: SigningKeysOption = None,
     result_file: ResultFileOption = None,
 ) -> None:
-    """Restore a backup into an empty database, and compare it with the manifest. PGDATABASE names the database."""
+    """Restore a backup into an empty database, and compare it with the manifest; or some tables beside what is there.
+
+    PGDATABASE names the database.
+    """
     from medianest_operator.backups.logical.dry_run import DryRun
     from medianest_operator.backups.logical.restore import RestoreOptions, RestoreRun
+    from medianest_operator.backups.logical.tables import TablesRun, TablesWanted
 
     options = RestoreOptions(
         wanted=_wanted(namespace, name, system_identifier),
@@ -250,7 +264,13 @@ def restore(
     )
     opened = open_repositories(repository, signing_keys)
     stop_on_sigterm()
-    finish((DryRun if dry_run else RestoreRun)(opened, options, say).run(), result_file)
+    if bool(table) != bool(into_schema):
+        raise typer.BadParameter("--table and --into-schema go together")
+    if table:
+        wanted = TablesWanted(table, into_schema, request, dry_run)
+        finish(TablesRun(opened, options, wanted, say).run(), result_file)
+    else:
+        finish((DryRun if dry_run else RestoreRun)(opened, options, say).run(), result_file)
 
 
 def import_database(

@@ -45,12 +45,22 @@ class Restore(ApiModel):
             " || (has(self.backup) && !self.backup.startsWith('latest'))",
             "restore.acceptUnsigned is for a backup that restore.backup names by its id",
         ),
+        (
+            "!has(self.tables) || !(has(self.keepReplaced) || has(self.acceptDifferences))",
+            "restore.tables replaces nothing: keepReplaced and acceptDifferences don't go with it",
+        ),
     )
 
     backup: BackupChoice | None = None
     """Which one: latest-verified (where unset), latest, or an id."""
     target_time: Moment | None = None
     """Takes the last backup whose contents are not later than this moment, instead."""
+    tables: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200)]],
+        Field(max_length=50, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = []
+    """Only these, as SQL spells them, without a schema those of `public`: their columns and rows go into a schema of
+    their own, `restored_` and this object's name, beside the live tables, which stay as they are."""
     repository: DnsLabel | None = None
     """The repository of the database's spec.backup to take it from; the first where unset."""
     keep_replaced: Days | None = None
@@ -140,7 +150,7 @@ class OperationStatus(ApiModel):
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
     ] = []
     operation: str | None = None
-    """What it is: restore, or dry run."""
+    """What it is: restore, tables, or dry run."""
     job: str | None = None
     backup: str | None = None
     """The id of the backup that was taken."""
@@ -153,6 +163,8 @@ class OperationStatus(ApiModel):
     message: str | None = None
     differences: list[str] = []
     """Why what was restored is not what was backed up, in words; at most ten."""
+    schema_name: Annotated[str | None, Field(alias="schema")] = None
+    """The schema that restore.tables were brought into."""
     kept_database: str | None = None
     """The database that was replaced. It stays for keepReplaced, then it is backed up and dropped."""
     estimate: Estimate | None = None

@@ -260,7 +260,7 @@ class LastOperation(ApiModel):
 
     name: str
     operation: str
-    """What it is: restore."""
+    """What it is: restore, or tables."""
     phase: str
     """Running, Succeeded or Failed."""
 

@@ -38,8 +38,9 @@ _REPLAY_DATABASE = "replay"
 
 
 def schema_of(catalog: Catalog) -> Catalog:
-    """What of a catalog is the schema's own: without the rights, which follow from this database's roles."""
-    return catalog.without_privileges()
+    """What of a catalog is the schema's own: without the rights, which follow from this database's roles, and without
+    tables that came out of a backup."""
+    return catalog.without_restored().without_privileges()
 
 
 @contextmanager

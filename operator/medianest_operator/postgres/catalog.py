@@ -18,6 +18,7 @@ from typing import Any, Final
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
+from medianest_operator.naming import RESTORED_TABLES
 from medianest_operator.postgres.catalog_extras import ATTRIBUTES, KINDS, RIGHTS_ON
 from medianest_operator.postgres.catalog_queries import SELECT_TRACES, SET_SEARCH_PATH
 from medianest_operator.postgres.catalog_select import SELECT_CATALOG, SELECT_VERSIONS, catalog_query
@@ -92,6 +93,23 @@ class Catalog:
     def without_extensions(self, names: Collection[str]) -> Catalog:
         """Leave out these extensions, which a copy has for its own use."""
         return self._filtered(lambda item: item.kind != "extension" or item.name not in names)
+
+    def without_restored(self) -> Catalog:
+        """Leave out the schemas that hold tables out of a backup."""
+        made = {
+            item.name.removeprefix("schema ")
+            for item in self.of_kind("comment")
+            if item.name.startswith("schema ") and str(item.attributes.get("text")).startswith(RESTORED_TABLES)
+        }
+        if not made:
+            return self
+
+        def is_kept(item: CatalogObject) -> bool:
+            # Rights and comments are called by what they are on: `table restored.users`.
+            what = item.name.partition(" ")[2] if item.kind in ("grants", "comment") else item.table or item.name
+            return what not in made and what.partition(".")[0] not in made
+
+        return self._filtered(is_kept)
 
     @property
     def version(self) -> int:

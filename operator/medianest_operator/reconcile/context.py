@@ -276,9 +276,9 @@ class Run:
         return self._jobs_of(naming.COMPONENT_RESTORE)
 
     @property
-    def dry_run_jobs(self) -> list[Manifest]:
-        """The Jobs that say what a restore would do."""
-        return self._jobs_of(naming.COMPONENT_DRY_RUN)
+    def aside_jobs(self) -> list[Manifest]:
+        """The Jobs of operations that leave the live database in its place."""
+        return self._jobs_of(naming.COMPONENT_ASIDE)
 
     @property
     def volume_jobs(self) -> list[Manifest]:

@@ -206,7 +206,7 @@ def restore_job(
     )  # fmt: skip
 
 
-def dry_run_job(
+def aside_job(
     names: Names,
     spec: DatabaseSpec,
     source: RestoreSource,
@@ -216,14 +216,29 @@ def dry_run_job(
     *,
     system_identifier: str | None,
     asked: Restore,
+    schema: str,
 ) -> Manifest:
-    """The Job that says what a restore in place would do, and changes nothing: it only reads the live database."""
-    arguments = [*_restore(spec, source, system_identifier, asked), "--dry-run"]
+    """The Job of an operation that leaves the live database in its place: one that brings tables back beside it, or a
+    dry run, which only reads it.
+
+    Args:
+        digest: of the operation.
+        system_identifier: of the server whose backups count, where only one's do.
+        schema: for the tables that are brought back.
+    """
+    arguments = _restore(spec, source, system_identifier, asked)
+    for table in asked.tables:
+        arguments += ["--table", _literal(table)]
+    if asked.tables:
+        arguments += ["--into-schema", schema, "--request", digest[:16]]
+    if asked.dry_run:
+        arguments.append("--dry-run")
     job = _job(
-        names, spec, image, logins.BACKUP, naming.CONTAINER_RESTORE, naming.COMPONENT_DRY_RUN, arguments,
-        [source.repository], identity=source.identity_secret, signing=source.signing_secret,
+        names, spec, image, logins.BACKUP if asked.dry_run else logins.MIGRATOR, naming.CONTAINER_RESTORE,
+        naming.COMPONENT_ASIDE, arguments, [source.repository], identity=source.identity_secret,
+        signing=source.signing_secret,
     )  # fmt: skip
-    return manifest(JOB, names, names.dry_run_job(digest), owner, component=naming.COMPONENT_DRY_RUN, spec=job)
+    return manifest(JOB, names, names.aside_job(digest), owner, component=naming.COMPONENT_ASIDE, spec=job)
 
 
 def _restore(
@@ -241,9 +256,13 @@ def _restore(
     if asked.target_time:
         arguments += ["--target-time", asked.target_time]
     for label in asked.accept_differences:
-        # A person's text, in which Kubernetes must find no variable.
-        arguments += ["--accept-difference", label.replace("$", "$$")]
+        arguments += ["--accept-difference", _literal(label)]
     return [*arguments, "--volume-size", str(to_bytes(spec.storage.size))]
+
+
+def _literal(text: str) -> str:
+    """A person's text, in which Kubernetes must find no variable."""
+    return text.replace("$", "$$")
 
 
 def replaced_job(

@@ -22,6 +22,8 @@ class RestoreReport(Report):
     extensions: Annotated[dict[Name, Name], Field(max_length=50)] = {}
     """That a superuser has to make beforehand, and their schemas."""
     estimate: Estimate | None = None
+    schema_name: Annotated[Name | None, Field(alias="schema")] = None
+    """That holds the tables that were brought back."""
 
     @property
     def is_final(self) -> bool:

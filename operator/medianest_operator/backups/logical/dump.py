@@ -16,6 +16,7 @@ from medianest_operator.postgres.throwaway import plain_environment, postgres_pr
 
 KEEPALIVE = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=60000"
 """For libpq: a server that is gone without a word is noticed within a minute or so."""
+_ROWS_BEGIN, _ROWS_END = b" FROM stdin;\n", b"\n\\.\n"
 LOCK_WAIT = 120_000
 """Milliseconds that a dump waits for a table that somebody has locked."""
 
@@ -144,6 +145,44 @@ def restore_stream(
     arguments = ["--exit-on-error", f"--use-list={entries}", f"--dbname={target}"]
     with Program("pg_restore", [*arguments, *options], environment, stdin=subprocess.PIPE, inherit=inherit) as program:
         program.feed(chunks, may_stop=may_stop)
+
+
+def rows_of(archive: Path, entries: Path) -> Iterator[bytes]:
+    """A table's rows out of a dump, as COPY writes and reads them in its text format; nothing of it is executed.
+
+    Args:
+        entries: the file with the one entry of the table's data, see `contents`.
+
+    Raises:
+        DumpError: as `contents`.
+    """
+    arguments = ["--file=-", "--data-only", f"--use-list={entries}", str(archive)]
+    with Program("pg_restore", arguments, {}, stdout=subprocess.PIPE, inherit=False) as program:
+        output = program.output()
+        text, begins = b"", b""
+        for chunk in output:
+            text += chunk
+            _, begins, rest = text.partition(_ROWS_BEGIN)
+            if begins:
+                break
+        if not begins:
+            raise DumpError("pg_restore: there are no rows where a table's should be")
+        # The line that ends the rows may be the first one.
+        text, skipped = b"\n" + rest, 1
+        while True:
+            rows, ends, _ = text.partition(_ROWS_END)
+            if ends:
+                yield (rows + b"\n")[skipped:]
+                break
+            # What ends them may come in two pieces.
+            if (safe := len(text) - len(_ROWS_END)) > 0:
+                yield text[skipped:safe]
+                text, skipped = text[safe:], 0
+            if not (chunk := next(output, b"")):
+                raise DumpError("pg_restore: a table's rows have no end")
+            text += chunk
+        for _ in output:
+            pass
 
 
 def contents(archive: Path, options: Sequence[str] = ()) -> list[str]:

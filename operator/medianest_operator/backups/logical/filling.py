@@ -32,10 +32,10 @@ from medianest_operator.results.backup import Reason, RunFailure
 
 _TARGET: LiteralString = """
 SELECT pg_catalog.pg_get_userbyid(d.datdba)::text, pg_catalog.pg_has_role(session_user, d.datdba, 'MEMBER'),
-       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user),
        pg_catalog.pg_is_in_recovery()
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
+_SUPERUSER: LiteralString = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user"
 # An extension's own objects don't count: a template may bring extensions.
 _NOT_EMPTY: LiteralString = """
 SELECT n.nspname || '.' || c.relname
@@ -103,7 +103,26 @@ def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inhe
         psycopg.Error: the connection is lost.
     """
     cursor = connection.cursor(row_factory=tuple_row)
-    owner, is_member, is_superuser, in_recovery = only(cursor.execute(_TARGET))
+    owner = owner_of(connection)
+    (is_superuser,) = only(cursor.execute(_SUPERUSER))
+    found = [line[0] for line in cursor.execute(_NOT_EMPTY).fetchall()]
+    if found:
+        raise RunFailure(
+            Reason.TARGET_NOT_EMPTY,
+            f"Database {connection.info.dbname} is not empty, it has {', '.join(found)}. Restore into a new one"
+            " (--create makes it); nothing was changed.",
+        )
+    return Target(connection, environment, owner, is_superuser, inherit)
+
+
+def owner_of(connection: Connection[Any]) -> str:
+    """The role that owns the database of a connection, which its own role is a member of.
+
+    Raises:
+        RunFailure: it isn't one, or the server is a replica.
+        psycopg.Error: the connection is lost.
+    """
+    owner, is_member, in_recovery = only(connection.cursor(row_factory=tuple_row).execute(_TARGET))
     info = connection.info
     if in_recovery:
         raise RunFailure(Reason.TARGET_UNFIT, f"{info.host} is a replica: restore on the primary", transient=True)
@@ -113,14 +132,7 @@ def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inhe
             f"Role {info.user} is not a member of {owner}, which owns database {info.dbname}: GRANT {owner} TO"
             f" {info.user}.",
         )
-    found = [line[0] for line in cursor.execute(_NOT_EMPTY).fetchall()]
-    if found:
-        raise RunFailure(
-            Reason.TARGET_NOT_EMPTY,
-            f"Database {info.dbname} is not empty, it has {', '.join(found)}. Restore into a new one (--create makes"
-            " it); nothing was changed.",
-        )
-    return Target(connection, environment, owner, is_superuser, inherit)
+    return str(owner)
 
 
 def plan(target: Target, archive: Archive) -> Plan:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,23 +96,7 @@ class RestoreRun:
         return timed_result(self._restore, "The restore was asked to stop; it is not complete.", self._more)
 
     def _restore(self) -> Result:
-        options = self._options
-        found = eligible(self._repositories, options, self._report)
-        places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
-        rotten: dict[str, str] = {}
-        while True:
-            try:
-                return self._restore_one(places, list(rotten.values()))
-            except RunFailure as failure:
-                # Whoever asks for the latest asks for one that is good.
-                if failure.reason is not Reason.BACKUP_DAMAGED or options.which not in (LATEST, LATEST_VERIFIED):
-                    raise
-                rotten[places[0][1].id] = f"{failure.message}, so the one before was taken"
-                try:
-                    places = choose(found, options.which, but=rotten)
-                except RunFailure:
-                    raise failure from None
-                self._report(f"{failure.message}; trying the one before")
+        return from_newest_whole(self._repositories, self._options, self._report, self._restore_one)
 
     def _restore_one(self, places: Sequence[tuple[Repository, Backup]], notes: Sequence[str]) -> Result:
         options = self._options
@@ -127,7 +111,7 @@ class RestoreRun:
             different = [] if made_for_it else self._other_collation(manifest, connection)
             check_room(connection, manifest, options.volume)
             target = inspect(connection, libpq_environment(connection))
-            archive, repository = self._download(places, stack)
+            archive, repository = stack.enter_context(first_whole(places, options, self._report))
             self._more |= {"repository": repository.name, "schemaVersion": manifest.schema_version}
             made = self._plan(target, archive)
             began = time.monotonic()
@@ -199,23 +183,6 @@ class RestoreRun:
             f"{manifest.id} can't be restored as it was: {text} ({COLLATION}). Nothing was changed.",
         )
 
-    def _download(self, places: Sequence[tuple[Repository, Backup]], stack: ExitStack) -> tuple[Archive, Repository]:
-        for number, (repository, backup) in enumerate(places, start=1):
-            try:
-                with ExitStack() as inner:
-                    archive = inner.enter_context(
-                        downloaded(repository, backup, self._options.work, self._options.identities, self._report)
-                    )
-                    stack.push(inner.pop_all())
-                    return archive, repository
-            except RunFailure as failure:
-                if failure.reason is Reason.BACKUP_DAMAGED:
-                    _note_damage(repository, backup, failure.message)
-                if number == len(places) or failure.reason not in _ELSEWHERE:
-                    raise
-                self._report(f"{failure.message}; trying {places[number][0].name}")
-        raise AssertionError("no place")
-
     def _connect(self, manifest: Manifest, stack: ExitStack) -> tuple[Connection[Any], NewDatabase | None]:
         """The database to fill; one that is made for it is taken away again where the restore fails."""
         options = self._options
@@ -256,6 +223,60 @@ class RestoreRun:
         notes = "".join(f" Note: {note}." for note in comparison.notes)
         message = f"Restored {manifest.id}: {comparison.tables} tables, {comparison.rows} rows; {verification}.{notes}"
         return Result.success(cut(message), **self._more, differences=[])
+
+
+def from_newest_whole(
+    repositories: Sequence[Repository],
+    options: RestoreOptions,
+    report: Callable[[str], None],
+    attempt: Callable[[Sequence[tuple[Repository, Backup]], Sequence[str]], Result],
+) -> Result:
+    """Restore the backup that is asked for; whoever asks for the latest asks for one that is good.
+
+    Args:
+        attempt: restores one backup, out of one of the repositories that have it; told why it isn't a newer one.
+
+    Raises:
+        RunFailure: there is none, or `attempt` fails.
+    """
+    found = eligible(repositories, options, report)
+    places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
+    rotten: dict[str, str] = {}
+    while True:
+        try:
+            return attempt(places, list(rotten.values()))
+        except RunFailure as failure:
+            if failure.reason is not Reason.BACKUP_DAMAGED or options.which not in (LATEST, LATEST_VERIFIED):
+                raise
+            rotten[places[0][1].id] = f"{failure.message}, so the one before was taken"
+            try:
+                places = choose(found, options.which, but=rotten)
+            except RunFailure:
+                raise failure from None
+            report(f"{failure.message}; trying the one before")
+
+
+@contextmanager
+def first_whole(
+    places: Sequence[tuple[Repository, Backup]], options: RestoreOptions, report: Callable[[str], None]
+) -> Iterator[tuple[Archive, Repository]]:
+    """A backup's dump on this machine, from the first repository that has all of it.
+
+    Raises:
+        RunFailure: none has, or it can't be read here.
+    """
+    with ExitStack() as stack:
+        for number, (repository, backup) in enumerate(places, start=1):
+            try:
+                archive = stack.enter_context(downloaded(repository, backup, options.work, options.identities, report))
+                break
+            except RunFailure as failure:
+                if failure.reason is Reason.BACKUP_DAMAGED:
+                    _note_damage(repository, backup, failure.message)
+                if number == len(places) or failure.reason not in _ELSEWHERE:
+                    raise
+                report(f"{failure.message}; trying {places[number][0].name}")
+        yield archive, repository
 
 
 def _note_damage(repository: Repository, backup: Backup, message: str) -> None:

@@ -62,6 +62,15 @@ def fits(used: int, manifest: Manifest, volume: int) -> bool:
     return used + manifest.database_bytes <= volume * _FULL
 
 
+def room_left(connection: Connection[Any], volume: int) -> int | None:
+    """Bytes that may come into the volume; `None` where its size isn't known.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    return max(0, int(volume * _FULL) - used_bytes(connection)) if volume else None
+
+
 def lacks_room(used: int, manifest: Manifest, volume: int) -> str:
     """Why it doesn't fit, as a sentence."""
     return (

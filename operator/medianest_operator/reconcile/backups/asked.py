@@ -17,7 +17,7 @@ from medianest_operator.kubernetes.kinds import OPERATION, Manifest, digest
 from medianest_operator.naming import Names
 from medianest_operator.reconcile.context import Run
 
-RESTORE, DRY_RUN = "restore", "dry run"
+RESTORE, TABLES, DRY_RUN = "restore", "tables", "dry run"
 """What there is, as people read it."""
 _OVER = frozenset({OperationPhase.SUCCEEDED, OperationPhase.FAILED})
 
@@ -84,11 +84,23 @@ class Asked:
         return self.restore is not None and self.restore.dry_run
 
     @property
+    def is_aside(self) -> bool:
+        """Whether the live database stays in its place."""
+        return self.restore is not None and (self.restore.dry_run or bool(self.restore.tables))
+
+    @property
+    def schema(self) -> str:
+        """Where the tables go that it asks for."""
+        return naming.restored_schema(self.name)
+
+    @property
     def operation(self) -> str | None:
         """What it is, in a word or two."""
         if self.restore is None:
             return None
-        return DRY_RUN if self.restore.dry_run else RESTORE
+        if self.restore.dry_run:
+            return DRY_RUN
+        return TABLES if self.restore.tables else RESTORE
 
     def problem(self, database: str, spec: DatabaseSpec) -> str | None:
         """Why it can never be done with this database, as a sentence; `None` where nothing speaks against it."""

@@ -25,7 +25,7 @@ from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdic
 from medianest_operator.reconcile.context import Run, Services
 from medianest_operator.reconcile.instances.servers import Servers
 from medianest_operator.reconcile.status import timed
-from medianest_operator.resources.backup_jobs import dry_run_job, to_days
+from medianest_operator.resources.backup_jobs import aside_job, to_days
 from medianest_operator.resources.meta import owner_reference
 from medianest_operator.results.restore import RestoreReport
 from medianest_operator.timestamps import stamp_now
@@ -80,12 +80,13 @@ def _last(statuses: Mapping[str, Mapping[str, Any]]) -> api.LastOperation | None
         (str(status.get("startedAt") or status.get("finishedAt") or ""), name)
         for name, status in statuses.items()
         if status.get("phase", OperationPhase.PENDING) != OperationPhase.PENDING
-        and status.get("operation") == asked.RESTORE
+        and status.get("operation") != asked.DRY_RUN
     ]
     if not begun:
         return None
     name = max(begun)[1]
-    return api.LastOperation(name=name, operation=asked.RESTORE, phase=str(statuses[name]["phase"]))
+    status = statuses[name]
+    return api.LastOperation(name=name, operation=str(status["operation"]), phase=str(status["phase"]))
 
 
 async def _let_go(services: Services, item: Asked) -> float | None:
@@ -138,8 +139,8 @@ class _One:
             await self._follower.wait(f"It waits for {before}, which comes first: one is done at a time.")
         elif obstacle := self._obstacle():
             await self._follower.wait(f"It waits: {naming.KIND} {database} {obstacle}.")
-        elif self._item.is_dry_run:
-            await self._dry_run()
+        elif self._item.is_aside:
+            await self._aside()
         elif "conditions" not in self._item.known:
             await self._follower.wait(f"It waits until the operator could ask {naming.KIND} {database}.")
 
@@ -152,15 +153,18 @@ class _One:
             return "is hibernated (spec.hibernate)"
         if servers is None or not servers.serving:
             return "doesn't serve"
+        if self._item.operation == asked.TABLES and any(attempts.ended(job) is None for job in run.jobs):
+            return "is being migrated"
         if restores is None:
             return None
         if restores.active and restores.progress is None:
             return "is being filled by spec.bootstrap"
         return restores.waits or (None if restores.has_database else "doesn't serve yet")
 
-    async def _dry_run(self) -> None:
-        run, name = self._run, self._run.names.dry_run_job(self._item.digest)
-        attempt, _ = attempts.named(run, run.dry_run_jobs, name)
+    async def _aside(self) -> None:
+        """Follow the Job of one that leaves the live database in its place: a dry run, or tables beside it."""
+        run, name, item = self._run, self._run.names.aside_job(self._item.digest), self._item
+        attempt, _ = attempts.named(run, run.aside_jobs, name)
         if attempt is None:
             try:
                 attempt = await self._start()
@@ -169,21 +173,25 @@ class _One:
                 return
         details: dict[str, Any] = {"job": attempt.name, "started_at": attempt.started_at}
         if attempt.is_stranded:
-            # It has changed nothing, so that another one may begin.
+            # It has changed nothing, or all that it should have: another one finds out.
             await attempt.discard()
         if attempt.is_running:
-            message = await attempt.obstacle() or f"Job {attempt.name} finds out what a restore would do."
-            progress = Progress(self._item.uid, OperationPhase.RUNNING, Reason.OPERATION_RUNNING, message, details)
+            doing = "finds out what a restore would do" if item.is_dry_run else f"brings tables of {item.which} back"
+            message = await attempt.obstacle() or f"Job {attempt.name} {doing}."
+            progress = Progress(item.uid, OperationPhase.RUNNING, _under_way(item), message, details)
             await self._follower.report(progress)
             return
         result = RestoreReport.read(attempt.result)
         message = result.message or f"Job {attempt.name} ended without a result: see its pod's log."
         details |= {"backup": result.backup, "repository": result.repository, "finished_at": attempt.finished_at}
-        if not attempt.succeeded or result.estimate is None:
-            await self._follower.fail(Reason.RESTORE_FAILED, f"A restore can't be done: {message}", **details)
+        tables = item.restore is not None and bool(item.restore.tables)
+        if not attempt.succeeded or not (tables or result.estimate):
+            told = f"A restore can't be done: {message}" if item.is_dry_run else message
+            await self._follower.fail(Reason.RESTORE_FAILED, told, **details)
             return
-        details["estimate"] = result.estimate
-        done = Progress(self._item.uid, OperationPhase.SUCCEEDED, Reason.OPERATION_SUCCEEDED, message, details)
+        details |= {"estimate": result.estimate, "schema_name": result.schema_name}
+        reason = Reason.OPERATION_SUCCEEDED if item.is_dry_run else Reason.RESTORED
+        done = Progress(item.uid, OperationPhase.SUCCEEDED, reason, message, details)
         await self._follower.report(done)
 
     async def _start(self) -> Attempt:
@@ -198,9 +206,9 @@ class _One:
             async with run.services.sessions.use(instance, run.credentials) as connection:
                 identifier = await databases.system_identifier(connection)
         owner = owner_reference(item.manifest, OPERATION)
-        wanted = dry_run_job(
+        wanted = aside_job(
             run.names, run.spec, source, item.digest, run.job_image, owner,
-            system_identifier=identifier, asked=item.restore,
+            system_identifier=identifier, asked=item.restore, schema=item.schema,
         )  # fmt: skip
         return await attempts.start(run, wanted)
 
@@ -220,9 +228,8 @@ class _Follower:
     async def wait(self, why: str) -> None:
         """Say what it waits for; what has begun goes on afterwards."""
         begun = self.item.known.get("phase") == OperationPhase.RUNNING
-        going_on = Reason.OPERATION_RUNNING if self.item.is_dry_run else Reason.RESTORING
         phase = OperationPhase.RUNNING if begun else OperationPhase.PENDING
-        reason = going_on if begun else Reason.OPERATION_PENDING
+        reason = _under_way(self.item) if begun else Reason.OPERATION_PENDING
         await self.report(Progress(self.item.uid, phase, reason, f"{why} It goes on afterwards." if begun else why))
 
     async def fail(self, reason: Reason, message: str, **details: Any) -> None:
@@ -273,6 +280,10 @@ class _Follower:
                 metadata["namespace"], metadata["name"], naming.OPERATION_KIND, progress.reason, progress.message
             )
             self._services.notifier.warn(database, warning)
+
+
+def _under_way(item: Asked) -> Reason:
+    return Reason.OPERATION_RUNNING if item.is_dry_run else Reason.RESTORING
 
 
 def _seconds(started: str | None, finished: str) -> float | None:

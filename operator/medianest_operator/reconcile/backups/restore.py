@@ -153,7 +153,7 @@ class _Restore:
         # One that is done is reported before another begins, whose mark would take the place of its own.
         done = [item for item in self._asked if live.mark and live.mark.request == item.uid and not item.is_over]
         first = next(iter([*done, *waiting]), None)
-        if first is None or first.is_dry_run:
+        if first is None or first.is_aside:
             return None
         return Request(first.uid, first.source(self._run.names, spec), first)
 

@@ -33,7 +33,8 @@ async def observe(run: Run, connection: Connection, history: History, traces: st
     if expected is None:
         return None
     # As `migrations.versions.schema_of`, whose module needs what only a run has.
-    live = without_hardening((await read_catalog_async(connection)).without_table(TABLE)).without_privileges()
+    live = (await read_catalog_async(connection)).without_restored().without_table(TABLE)
+    live = without_hardening(live).without_privileges()
     lines = tuple(_in_words(line) for line in difference(expected, live))
     if len(lines) > _LONGEST:
         lines = (*lines[: _LONGEST - 1], f"and {len(lines) - _LONGEST + 1} more")
