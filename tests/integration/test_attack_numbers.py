@@ -85,10 +85,14 @@ async def test_a_termination_message_with_a_number_that_no_status_can_hold(numbe
         json.dumps({"finishedAt": "soon"}),
         json.dumps({"verification": "no"}),
         json.dumps({"catalog": {"volume": {"lastVerified": {"at": 1}}}}),
+        json.dumps(
+            {"catalog": {"volume": {"newest": [["20260101T000000Z-daily-aaaa", 1, True, 10**12], "and 7 more"]}}}
+        ),
+        json.dumps({"catalog": {"volume": {"newest": [["20269901T000000Z-odd-aaaa", 1, True, 1], [1], 7]}}}),
         json.dumps({"catalog": {"volume": {"tiers": {"daily": {"last": "9999-12-31T23:59:59Z"}}}}}),
         '{"bytes": 1' + "0" * 400 + "}",
     ],
-    ids=["deep", "last-year", "no-zone", "no-date", "verification", "verified", "tiers", "bytes"],
+    ids=["deep", "last-year", "no-zone", "no-date", "verification", "verified", "later", "no-id", "tiers", "bytes"],
 )
 async def test_a_strange_termination_message_is_no_bug_of_the_operator(message: str) -> None:
     """It ends in a sentence about the backup, not in InternalError of the whole database."""

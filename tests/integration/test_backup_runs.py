@@ -181,6 +181,10 @@ def test_a_verification_is_noted_and_takes_turns_among_the_repositories(bench: B
     assert set(first.result["seconds"]) == {"download", "restore", "compare", "amcheck"}
     assert first.result["catalog"][first.result["repository"]]["lastVerified"]["backup"] == first.result["backup"]
     assert [item["verification"]["ok"] for item in bench.listed()] == [True, True]
+    for stored in bench.listed():
+        [[id_, size, verified, later]] = second.result["catalog"][stored["repository"]]["newest"]
+        assert (id_, size, verified) == (stored["id"], stored["bytes"], True)
+        assert 0 < later < 60
     assert list(bench.work.iterdir()) == []
 
 

@@ -124,6 +124,45 @@ def test_verified_is_the_newest_of_all_places() -> None:
     assert told(spec(), backups)[2].endswith("the latest verified one is b.")
 
 
+def held(*days: int, verified: bool | None = None) -> list[list[Any]]:
+    """Backups of these days, as a result has them."""
+    return [[f"202603{day:02}T020000Z-daily-aaaa", 1000 + day, verified, 5] for day in days]
+
+
+def test_the_newest_that_there_are_are_told_with_their_places() -> None:
+    first = taken("2026-03-04T02:00:00Z", catalog={"volume": {"newest": held(3)}, "offsite": {"newest": held(3, 4)}})
+    backups = collect(spec(), None, [first], NOW)
+    assert [(item.id[6:8], item.repositories) for item in backups.newest] == [
+        ("04", ["offsite"]), ("03", ["offsite", "volume"])
+    ]  # fmt: skip
+    assert backups.newest[0] == api.KeptBackup(
+        id="20260304T020000Z-daily-aaaa", tier="daily", taken_at="2026-03-04T02:00:05Z", bytes=1004,
+        repositories=["offsite"],
+    )  # fmt: skip
+    # A Job that can't reach a place says nothing of it; one that can says what is gone there.
+    second = taken("2026-03-05T02:00:00Z", catalog={"offsite": {"newest": held(5, 4, verified=True)}})
+    after = collect(spec(), backups, [first, second], NOW)
+    assert [(item.id[6:8], item.repositories, item.verified) for item in after.newest] == [
+        ("05", ["offsite"], True), ("04", ["offsite"], True), ("03", ["volume"], None)
+    ]  # fmt: skip
+    assert collect(spec(), after, [first], NOW).newest == after.newest
+    assert collect(spec(), after, [], NOW).newest == after.newest
+    one = spec({"backup": {"repositories": [{"name": "volume", "volume": {}}]}})
+    assert [item.id[6:8] for item in collect(one, after, [], NOW).newest] == ["03"]
+
+
+def test_at_most_twenty_are_told() -> None:
+    job = taken("2026-03-31T02:00:00Z", catalog={"volume": {"newest": held(*range(1, 21))}})
+    more = taken("2026-03-31T03:00:00Z", catalog={"offsite": {"newest": held(*range(15, 31))}})
+    backups = collect(spec(), None, [job, more], NOW)
+    assert [int(item.id[6:8]) for item in backups.newest] == list(range(30, 10, -1))
+
+
+def test_an_earlier_version_that_tells_none_takes_none_away() -> None:
+    before = collect(spec(), None, [taken("2026-03-04T02:00:00Z", catalog={"volume": {"newest": held(4)}})], NOW)
+    assert collect(spec(), before, [taken("2026-03-05T02:00:00Z")], NOW).newest == before.newest
+
+
 def test_series_tell_what_the_repositories_hold() -> None:
     """A status that was lost is whole again after one Job."""
     found = {"volume": {"tiers": {"monthly": {"count": 1, "last": "2026-03-01T04:00:00Z"}}}}

@@ -221,6 +221,21 @@ class FailedJob(ApiModel):
     message: str
 
 
+class KeptBackup(ApiModel):
+    """A backup that there is."""
+
+    id: str
+    tier: str
+    taken_at: str
+    """The moment that its contents are of, as restore.targetTime takes it."""
+    bytes: int
+    """Of all that is stored of it."""
+    verified: bool | None = None
+    """Whether its last test restore went well; absent where there was none."""
+    repositories: list[str] = []
+    """Those that have it."""
+
+
 class Backups(ApiModel):
     """The backups. The repositories are the truth; this is what the Jobs saw there last."""
 
@@ -233,6 +248,8 @@ class Backups(ApiModel):
         list[RepositoryStatus],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
     ] = []
+    newest: list[KeptBackup] = []
+    """The newest twenty that are complete, the newest first."""
     verified: Verified | None = None
     failed: FailedJob | None = None
     """The newest backup Job that failed, until one succeeds."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from medianest_operator.results.text import RESULT_LIMIT, cut
@@ -191,12 +191,27 @@ class TierSummary(_Read):
     last: Moment | None = None
 
 
+def _whole(value: Any) -> Any:
+    """A result that had to be shortened ends in words."""
+    return [item for item in value if isinstance(item, list) and len(item) == 4] if isinstance(value, list) else value
+
+
+Newest = tuple[Name, Annotated[int, Field(ge=0, lt=2**63)], bool | None, Annotated[int, Field(ge=0, lt=10**9)]]
+"""A backup: its id, its bytes, whether a test restore of it went well, and the seconds from its id's moment to the
+moment that its contents are of."""
+
+
 class Summary(_Read):
-    """What a repository held at the end."""
+    """What a repository held at the end.
+
+    Attributes:
+        newest: `None` where an earlier version of the program reported.
+    """
 
     count: Annotated[int, Field(ge=0, le=2**31)] | None = None
     tiers: dict[Name, TierSummary] = {}
     last_verified: Verified | None = None
+    newest: Annotated[list[Newest] | None, BeforeValidator(_whole)] = None
 
 
 class Check(_Read):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ LATEST_VERIFIED = "latest-verified"
 # Documents that are read at the same time: in a bucket each of them is a round trip.
 _READERS = 4
 _MOST_LOST = 10
+_MOST_SHOWN = 20
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -215,7 +217,7 @@ class Catalog:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """What results and status say of it, a few hundred bytes of JSON."""
+        """What results and status say of it, about a kilobyte of JSON."""
         complete = [backup for backup in self.backups if backup.state is State.COMPLETE]
         tiers: dict[str, Any] = {}
         for backup in complete:
@@ -225,6 +227,7 @@ class Catalog:
             "count": len(complete),
             "bytes": sum(backup.bytes for backup in complete),
             "tiers": tiers,
+            "newest": [_in_short(backup) for backup in complete[: -_MOST_SHOWN - 1 : -1]],
         }
         verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]
         if verified and (verification := verified[-1].verification) is not None:
@@ -245,6 +248,15 @@ class Catalog:
         if not complete:
             return "it has no complete backup of this database"
         return f"it has {len(complete)}, the newest {', '.join(complete[:-4:-1])}"
+
+
+def _in_short(backup: Backup) -> list[Any]:
+    """Id, bytes, whether a test restore of it went well, and the seconds from the id's moment to its contents' own: a
+    result has little room."""
+    began = layout.id_moment(backup.id)
+    assert began is not None
+    later = math.ceil((backup.taken_at - began).total_seconds())
+    return [backup.id, backup.bytes, backup.verification.ok if backup.verification else None, max(0, later)]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.quantity import to_timedelta
+from medianest_operator.backups.repository import layout
 from medianest_operator.reconcile.concern import Truth
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
 from medianest_operator.timestamps import stamp
@@ -32,6 +33,7 @@ _WORDS = {
     "@annually": "0 0 1 1 *",
 }
 _SHOWN = 3
+_KEPT = 20
 _LATE = timedelta(hours=1)
 """How much later than planned a backup may begin; the deadline comes on top."""
 
@@ -109,6 +111,7 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
         last=last,
         tiers=_tiers(spec, before, good, now),
         repositories=_repositories(spec, before, jobs),
+        newest=_newest(spec, before, jobs),
         verified=_verified(before, jobs),
         failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
         verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
@@ -200,6 +203,34 @@ def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJ
                 seen=job.finished,
             )
     return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]
+
+
+def _newest(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -> list[api.KeptBackup]:
+    """What there is to go back to: of each repository as the last Job saw it that looked there."""
+    seen = {item.name: item.seen or "" for item in before.repositories}
+    there = {item.name for item in spec.backup.repositories}
+    found = {item.id: item for item in before.newest}
+    holding = {item.id: set(item.repositories) & there for item in before.newest}
+    for job in jobs:
+        for repository, summary in job.result.get("catalog", {}).items():
+            if (newest := summary.get("newest")) is None or seen.get(repository, "") > job.finished:
+                continue
+            for places in holding.values():
+                places.discard(repository)
+            for id_, size, verified, later in newest:
+                if (kept := _kept(id_, size, verified, later)) is not None:
+                    found[id_] = kept
+                    holding.setdefault(id_, set()).add(repository)
+    ids = sorted((id_ for id_, places in holding.items() if places), reverse=True)[:_KEPT]
+    return [found[id_].model_copy(update={"repositories": sorted(holding[id_])}) for id_ in ids]
+
+
+def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBackup | None:
+    began, tier = layout.id_moment(id_), layout.id_tier(id_)
+    if began is None or tier is None:
+        return None
+    taken = stamp(began + timedelta(seconds=later))
+    return api.KeptBackup(id=id_, tier=tier.value, taken_at=taken, bytes=size, verified=verified)
 
 
 def _verified(before: api.Backups, jobs: Sequence[EndedJob]) -> api.Verified | None:
