@@ -29,6 +29,7 @@ RepositoryOption = Annotated[
         help="Where backups lie, several times for several: NAME=file:///folder, or"
         " NAME=s3://bucket/prefix?endpoint=https://...&region=...&path_style=true&credentials=/folder&ca=/file.",
         metavar="NAME=URL",
+        envvar="MEDIANEST_REPOSITORIES",
     ),
 ]
 NamespaceOption = Annotated[str, typer.Option(help="Of the MediaNestDatabase that the backups are of.")]
@@ -36,9 +37,16 @@ NameOption = Annotated[str, typer.Option(help="The MediaNestDatabase's name.")]
 IdentifierOption = Annotated[
     str, typer.Option(help="PostgreSQL's own of the server, where several had the name.", metavar="NUMBER")
 ]
-WorkDirOption = Annotated[Path, typer.Option(help="Room for the dump and, for a verification, for its copy.")]
+WorkDirOption = Annotated[
+    Path, typer.Option(help="Room for the dump and, for a verification, for its copy.", envvar="MEDIANEST_WORK_DIR")
+]
 IdentityOption = Annotated[
-    Path | None, typer.Option(help="File with age's private key, where backups are encrypted.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        help="File with age's private key, where backups are encrypted.",
+        metavar="FILE",
+        envvar="MEDIANEST_IDENTITY_FILE",
+    ),
 ]
 SigningKeysOption = Annotated[
     Path | None,

@@ -372,6 +372,7 @@ def _job(
         ],
         resources=halves.own if copies else resources,
         dbname=target,
+        env=_by_hand(reached.arguments, key.arguments, signs.arguments),
         mounts=[*work, *reached.mounts, *key.mounts, *signs.mounts, *mounts],
     )
     pod = dbctl_pod(
@@ -390,6 +391,17 @@ def _job(
         "backoffLimit": _TRIES,
         "activeDeadlineSeconds": int(to_timedelta(spec.backup.deadline).total_seconds()),
     }
+
+
+def _by_hand(reached: Sequence[str], key: Sequence[str], signs: Sequence[str]) -> list[Manifest]:
+    """Variables by which a person in a copy of such a pod needs no options: docs/runbooks/DataLost.md makes one."""
+    told = {
+        "MEDIANEST_REPOSITORIES": " ".join(reached[1::2]),
+        "MEDIANEST_IDENTITY_FILE": "".join(key[1:]),
+        "MEDIANEST_SIGNING_KEYS": "".join(signs[1:]),
+        "MEDIANEST_WORK_DIR": naming.WORK_MOUNT,
+    }
+    return [{"name": name, "value": value} for name, value in told.items() if value]
 
 
 def _work(spec: DatabaseSpec) -> Manifest:

@@ -102,7 +102,8 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     before = known or api.Backups()
     jobs = sorted(ended, key=lambda job: job.finished)
     backups = [job for job in jobs if job.tier is not None]
-    good = [job for job in backups if job.succeeded]
+    # A person's copy of such a Job may have done anything else.
+    good = [job for job in backups if job.succeeded and job.result.get("backup")]
     last = _last(good[-1]) if good else None
     if before.last and (last is None or before.last.at >= last.at):
         last = before.last
