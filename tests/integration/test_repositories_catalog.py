@@ -188,6 +188,28 @@ class TestCleanup:
             assert (tmp_path / path).exists()
         assert one(repository, whole).state is State.COMPLETE
 
+    def test_what_lies_behind_a_link_is_another_repositorys(self, tmp_path: Path) -> None:
+        """Whoever can write to one repository must not be able to have another one's backups removed."""
+        good, bad = open_folder(tmp_path / "good"), open_folder(tmp_path / "bad")
+        place, _ = back_up([good])
+        there = tmp_path / "bad" / place.origin.prefix
+        there.parent.mkdir(parents=True)
+        there.symlink_to(tmp_path / "good" / place.origin.prefix)
+        left = Place(ORIGIN, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC))).file("data.dump")
+        (tmp_path / "good" / left).parent.mkdir(parents=True)
+        (tmp_path / "good" / left).write_bytes(b"1")
+        age_files(tmp_path / "good", [left], timedelta(hours=2))
+        assert (bad.list(), Catalog.read(bad).backups, cleanup(bad, ORIGIN)) == ([], (), [])
+        with pytest.raises(RepositoryError, match="symbolic link"):
+            bad.delete(place.file("data.dump"))
+        assert one(good, place).state is State.COMPLETE
+        # The repository itself may be one.
+        (tmp_path / "linked").symlink_to(tmp_path / "good")
+        linked = open_folder(tmp_path / "linked")
+        assert one(linked, place).state is State.COMPLETE
+        linked.delete(left)
+        assert not (tmp_path / "good" / left).exists()
+
     def test_a_writer_that_says_that_it_is_at_work_is_left_alone(self, tmp_path: Path) -> None:
         repository = open_folder(tmp_path)
         place = Place(ORIGIN, Tier.DAILY, layout.new_id(Tier.DAILY, datetime.now(UTC)))
@@ -248,7 +270,8 @@ class TestCleanup:
         for path in reached:
             repository.write(path, [b"1"])
         assert one(repository, place).state is State.INCOMPLETE
-        assert Catalog.read(repository).summary() == {"count": 0, "bytes": 0, "tiers": {}, "incomplete": 1}
+        found = {"count": 0, "bytes": 0, "tiers": {}, "newest": [], "incomplete": 1}
+        assert Catalog.read(repository).summary() == found
         with pytest.raises(CatalogError, match="it has no complete backup of this database"):
             Catalog.read(repository).choose("latest")
         assert cleanup(repository, ORIGIN) == []

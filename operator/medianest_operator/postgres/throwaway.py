@@ -16,7 +16,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from psycopg.pq import PGconn, Ping
 from medianest_operator import naming
 from medianest_operator.postgres import scram
 from medianest_operator.postgres.connect import NO_LIMITS, as_options
+from medianest_operator.postgres.scratch import scratch_folder
 
 START_LIMIT = 60.0
 """Seconds until a server that doesn't answer is given up."""
@@ -162,12 +162,8 @@ def local_server(parent: Path, settings: Mapping[str, str] | None = None) -> Ite
     """
     admin = Login.new(SUPERUSER)
     # A short path: a socket's path may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent.resolve()))
-    try:
-        with running(folder, admin.verifier(), settings or {}):
-            yield ThrowawayServer(folder, admin)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder(parent, "pg-") as folder, running(folder, admin.verifier(), settings or {}):
+        yield ThrowawayServer(folder, admin)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 
 import psycopg
@@ -41,6 +40,7 @@ from medianest_operator.postgres.contents import (
 )
 from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.sandbox import LocalSandbox, Sandbox
+from medianest_operator.postgres.scratch import scratch_folder
 from medianest_operator.results.backup import Reason, Result, RunFailure
 from medianest_operator.results.text import cut
 
@@ -165,8 +165,8 @@ class ImportRun:
         # The target first: it must not be found unfit after an hour's dump.
         with closing(open_target(options.conninfo, options.wait, self._report)) as connection:
             target = inspect(connection, libpq_environment(connection))
-            with TemporaryDirectory(prefix="import-", dir=options.work) as folder:
-                path = Path(folder) / "data.dump"
+            with scratch_folder(options.work, "import-") as folder:
+                path = folder / "data.dump"
                 source = open_source(options.source_file, self._report)
                 with closing(source.connection):
                     seen = self._dump(source, path)

@@ -186,7 +186,7 @@ class Repository:
         if self._folder is not None and not self._folder.is_dir():
             return []
         with self._told("list", prefix):
-            found = list(self._listed(key))
+            found = [item for item in self._listed(key) if self._is_own(item["path"])]
         cut = len(self._prefix)
         return sorted(StoredObject(item["path"][cut:], item["size"], item["last_modified"]) for item in found)
 
@@ -204,8 +204,17 @@ class Repository:
         key = self._key(path)
         if self._folder is not None and not self._folder.is_dir():
             return
+        if not self._is_own(key):
+            raise RepositoryError(self._at(path, "delete", "it is reached by a symbolic link, and may be another's"))
         with self._told("delete", path), suppress(FileNotFoundError):
             obstore.delete(self._store(), key)
+
+    def _is_own(self, key: str) -> bool:
+        """Whether it lies in the folder itself: a link that somebody laid there may lead to another repository."""
+        if self._folder is None:
+            return True
+        parent = (self._folder / key).parent
+        return parent.resolve() == self._folder.resolve() / parent.relative_to(self._folder)
 
     def unfinished(self, prefix: str = "") -> _Objects:
         """Files under a prefix that were being written when their writer was killed, or still are; none in a bucket.
@@ -219,7 +228,7 @@ class Repository:
         found = []
         with self._told("list", prefix):
             for file in root.rglob("*") if root.is_dir() else ():
-                if not _UNFINISHED.search(file.name):
+                if not (_UNFINISHED.search(file.name) and self._is_own(str(file.relative_to(self._folder)))):
                     continue
                 with suppress(FileNotFoundError):
                     state = file.stat()

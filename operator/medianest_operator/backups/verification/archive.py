@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from medianest_operator.backups.logical.dump import DumpError, contents
 from medianest_operator.backups.repository.catalog import Backup, reading
@@ -23,6 +22,7 @@ from medianest_operator.backups.repository.packing import unpack
 from medianest_operator.backups.repository.store import DamagedError
 from medianest_operator.backups.verification.comparison import stored_catalog
 from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.scratch import scratch_folder
 from medianest_operator.results.backup import Reason, RunFailure
 
 TELL_EVERY = 10.0
@@ -71,9 +71,9 @@ def downloaded(
     with (
         told(work, manifest, copy_bytes),
         reading(repository, backup),
-        TemporaryDirectory(prefix="backup-", dir=work) as folder,
+        scratch_folder(work, "backup-") as folder,
     ):
-        path = Path(folder) / "data.dump"
+        path = folder / "data.dump"
         _fetch(repository, manifest, path, identities, report)
         catalog = stored_catalog(repository, manifest, identities)
         try:
