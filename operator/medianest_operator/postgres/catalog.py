@@ -171,6 +171,9 @@ def catalog_from_rows(rows: Iterable[Sequence[Any]]) -> Catalog:
     objects = {_MARK: CatalogObject(*_MARK, {"is": VERSION})}
     for (section,) in rows:
         for raw in section:
+            if raw["name"] is None:
+                # It was dropped while it was spelled, which doesn't go by the snapshot.
+                continue
             attributes = {k: v for k, v in raw.items() if k not in ("kind", "owner_table", "name") and v is not None}
             item = CatalogObject(raw["kind"], raw["owner_table"] or "", raw["name"], attributes)
             objects[item.key] = item
@@ -208,7 +211,9 @@ def read_definitions(connection: Connection[Any]) -> Definitions:
     catalog = read_catalog(connection)
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(SET_SEARCH_PATH)
-        return Definitions(catalog, dict(cursor.execute(SELECT_VERSIONS).fetchall()))
+        versions = cursor.execute(SELECT_VERSIONS).fetchall()
+    # Without those that were dropped while they were spelled.
+    return Definitions(catalog, {name: version for name, version in versions if name is not None})
 
 
 async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:

@@ -301,7 +301,10 @@ SECTIONS: tuple[LiteralString, ...] = (
 SET_SEARCH_PATH: LiteralString = """
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
        pg_catalog.set_config('timezone', 'UTC', true), pg_catalog.set_config('datestyle', 'ISO', true),
-       pg_catalog.set_config('intervalstyle', 'postgres', true)
+       pg_catalog.set_config('intervalstyle', 'postgres', true), pg_catalog.set_config('bytea_output', 'hex', true),
+       pg_catalog.set_config('standard_conforming_strings', 'on', true),
+       pg_catalog.set_config('extra_float_digits', '1', true),
+       pg_catalog.set_config('quote_all_identifiers', 'off', true)
 """
 
 # Every definition is a row of these catalogs, and another version of the row whenever it changes. VACUUM and ANALYZE

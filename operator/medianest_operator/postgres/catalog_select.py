@@ -38,6 +38,11 @@ SELECT CASE c.relkind WHEN 'm' THEN 'materialized view ' ELSE 'view ' END || {PU
        r.xmin::text
   FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('v', 'm') AND r.rulename = '_RETURN' AND {USER_SCHEMA}
+ UNION ALL
+SELECT 'table ' || {PUBLIC} || quote_ident(c.relname) || ': index ' || quote_ident(i.relname), i.xmin::text
+  FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+  JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE {USER_SCHEMA}
 """
 
 

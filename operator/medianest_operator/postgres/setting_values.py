@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from psycopg import sql
@@ -11,12 +12,14 @@ _LISTS: Final = frozenset({
     "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",
 })  # fmt: skip
 
+_NAME: Final = re.compile(r'"(?:[^"]|"")*"|[^\s",][^,]*?(?=\s*(?:,|$))')
+
 
 def name_and_value(setting: str) -> tuple[str, sql.Composable]:
     """The name, and the value for `ALTER ... SET name = value`."""
     name, _, value = setting.partition("=")
     if name not in _LISTS:
         return name, sql.Literal(value)
-    parts = [part.strip() for part in value.split(",")]
+    parts = [found[0] for found in _NAME.finditer(value)]
     plain = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
     return name, sql.SQL(", ").join(sql.Literal(part) for part in plain)

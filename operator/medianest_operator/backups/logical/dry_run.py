@@ -107,7 +107,7 @@ class DryRun:
         lost = _more_rows(live.rows, manifest.rows)
         estimate = {
             "backup": manifest.id,
-            "takenAt": stamp(manifest.taken_at),
+            "takenAt": stamp(manifest.moment),
             "bytes": manifest.bytes,
             "verified": backup.is_verified,
             "seconds": measured,
@@ -167,7 +167,7 @@ def _seconds(verification: Verification | None) -> float | None:
 
 def _which(manifest: Manifest, backup: Backup) -> str:
     verified = "verified by a test restore" if backup.is_verified else "not verified so far"
-    taken = f"{manifest.taken_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({_ago(manifest.taken_at)})"
+    taken = f"{manifest.moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({_ago(manifest.moment)})"
     return f"It would take backup {manifest.id} of {taken}, {_size(manifest.bytes)}, {verified}."
 
 

@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.counting import Counting
 from medianest_operator.backups.logical.dump import DumpError, dump, restore_archive, sequence_values
-from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect
+from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect, read_restored
 from medianest_operator.backups.logical.restore import open_target
 from medianest_operator.backups.logical.server import Server, check_readable, lock_tables, lost
 from medianest_operator.backups.logical.source import open_source
@@ -24,9 +24,9 @@ from medianest_operator.backups.logical.toc import Entry, read_toc, write_list
 from medianest_operator.backups.repository.facts import Collation, read_collation
 from medianest_operator.backups.verification.comparison import (
     Contents,
-    read_contents,
     row_differences,
     sequence_differences,
+    without_invalid_indexes,
     without_versions,
 )
 from medianest_operator.postgres.catalog import Catalog, difference, read_catalog
@@ -261,7 +261,7 @@ class ImportRun:
         self._report(f"restored in {time.monotonic() - began:.1f} s; comparing")
 
     def _compare(self, target: Target, seen: Seen, notes: Sequence[str]) -> Result:
-        found = read_contents(target.connection)
+        found = read_restored(target)
         self._more |= {"tables": len(found.rows), "rows": sum(found.rows.values())}
         # The schemas that were made for extensions are no part of it.
         cursor = target.connection.cursor(row_factory=tuple_row)
@@ -306,7 +306,7 @@ def imported_part(catalog: Catalog, others: Sequence[str]) -> Catalog:
     """
     prefixes = tuple(f"{name}." for name in others)
     kept = {}
-    for key, item in catalog.without_privileges().objects.items():
+    for key, item in without_invalid_indexes(catalog.without_privileges()).objects.items():
         kind, table, name = key
         if kind in _OF_NO_SCHEMA or (kind == "schema" and name in others):
             continue

@@ -28,6 +28,8 @@ _PASSING = re.compile(
     r"|connection not open|too many (clients|connections)|remaining connection slots|snapshot"
 )
 
+_VANISHED = re.compile("does not exist|cache lookup failed|could not open relation with OID")
+
 
 class DumpError(Exception):
     """A program failed; the text is its own first complaint.
@@ -41,7 +43,7 @@ class DumpError(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.transient = _PASSING.search(text) is not None
-        self.vanished = re.search("does not exist|cache lookup failed", text) is not None
+        self.vanished = _VANISHED.search(text) is not None
         self.conflict = "conflict with recovery" in text
 
 

@@ -30,15 +30,15 @@ def taken_before(found: Found, moment: datetime) -> Found:
         RunFailure: that is each of them.
     """
     catalogs = [
-        Catalog(catalog.repository, [backup for backup in catalog.backups if backup.taken_at <= moment])
+        Catalog(catalog.repository, [backup for backup in catalog.backups if backup.moment <= moment])
         for catalog in found.catalogs
     ]
     complete = [backup for catalog in found.catalogs for backup in catalog.backups if backup.state is State.COMPLETE]
-    if complete and not any(backup.taken_at <= moment for backup in complete):
-        oldest = min(complete, key=lambda backup: backup.taken_at)
+    if complete and not any(backup.moment <= moment for backup in complete):
+        oldest = min(complete, key=lambda backup: backup.moment)
         raise RunFailure(
             Reason.NO_SUCH_BACKUP,
-            f"No backup is of {_shown(moment)} or earlier: the oldest, {oldest.id}, is of {_shown(oldest.taken_at)}.",
+            f"No backup is of {_shown(moment)} or earlier: the oldest, {oldest.id}, is of {_shown(oldest.moment)}.",
             transient=bool(found.failures) and found.transient,
         )
     return Found(catalogs, found.failures, found.transient)

@@ -22,6 +22,7 @@ from medianest_operator.backups.logical.server import (
     open_connection,
     open_replica,
     open_server,
+    read_clock,
 )
 from medianest_operator.backups.repository import layout, retention
 from medianest_operator.backups.repository.catalog import Catalog, remove
@@ -231,7 +232,7 @@ class BackupRun:
         version = pg_dump_version()
         before = read_definitions(server.connection)
         with snapshot(server.connection) as exported:
-            taken_at = self._options.now()
+            taken_at, contents_at = self._options.now(), read_clock(server.connection)
             tables = check_readable(server)
             lock_tables(server.connection, tables)
             facts = read_facts(server.connection)
@@ -253,6 +254,7 @@ class BackupRun:
                         tier=place.tier,
                         origin=place.origin,
                         taken_at=taken_at,
+                        contents_at=contents_at,
                         finished_at=self._options.now(),
                         pg_dump_version=version,
                         source=server.name,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
@@ -26,12 +27,17 @@ _REPLICA_WAIT = 5.0
 # Final for whoever tries again: the words are the server's (src/backend/utils/init/postinit.c, libpq/auth.c).
 _FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied for database")
 
-# A table that was dropped, or a snapshot that went with its server, is another one the next time.
+# What was dropped meanwhile, or a snapshot that went with its server, is another one the next time.
 _PASSING = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidSchemaName,
     psycopg.errors.InvalidParameterValue,
+    # Of a relation or a function that goes while its definition is spelled: no SQLSTATE of its own.
+    psycopg.errors.InternalError_,
 )
 
 _NEUTRAL: tuple[LiteralString, ...] = (
@@ -42,6 +48,7 @@ _NEUTRAL: tuple[LiteralString, ...] = (
     "SET transform_null_equals = off",
     "SET DateStyle = 'ISO, MDY'",
     "SET exit_on_error = off",
+    "SET client_encoding = 'UTF8'",
 )
 
 _STATE: LiteralString = """
@@ -192,6 +199,17 @@ def lock_tables(connection: Connection[Any], tables: Sequence[Table]) -> None:
     for table in tables:
         name = psycopg.sql.Identifier(table.schema, table.plain)
         connection.execute(psycopg.sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
+
+
+def read_clock(connection: Connection[Any]) -> datetime:
+    """What time the server has.
+
+    Raises:
+        psycopg.Error: as the server says.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    (seconds,) = only(cursor.execute("SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8"))
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def open_connection(environment: Mapping[str, str]) -> Connection[Any]:

@@ -64,6 +64,7 @@ class Backup:
         reason: what is damaged, or which format it has.
         manifest: of a complete one, and of a damaged one whose manifest can be read.
         verification: what its newest restore showed, if there was any.
+        is_unclear: what a restore showed was noted, and can't be read, or is of another manifest.
         signature: its manifest's.
         read: somebody reads it at the moment.
         modified: of its newest object, by the repository's clock.
@@ -76,6 +77,7 @@ class Backup:
     reason: str = ""
     manifest: Manifest | None = None
     verification: Verification | None = None
+    is_unclear: bool = False
     signature: Signature = Signature.UNCHECKED
     read: bool = False
     modified: datetime = _NEVER
@@ -99,6 +101,11 @@ class Backup:
         moment = layout.id_moment(self.id)
         assert moment is not None
         return moment
+
+    @property
+    def moment(self) -> datetime:
+        """As `taken_at`, by the server's clock where that is known."""
+        return self.manifest.moment if self.manifest is not None else self.taken_at
 
     @property
     def is_authentic(self) -> bool:
@@ -255,7 +262,7 @@ def _in_short(backup: Backup) -> list[Any]:
     result has little room."""
     began = layout.id_moment(backup.id)
     assert began is not None
-    later = math.ceil((backup.taken_at - began).total_seconds())
+    later = math.ceil((backup.moment - began).total_seconds())
     return [backup.id, backup.bytes, backup.verification.ok if backup.verification else None, max(0, later)]
 
 
@@ -359,10 +366,12 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
     except ManifestError as error:
         state = State.NEWER if isinstance(error.__cause__, NewerFormatError) else State.DAMAGED
         return Backup(**common, state=state, reason=str(error))
+    verification = _verification(repository, files.get(layout.VERIFICATION), manifest, digest)
     common |= {
         "manifest": manifest,
         "signature": manifest.signature,
-        "verification": _verification(repository, files.get(layout.VERIFICATION), manifest, digest),
+        "verification": verification,
+        "is_unclear": verification is None and layout.VERIFICATION in files,
     }
     if manifest.signature is Signature.WRONG:
         return Backup(**common, state=State.DAMAGED, reason="its signature is by another key, or it was changed")

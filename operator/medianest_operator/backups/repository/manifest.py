@@ -198,6 +198,7 @@ class Manifest(_Document):
         dbname: the database's name in PostgreSQL.
         owner: the role that owns it.
         taken_at: the moment that its contents are of, by the clock of who took it; ages are counted from it.
+        contents_at: the same by the server's clock, by which people know when something happened; `None`: not noted.
         finished_at: when the last byte was stored.
         postgres_version: the server's, as in `server_version`.
         pg_dump_version: the program's.
@@ -229,6 +230,7 @@ class Manifest(_Document):
     dbname: str
     owner: str
     taken_at: AwareDatetime
+    contents_at: AwareDatetime | None = None
     finished_at: AwareDatetime
     postgres_version: str
     pg_dump_version: str
@@ -275,6 +277,11 @@ class Manifest(_Document):
     @property
     def _needs_checksum(self) -> bool:
         return self.format_version > 1
+
+    @property
+    def moment(self) -> datetime:
+        """What its contents are of, by the server's clock where that is known."""
+        return self.contents_at or self.taken_at
 
     @property
     def place(self) -> Place:

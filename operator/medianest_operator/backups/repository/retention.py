@@ -1,9 +1,10 @@
 """Which backups may go. Pure: what there is and what time it is goes in, what to remove and why comes out.
 
-Never removed, however old: the newest complete backup of a tier; the newest one that a restore has shown to be good;
-one that can't be read, which may be whole all the same (a file that isn't wholly there yet, an operator that was rolled
-back); one that is being read; one from the future; anything that isn't a backup of ours. And never more than two of a
-tier at once, so that a clock that jumps ahead costs little.
+Never removed, however old: the newest complete backup of a tier; the newest one that a restore has shown to be good,
+and newer ones of which that may have been noted, illegibly; one that can't be read, which may be whole all the same (a
+file that isn't wholly there yet, an operator that was rolled back); one that is being read; one from the future;
+anything that isn't a backup of ours. And never more than two of a tier at once, so that a clock that jumps ahead costs
+little.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def plan(
             of_origin,
             lambda backup: backup.is_verified and backup.is_authentic and backup.tier is not Tier.REPLACED,
         )
-        spared = {*but, *verified[-1:], *signed[-1:]}
+        # What was noted of these can't be read: one of them may be the last verified one.
+        unclear = _ids(of_origin, lambda backup: backup.is_unclear and backup.tier is not Tier.REPLACED)
+        newer = [id_ for id_ in unclear if not verified or id_ > verified[-1]]
+        spared = {*but, *verified[-1:], *signed[-1:], *newer}
         for of_tier in _grouped(of_origin, lambda backup: backup.tier):
             tier = of_tier[0].tier
             count = (newest or {}).get(tier, 0)
