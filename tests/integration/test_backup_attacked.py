@@ -150,6 +150,53 @@ def test_a_dump_that_misses_what_was_dropped_may_be_tried_again(words: str) -> N
     assert DumpError(f"pg_dump: error: query failed: ERROR:  {words}").vanished
 
 
+def test_what_no_dump_keeps_is_a_word_and_no_difference(bench: Bench) -> None:
+    bench.source.execute("""
+        SET ROLE medianest;
+        CREATE TABLE parent (a text);
+        CREATE TABLE child (x text) INHERITS (parent);
+        ALTER TABLE child ALTER a SET COMPRESSION pglz;
+        ALTER TABLE parent ADD b text;
+        INSERT INTO child VALUES ('a', 'x', 'b');
+        CREATE COLLATION copied FROM "C"
+    """)
+    backup = checked(bench)
+    copy = created(bench, "--backup", backup)
+    asked = "SELECT a, b, x FROM child"
+    assert copy.execute(asked) == bench.source.execute(asked)
+    answer = bench.verify("--backup", backup)
+    assert "table child: column b (text) has another position, which pg_dump doesn't keep" in answer.result["message"]
+
+
+def test_what_a_superuser_alone_may_make_is_named_whatever_it_is_called(bench: Bench) -> None:
+    bench.source.execute("""
+        CREATE FUNCTION tight(a integer) RETURNS bool LANGUAGE sql LEAKPROOF AS 'SELECT a > 0';
+        ALTER FUNCTION tight OWNER TO medianest;
+        CREATE FUNCTION noted() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE EVENT TRIGGER "E ""t" ON ddl_command_end EXECUTE FUNCTION noted();
+        CREATE PUBLICATION "p ""x" FOR ALL TABLES
+    """)
+    backup = checked(bench)
+    [document] = bench.listed()
+    lost = document["verification"]["lost"]
+    assert {'event trigger "E ""t"', 'publication "p ""x"'} <= set(lost), lost
+    assert any("tight" in label for label in lost), lost
+    assert definitions(created(bench, "--backup", backup)) == definitions(bench.source)
+
+
+def test_a_mapping_without_its_password_is_told(bench: Bench) -> None:
+    bench.source.execute("""
+        CREATE EXTENSION postgres_fdw;
+        CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw;
+        CREATE USER MAPPING FOR medianest_app SERVER other OPTIONS (password 'x')
+    """)
+    backup = bench.backup().result["backup"]
+    copy = Database(bench.source.server, f"{bench.source.name}_copy")
+    told = ["restore", "--create", *bench.places, *WHOSE, "--work-dir", str(bench.work), "--backup", backup]
+    answer = bench.start(*told, database=copy, user="postgres").end()
+    assert "user mapping other for medianest_app has no options now" in answer.result["message"], answer.text
+
+
 @pytest.mark.parametrize("setting", ["bytea_output = 'escape'", "standard_conforming_strings = off"])
 def test_how_a_database_spells_is_no_difference(bench: Bench, setting: str) -> None:
     bench.source.execute(f'ALTER DATABASE "{bench.source.name}" SET {setting}')

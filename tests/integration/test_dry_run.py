@@ -148,9 +148,9 @@ def test_the_last_backup_before_a_moment(bench: Bench, target: Database) -> None
     bench.source.execute("DELETE FROM media_requests")
     bench.backup()
     first, second = Catalog.read(bench.open()).backups
-    exact = look(bench, "--backup", "latest", "--target-time", second.taken_at.isoformat())
+    exact = look(bench, "--backup", "latest", "--target-time", second.moment.isoformat())
     assert exact.result["backup"] == second.id
-    told = (second.taken_at - timedelta(microseconds=1)).isoformat()
+    told = (second.moment - timedelta(microseconds=1)).isoformat()
     assert look(bench, "--backup", "latest", "--target-time", told).result["backup"] == first.id
     answer = bench.restore(target, "--backup", "latest", "--target-time", told)
     assert (answer.code, answer.result["backup"]) == (0, first.id), answer.text
@@ -173,7 +173,7 @@ def test_what_was_written_while_a_backup_waited_is_later_than_when_it_began(benc
     answer = look(bench, "--backup", "latest", "--target-time", moment.isoformat())
     assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
     assert f"or earlier: the oldest, {taken.result['backup']}, is of 20" in answer.result["message"]
-    assert datetime.fromisoformat(taken.result["startedAt"]) < moment < Catalog.read(bench.open()).backups[0].taken_at
+    assert datetime.fromisoformat(taken.result["startedAt"]) < moment < Catalog.read(bench.open()).backups[0].moment
     ended = look(bench, "--backup", "latest", "--target-time", taken.result["finishedAt"])
     assert ended.result["backup"] == taken.result["backup"]
 

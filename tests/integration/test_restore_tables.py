@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from backup_documents import edit_document
-from integration.backup_runs import WHOSE, Answer, Bench, contents, definitions, new_bench
+from integration.backup_runs import WHOSE, Answer, Bench, contents, definitions, new_bench, replace_stored
 from integration.postgres_server import Database
 from medianest_operator.migrations.versions import schema_of
 from medianest_operator.postgres.catalog import difference, read_catalog
@@ -127,6 +129,27 @@ def test_a_type_that_is_another_by_now_comes_back_as_text(bench: Bench) -> None:
     assert "Columns of type more.mood[], pair came back as text" in answer.result["message"]
     found = bench.source.execute('SELECT "Sp ace", p FROM restored_back."Odd ""Name" WHERE id = 1')
     assert found == [('{sad,"E\'x,y"}', '(1,"x,"")")')]
+
+
+def test_a_type_in_a_forged_catalog_is_only_a_type(bench: Bench) -> None:
+    """Whoever can write into the repository doesn't get SQL executed here."""
+    bench.backup()
+    [manifest] = bench.folder.rglob("manifest.json")
+    forge_catalog(manifest, '"type":"text"', '"type":"text); CREATE TABLE public.forged (a text"')
+    answer = bring(bench, "users")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert bench.source.execute("SELECT to_regclass('public.forged')") == [(None,)]
+    assert bench.source.execute("SELECT count(*) FROM restored_back.users") == [(500,)]
+
+
+def forge_catalog(manifest: Path, was: str, becomes: str) -> None:
+    """Change the stored catalog, and make the manifest fit."""
+    path = manifest.with_name("catalog.json.gz")
+    text = gzip.decompress(path.read_bytes()).decode()
+    assert was in text
+    forged = text.replace(was, becomes).encode()
+    edit_document(manifest, lambda document: document.update(fingerprint=hashlib.sha256(forged).hexdigest()))
+    replace_stored(path, gzip.compress(forged))
 
 
 def test_nothing_is_left_of_one_that_fails(bench: Bench) -> None:

@@ -65,3 +65,8 @@ def test_durations(text: str, milliseconds: int) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a duration"):
         duration(text)
+
+
+def test_a_space_of_a_parameter_is_one_for_libpq() -> None:
+    uri = libpq_uri("postgres://u@h/d?options=-c%20work_mem%3D4MB")
+    assert conninfo_to_dict(uri)["options"] == "-c work_mem=4MB"

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import Connection
@@ -58,7 +58,7 @@ def libpq_uri(url: str) -> str:
         given["sslrootcert"] = given.pop("sslcert")
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     kept = {name: value for name, value in given.items() if name in known}
-    return urlunsplit(parts._replace(query=urlencode(kept)))
+    return urlunsplit(parts._replace(query=urlencode(kept, quote_via=quote)))
 
 
 def conninfo_from(environment: Mapping[str, str] = os.environ) -> str:

@@ -205,6 +205,9 @@ class ImportRun:
         notes = [f"schema {name} of the source is not imported" for name in used]
         left = sorted(item.label for item in whole.objects.values() if item.kind in _OF_NO_SCHEMA)
         notes += [f"{label} of the source is not imported" for label in left]
+        # Each says which it is of: the database, or a role in it. A role's own are the server's.
+        settings = sorted(item.name for item in whole.of_kind("settings") if item.name.startswith("database"))
+        notes += [f"settings of the source's {name} are not imported" for name in settings]
         return Seen(Contents(catalog, rows, sequences, large_objects), collation, extensions, version, tuple(notes))
 
     def _write(self, chunks: Any, path: Path, look: bool) -> dict[str, tuple[int, bool]] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -57,14 +57,13 @@ class NewDatabase:
             psycopg.Error: as the server says.
         """
         with closing(self._connect(MAINTENANCE)) as connection:
+            _sweep(connection, self.name)
             if connection.execute(_THERE, (self.name,)).fetchone():
                 raise RunFailure(
                     Reason.TARGET_NOT_EMPTY,
                     f"Database {self.name} exists. --create makes it: give another name, or drop it; nothing was"
                     " changed.",
                 )
-            for left in _left_over(connection, self.name):
-                _run(connection, "DROP DATABASE IF EXISTS {}", left)
             create_database(connection, self.filling, self._manifest)
             _run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", self.filling)
 
@@ -82,6 +81,8 @@ class NewDatabase:
         with closing(self._connect(MAINTENANCE)) as connection:
             notes = _give_properties(connection, self.filling, self._manifest)
             _run(connection, "ALTER DATABASE {} RENAME TO {}", self.filling, self.name)
+            # The server may not have known at the beginning that a killed run was gone.
+            _sweep(connection, self.name)
         return notes
 
 
@@ -117,6 +118,14 @@ def collation_missing(manifest: Manifest, error: psycopg.Error) -> RunFailure:
 
 def _beginning(name: str) -> str:
     return f"{name.encode()[:40].decode(errors='ignore')}{_WORD}"
+
+
+def _sweep(connection: Connection[Any], name: str) -> None:
+    """Drop what runs that were killed have left."""
+    for left in _left_over(connection, name):
+        # Somebody else may sweep, or look at it.
+        with suppress(psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName):
+            _run(connection, "DROP DATABASE IF EXISTS {}", left)
 
 
 def _left_over(connection: Connection[Any], name: str) -> list[str]:

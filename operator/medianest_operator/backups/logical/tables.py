@@ -334,7 +334,8 @@ def _is_same(connection: Connection[Any], catalog: Catalog, live: Catalog, kind:
         cursor.execute("SELECT pg_catalog.set_config('search_path', 'public', true)")
         try:
             (usable,) = only(cursor.execute(_USABLE, (kind,)))
-        except psycopg.errors.InsufficientPrivilege:
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.SyntaxError):
+            # What the server takes for a type's name is one, and nothing else: it goes into a statement.
             return False
         return bool(usable)
 

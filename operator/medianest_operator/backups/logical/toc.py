@@ -37,6 +37,7 @@ _SUPERUSERS: Final = frozenset({
     # These lead elsewhere, and hold passwords.
     "SERVER", "USER MAPPING",
 })  # fmt: skip
+_CALLED: Final = frozenset({"function", "procedure", "aggregate"})
 _QUALIFIED: Final = frozenset({"operator", "operator class", "operator family"})
 _NAMES: Final = (
     (re.compile(r"^CAST \((.+)\)$"), r"\1"),
@@ -123,10 +124,23 @@ class LeftOut:
             name = re.split(r" USING | \(", name, maxsplit=1)[0]
         if name in self.names or table in self.names or f"{table} {name}" in self.names:
             return True
+        if item.kind in _CALLED:
+            return any(_is_same_routine(name, known) for known in self.names if "(" in known)
         if item.kind in ("grants", "comment"):
             what = name.replace(f" {PUBLIC}.", " ")
             return any(what.endswith(f" {known}") or f" on {known}" in what for known in self.names)
         return False
+
+
+def _is_same_routine(name: str, known: str) -> bool:
+    """Whether a routine as a catalog calls it, with its arguments' names, is one as a dump does, without."""
+    (own, _, given), (other, _, types) = name.partition("("), known.partition("(")
+    arguments, kinds = given.removesuffix(")").split(", "), types.removesuffix(")").split(", ")
+    return (
+        own == other
+        and len(arguments) == len(kinds)
+        and all(full == kind or full.endswith(f" {kind}") for full, kind in zip(arguments, kinds, strict=True))
+    )
 
 
 def parse_entry(line: str) -> Entry | None:
@@ -206,7 +220,7 @@ def choose(
         for pattern, replacement in _NAMES:
             name = pattern.sub(replacement, name)
         called = name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}"
-        left.names.add(called)
+        left.names.add(called.replace('"', ""))
         if number in refused:
             left.refused[called] = f"{entry.kind.lower()} {entry.name(owners)}"
     return left
@@ -222,7 +236,7 @@ def _refused_by_text(archive: Path, entries: Sequence[Entry]) -> Iterator[int]:
         head = re.split(r"\n\s+AS ", piece, maxsplit=1)[0]
         if kind in _ROUTINES:
             language = re.search(r'\n\s+LANGUAGE "?([A-Za-z0-9_]+)', head)
-            if language is not None and language[1] not in _LANGUAGES:
+            if (language is not None and language[1] not in _LANGUAGES) or " LEAKPROOF" in head:
                 yield number
         elif (kind == "PUBLICATION" and " FOR ALL TABLES" in piece) or (kind == "CAST" and "WITHOUT FUNCTION" in piece):
             yield number

@@ -30,6 +30,7 @@ LARGE_OBJECTS = "large objects"
 """How the lack of them is accepted."""
 ACCEPTED = "accepted: "
 """How a note on a difference that was accepted begins."""
+_KEPT_BY_NO_DUMP = {"column": ("position", "compression"), "collation": ("encoding",)}
 _LARGEST_CATALOG = 512 << 20
 """Bytes: more is unpacked of no catalog, whatever a forged one may hold."""
 _HISTORY = "_prisma_migrations"
@@ -207,6 +208,8 @@ def compare(
     lacks = (known and manifest.tier is Tier.PRE_MIGRATION) or LARGE_OBJECTS in accepted
     _compare_large_objects(result, manifest, found, lacks)
     catalog = _scope(manifest, found.catalog).as_of(manifest.catalog_version)
+    mappings = catalog.of_kind("user mapping")
+    result.notes += [f"{item.label} has no options now: they may hold a password" for item in mappings]
     result.exact = catalog.fingerprint() == manifest.fingerprint
     if result.exact:
         return result
@@ -220,6 +223,8 @@ def compare(
         return result
     expected = _dumped(expected).as_of(manifest.catalog_version)
     expected, catalog, notes = without_versions(expected, catalog)
+    result.notes += notes
+    catalog, notes = _as_no_dump_keeps_it(expected, catalog)
     result.notes += notes
     if known:
         expected, unknown = _without_subscriptions(expected, catalog)
@@ -247,6 +252,27 @@ def _compare_large_objects(result: Comparison, manifest: Manifest, found: Conten
     else:
         result.objects.append(LARGE_OBJECTS)
         result.differences.append(text)
+
+
+def _as_no_dump_keeps_it(expected: Catalog, found: Catalog) -> tuple[Catalog, list[str]]:
+    """What was found, as if pg_dump reproduced what it doesn't, whoever restores; and a word on each of that.
+
+    A column that was added to a parent stands last in the child, and comes back among the inherited ones; their
+    compression comes back as the parent's. A collation copied from one without an encoding gets the database's.
+    """
+    kept, notes = dict(found.objects), []
+    heirs = {item.name for item in expected.of_kind("table") if item.attributes.get("parents")}
+    for key, item in expected.objects.items():
+        names, other = _KEPT_BY_NO_DUMP.get(item.kind), found.objects.get(key)
+        if names is None or other is None or (item.kind == "column" and item.table not in heirs):
+            continue
+        was = {name: item.attributes.get(name) for name in names}
+        unlike = sorted(name for name in names if other.attributes.get(name) != was[name])
+        if unlike:
+            notes.append(f"{item.label} has another {' and '.join(unlike)}, which pg_dump doesn't keep")
+            attributes = {name: value for name, value in {**other.attributes, **was}.items() if value is not None}
+            kept[key] = CatalogObject(item.kind, item.table, item.name, attributes)
+    return Catalog(kept), notes
 
 
 def _without_subscriptions(expected: Catalog, found: Catalog) -> tuple[Catalog, list[str]]:
