@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from integration import postgres_versions
@@ -219,6 +221,22 @@ def test_a_sequence_that_may_not_be_read_is_named(target: Database, room: Path) 
         answer = bring(room, target, source.url())
     assert answer.told == (1, "Failed", "PermissionDenied"), answer.text
     assert "sequence public.numbers" in answer.result["message"]
+
+
+def test_rows_that_policies_hide_from_their_owner_are_counted(target: Database, room: Path) -> None:
+    with started(15) as source:
+        source.database.execute(
+            "ALTER ROLE app BYPASSRLS; CREATE TABLE twice (a int); GRANT ALL ON twice TO app;"
+            " INSERT INTO twice VALUES (1), (1); ALTER TABLE twice ENABLE ROW LEVEL SECURITY;"
+            f" ALTER TABLE twice FORCE ROW LEVEL SECURITY; ALTER DATABASE {source.database.name} SET work_mem = '8MB'"
+        )
+        with source.database.connect() as connection, contextlib.suppress(psycopg.errors.UniqueViolation):
+            connection.execute("CREATE UNIQUE INDEX CONCURRENTLY once ON twice (a)")
+        answer = bring(room, target, source.url())
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert "settings of the source's database are not imported" in answer.result["differences"]
+    assert target.execute("SELECT relforcerowsecurity FROM pg_class WHERE relname = 'twice'") == [(True,)]
+    assert target.execute("SELECT count(*) FROM twice") == [(2,)]
 
 
 def test_a_source_that_stops_in_the_middle_is_a_failure(target: Database, room: Path) -> None:
