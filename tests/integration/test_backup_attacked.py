@@ -106,6 +106,17 @@ def test_rows_that_were_restored_by_no_path_are_not_verified(bench: Bench) -> No
     assert (listed["state"], listed.get("verification")) == ("Complete", None)
 
 
+def test_a_table_that_is_not_in_the_dump_is_the_backups_fault(bench: Bench) -> None:
+    bench.backup()
+    [manifest] = bench.folder.rglob("manifest.json")
+    edit_document(manifest, lambda document: document["rows"].update(ghosts=3))
+    answer = bench.verify()
+    assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
+    assert "table ghosts is missing" in answer.result["message"]
+    [listed] = bench.listed()
+    assert listed["verification"]["ok"] is False
+
+
 def _storm(database: Database, statements: list[str], stop: threading.Event) -> None:
     with database.connect() as connection:
         number = 3

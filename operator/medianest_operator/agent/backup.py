@@ -270,10 +270,10 @@ def restore(
         before=_moment(target_time) if target_time else None,
         volume=volume_size,
     )
-    opened = open_repositories(repository, signing_keys)
-    stop_on_sigterm()
     if bool(table) != bool(into_schema):
         raise typer.BadParameter("--table and --into-schema go together")
+    opened = open_repositories(repository, signing_keys)
+    stop_on_sigterm()
     if table:
         wanted = TablesWanted(table, into_schema, request, dry_run)
         finish(TablesRun(opened, options, wanted, say).run(), result_file)
