@@ -217,6 +217,41 @@ async def test_settings_of_the_database_come_along(admin: Connection, live: Data
     assert live.execute("SHOW medianest.note", user="medianest_app") == [("it's",)]
 
 
+async def test_rights_limit_and_comment_of_the_database_come_along(
+    server: PostgresServer, admin: Connection, live: Database
+) -> None:
+    """Whom an admin has let in stays in, by whoever granted it, and with what may be passed on."""
+    name = live.name
+    server.maintenance.execute(f'CREATE ROLE "{name} bi" LOGIN; CREATE ROLE {name}_team')
+    live.execute(
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS 'It''s the one.';"
+        f"ALTER DATABASE {name} CONNECTION LIMIT 17; GRANT CONNECT ON DATABASE {name} TO {name}_team WITH GRANT OPTION;"
+        f'SET ROLE {name}_team; GRANT CONNECT ON DATABASE {name} TO "{name} bi"; RESET ROLE;'
+        f'GRANT CREATE ON DATABASE {name} TO "{name} bi"'
+    )
+    before = own_properties(live)
+    candidate = await candidate_for(admin, live)
+    await databases.swap_in(admin, candidate.name, name, LIVE, (f"{name}_old", KEPT))
+    try:
+        live.execute("CREATE SCHEMA theirs", user=f"{name} bi")
+        found = own_properties(live)
+        assert found[1:] == before[1:] == (17, "It's the one.")
+        # The migrator has had the candidate to itself.
+        assert found[0] - before[0] == {"medianest_migrator=Tc/medianest"}
+        assert not before[0] - found[0]
+    finally:
+        for database in (live, server.maintenance):
+            database.execute(f'DROP OWNED BY {name}_team, "{name} bi" CASCADE')
+        await databases.drop(admin, f"{name}_old")
+        server.maintenance.execute(f'DROP ROLE {name}_team, "{name} bi"')
+
+
+def own_properties(database: Database) -> tuple[set[str], int, str]:
+    query = "SELECT datacl::text[], datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database"
+    [(rights, limit, comment)] = database.execute(f"{query} WHERE datname = current_database()")
+    return set(rights), limit, comment
+
+
 async def test_readers_of_a_replica_are_shown_out(admin: Connection, live: Database) -> None:
     with live.connect("medianest_app") as connection:
         await databases.end_sessions(admin, live.name)

@@ -76,6 +76,27 @@ def test_what_is_the_databases_own_comes_back(bench: Bench, fresh: Database) -> 
     assert own(fresh) == own(bench.source)
 
 
+def test_rights_come_back_by_whom_and_with_what_may_be_passed_on(bench: Bench, fresh: Database) -> None:
+    name, server = bench.source.name, bench.source.server
+    server.maintenance.execute("CREATE ROLE shape_team; CREATE ROLE shape_reader")
+    try:
+        bench.source.execute(
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;"
+            f"GRANT CONNECT ON DATABASE {name} TO medianest_backup;"
+            f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO shape_team WITH GRANT OPTION;"
+            f"SET ROLE shape_team; GRANT CONNECT ON DATABASE {name} TO shape_reader; RESET ROLE"
+        )
+        assert bench.backup().code == 0
+        answer = bench.restore(fresh, "--create", user="postgres")
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+        query = "SELECT unnest(datacl)::text FROM pg_database WHERE datname = current_database() ORDER BY 1"
+        assert fresh.execute(query) == bench.source.execute(query)
+    finally:
+        server.maintenance.execute("DROP DATABASE IF EXISTS fresh WITH (FORCE)")
+        bench.source.execute("DROP OWNED BY shape_team, shape_reader CASCADE")
+        server.maintenance.execute("DROP ROLE shape_team, shape_reader")
+
+
 def test_it_sorts_as_it_did(server: PostgresServer, room: Path, fresh: Database) -> None:
     """ICU's collations have a provider and a locale that `LC_COLLATE` doesn't tell."""
     server.maintenance.execute(

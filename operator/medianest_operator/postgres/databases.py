@@ -19,8 +19,10 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from medianest_operator.postgres.database_rights import SELECT_RIGHTS, DatabaseRight, grants
 from medianest_operator.postgres.rows import only_async
 from medianest_operator.postgres.sessions import Connection
+from medianest_operator.postgres.setting_values import name_and_value
 
 _KEY = "medianest-operator"
 PATIENCE = 120.0
@@ -71,11 +73,6 @@ class LiveDatabase:
     mark: Mark | None
     limit: int = -1
     """How many may connect at the same time; -1: as many as the server takes (`datconnlimit`)."""
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nobody but superusers gets in."""
-        return not self.connects or self.limit == 0
 
 
 # PostgreSQL's own are known by their names: being a template is a switch of the owner's.
@@ -275,7 +272,7 @@ async def swap_in(
             await _end_sessions(connection, [candidate, live])
             async with connection.transaction():
                 if kept is not None:
-                    await _copy_settings(connection, live, candidate)
+                    await _copy_properties(connection, live, candidate)
                     await connection.execute(_rename(live, kept[0]))
                     await _remember(connection, *kept)
                 await connection.execute(_rename(candidate, live))
@@ -291,36 +288,29 @@ def _rename(name: str, to: str) -> sql.Composed:
 
 
 _SETTINGS: LiteralString = """
-SELECT CASE s.setrole WHEN 0 THEN NULL ELSE pg_get_userbyid(s.setrole)::text END,
-       split_part(item, '=', 1), substr(item, strpos(item, '=') + 1)
+SELECT CASE s.setrole WHEN 0 THEN NULL ELSE pg_get_userbyid(s.setrole)::text END, item
   FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) item
  WHERE d.datname = %s
 """
+_OWN: LiteralString = "SELECT datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
 
 
-# Lists that the server keeps quoted, element by element (variable_is_guc_list_quote in pg_dump's source).
-_LISTS = frozenset({"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"})
-
-
-async def _copy_settings(connection: Connection, source: str, target: str) -> None:
-    """What was set for a database alone (ALTER DATABASE ... SET) is in no dump of it."""
-    cursor = await connection.execute(_SETTINGS, [source])
+async def _copy_properties(connection: Connection, source: str, target: str) -> None:
+    """What is a database's own, besides what is in it: it is in no dump of it."""
     database = sql.SQL("DATABASE {}").format(sql.Identifier(target))
-    for role, name, value in await cursor.fetchall():
+    for role, setting in await (await connection.execute(_SETTINGS, [source])).fetchall():
         whom = sql.SQL("ROLE {} IN {}").format(sql.Identifier(role), database) if role else database
-        given = sql.SQL(", ").join(map(sql.Literal, _elements(value))) if name in _LISTS else sql.Literal(value)
-        await connection.execute(sql.SQL("ALTER {} SET {} = {}").format(whom, sql.Identifier(*name.split(".")), given))
-
-
-def _elements(value: str) -> list[str]:
-    """The elements of such a list, without their quotes, as pg_dump takes it apart (SplitGUCList in its source).
-
-    What stands there is the owner's text (ALTER DATABASE ... SET ... FROM CURRENT stores it as it is): it must not get
-    into a statement in any other way than as literals.
-    """
-    found = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|$)', value)
-    elements = [quoted.replace('""', '"') if quoted else plain.strip() for quoted, plain in found]
-    return [element for element in elements if element] or [""]
+        name, value = name_and_value(setting)
+        await connection.execute(sql.SQL("ALTER {} SET {} = {}").format(whom, sql.Identifier(*name.split(".")), value))
+    limit, comment = await only_async(await connection.execute(_OWN, [source]))
+    await connection.execute(sql.SQL("ALTER {} CONNECTION LIMIT {}").format(database, sql.Literal(limit)))
+    await connection.execute(sql.SQL("COMMENT ON {} IS {}").format(database, sql.Literal(comment)))
+    rights = [DatabaseRight(*row) for row in await (await connection.execute(SELECT_RIGHTS, [source])).fetchall()]
+    for grant in grants(rights, target):
+        if grant.role is not None:
+            await connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(grant.role)))
+        await connection.execute(grant.statement)
+        await connection.execute("RESET ROLE")
 
 
 async def end_sessions(connection: Connection, name: str) -> None:

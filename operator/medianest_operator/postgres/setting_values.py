@@ -7,12 +7,11 @@ from typing import Final
 
 from psycopg import sql
 
-# Parameters whose value is a list of names, each quoted by itself (PostgreSQL's source, GUC_LIST_QUOTE).
+# Lists that the server keeps quoted, element by element (variable_is_guc_list_quote in pg_dump's source).
 _LISTS: Final = frozenset({
     "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",
 })  # fmt: skip
-
-_NAME: Final = re.compile(r'"(?:[^"]|"")*"|[^\s",][^,]*?(?=\s*(?:,|$))')
+_ELEMENT: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|$)')
 
 
 def name_and_value(setting: str) -> tuple[str, sql.Composable]:
@@ -20,6 +19,15 @@ def name_and_value(setting: str) -> tuple[str, sql.Composable]:
     name, _, value = setting.partition("=")
     if name not in _LISTS:
         return name, sql.Literal(value)
-    parts = [found[0] for found in _NAME.finditer(value)]
-    plain = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
-    return name, sql.SQL(", ").join(sql.Literal(part) for part in plain)
+    return name, sql.SQL(", ").join(map(sql.Literal, _elements(value)))
+
+
+def _elements(value: str) -> list[str]:
+    """The elements of such a list, without their quotes, as pg_dump takes it apart (SplitGUCList in its source).
+
+    What stands there is the owner's text (ALTER DATABASE ... SET ... FROM CURRENT stores it as it is): it must not get
+    into a statement in any other way than as literals.
+    """
+    found = _ELEMENT.findall(value)
+    elements = [quoted.replace('""', '"') if quoted else plain.strip() for quoted, plain in found]
+    return [element for element in elements if element] or [""]

@@ -6,8 +6,9 @@ Nobody finds it before it is whole. What a run that was killed has left is remov
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -15,7 +16,8 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.backups.repository import layout
-from medianest_operator.backups.repository.manifest import Manifest
+from medianest_operator.backups.repository.manifest import DatabaseProperties, Manifest
+from medianest_operator.postgres.database_rights import DatabaseRight, grants
 from medianest_operator.postgres.setting_values import name_and_value
 from medianest_operator.results.backup import Reason, RunFailure
 
@@ -165,14 +167,7 @@ def _give_properties(connection: Connection[Any], name: str, manifest: Manifest)
                     sql.Identifier(whose), database, sql.Identifier(parameter), value
                 )
             _attempt(connection, statement, f"setting {setting}", notes)
-    for grantee, rights in properties.rights.items():
-        if grantee != "public" and grantee not in roles:
-            notes.append(f"rights of role {grantee}, which is not here, were left out")
-            continue
-        words = sql.SQL(", ").join(sql.SQL(right) for right in rights)
-        whom = sql.SQL("PUBLIC") if grantee == "public" else sql.Identifier(grantee)
-        statement = sql.SQL("GRANT {} ON DATABASE {} TO {}").format(words, database, whom)
-        _attempt(connection, statement, f"rights of {grantee}", notes)
+    _give_rights(connection, name, properties, roles, notes)
     if properties.connection_limit >= 0:
         limit = sql.Literal(properties.connection_limit)
         statement = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit)
@@ -181,6 +176,37 @@ def _give_properties(connection: Connection[Any], name: str, manifest: Manifest)
         text = sql.Literal(properties.comment)
         _attempt(connection, sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, text), "the comment", notes)
     return notes
+
+
+def _give_rights(
+    connection: Connection[Any], name: str, properties: DatabaseProperties, roles: Collection[str], notes: list[str]
+) -> None:
+    gone = [role for role in properties.rights if role != "public" and role not in roles]
+    notes += [f"rights of role {role}, which is not here, were left out" for role in gone]
+    rights = [
+        # Of somebody who isn't here it comes from the owner.
+        item if item.by_owner or item.grantor in roles else replace(item, by_owner=True)
+        for item in _rights(properties)
+        if item.grantee is None or item.grantee in roles
+    ]
+    for grant in grants(rights, name):
+        what = f"rights of {grant.right.grantee or 'public'}"
+        if grant.role is not None:
+            role = sql.Identifier(grant.role)
+            _attempt(connection, sql.SQL("SET ROLE {}").format(role), what, notes)
+        _attempt(connection, grant.statement, what, notes)
+        connection.execute("RESET ROLE")
+
+
+def _rights(properties: DatabaseProperties) -> Sequence[DatabaseRight]:
+    """Also as an earlier version noted them, without who granted them."""
+    if properties.grants:
+        return properties.grants
+    return [
+        DatabaseRight("", None if grantee == "public" else grantee, right, is_grantable=False, by_owner=True)
+        for grantee, rights in properties.rights.items()
+        for right in rights
+    ]
 
 
 def _attempt(connection: Connection[Any], statement: sql.Composed, what: str, notes: list[str]) -> None:

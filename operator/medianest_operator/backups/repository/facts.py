@@ -17,6 +17,7 @@ from medianest_operator.backups.repository.layout import Format
 from medianest_operator.backups.repository.manifest import DatabaseProperties, Manifest, RoleNeed
 from medianest_operator.backups.repository.store import Content
 from medianest_operator.postgres.catalog import Catalog
+from medianest_operator.postgres.database_rights import SELECT_RIGHTS, DatabaseRight
 from medianest_operator.postgres.rows import only
 from medianest_operator.postgres.throwaway import ThrowawayError, postgres_program
 
@@ -123,8 +124,10 @@ def read_facts(connection: Connection[Any]) -> DatabaseFacts:
         for name, *flags, groups in cursor.execute(_ROLES).fetchall()
     )
     dbname, owner, encoding, collate, ctype, version, size, identifier = row
-    names = DatabaseProperties.model_fields
-    properties = DatabaseProperties(**dict(zip(names, only(cursor.execute(_PROPERTIES)), strict=True)))
+    rights = [DatabaseRight(*row) for row in cursor.execute(SELECT_RIGHTS, [dbname]).fetchall()]
+    # In the order in which they are declared.
+    values = (*only(cursor.execute(_PROPERTIES)), rights)
+    properties = DatabaseProperties(**dict(zip(DatabaseProperties.model_fields, values, strict=True)))
     return DatabaseFacts(
         dbname, owner, encoding, collate, ctype, version, size, identifier, extensions, roles, properties
     )

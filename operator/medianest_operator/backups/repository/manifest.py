@@ -26,6 +26,7 @@ from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.layout import Compression, Format, Origin, Place, Tier
 from medianest_operator.backups.repository.seals import SealError, Signature, seal, unseal
 from medianest_operator.postgres.catalog import VERSION
+from medianest_operator.postgres.database_rights import DatabaseRight, Right
 
 FORMAT_VERSION = 2
 """Of what is written; all up to it are read. 2: files may be packed by zstd, and documents have a checksum. To an
@@ -176,6 +177,7 @@ class DatabaseProperties(_Document):
             `name=value`.
         rights: on it, by role or `public`.
         large_objects: how many it holds.
+        grants: `rights` of all but the owner, by who granted them; `None`: an earlier version didn't note them.
     """
 
     provider: str = "c"
@@ -183,8 +185,9 @@ class DatabaseProperties(_Document):
     connection_limit: int = -1
     comment: str | None = None
     settings: dict[str, tuple[str, ...]] = {}
-    rights: dict[str, tuple[Literal["CONNECT", "CREATE", "TEMPORARY"], ...]] = {}
+    rights: dict[str, tuple[Right, ...]] = {}
     large_objects: Count = 0
+    grants: tuple[DatabaseRight, ...] | None = None
 
 
 class Manifest(_Document):
