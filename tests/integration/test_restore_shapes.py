@@ -121,6 +121,34 @@ SHAPES = (
         " CREATE MATERIALIZED VIEW counted AS SELECT n, count(*) FROM parts GROUP BY n;",
     ),
     Shape(
+        "superusers-in-odd-schemas",
+        'CREATE SCHEMA "my place" AUTHORIZATION medianest; CREATE SCHEMA "a""b" AUTHORIZATION medianest;'
+        ' CREATE OPERATOR CLASS "my place".ops FOR TYPE int USING btree AS OPERATOR 1 <,'
+        " FUNCTION 1 btint4cmp(int, int);"
+        """ CREATE FUNCTION "a""b".quiet(int) RETURNS bool LANGUAGE sql LEAKPROOF AS 'SELECT true';"""
+        ' CREATE TABLE "my place".kept (id int); INSERT INTO "my place".kept VALUES (1);'
+        ' ALTER TABLE "my place".kept OWNER TO medianest;',
+        lost=(
+            'operator class "my place".ops USING btree',
+            'operator family "my place".ops USING btree',
+            'function "a""b".quiet(integer)',
+        ),
+    ),
+    Shape(
+        "base-type",
+        "CREATE TYPE flag;"
+        " CREATE FUNCTION flag_in(cstring) RETURNS flag LANGUAGE internal STRICT IMMUTABLE AS 'boolin';"
+        " CREATE FUNCTION flag_out(flag) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'boolout';"
+        " CREATE TYPE flag (INPUT = flag_in, OUTPUT = flag_out, LIKE = boolean)",
+        lost=("base type flag", "function flag_in(cstring)", "function flag_out(flag)"),
+    ),
+    Shape(
+        "namesakes-of-tables",
+        "CREATE FOREIGN DATA WRAPPER users; CREATE SERVER users FOREIGN DATA WRAPPER users;"
+        " COMMENT ON SERVER users IS 'elsewhere'; COMMENT ON TABLE users IS 'here'",
+        lost=("foreign data wrapper users", "foreign server users"),
+    ),
+    Shape(
         "large-objects",
         "SELECT lo_from_bytea(0, 'of all'::bytea); DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM"
         " pg_largeobject_metadata LOOP EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO PUBLIC', o); END LOOP;"

@@ -68,6 +68,17 @@ def rows_of(database: Database, table: sql.Composable, columns: str = "*") -> li
         return [row[0] for row in connection.execute(query.format(sql.SQL(columns), table)).fetchall()]
 
 
+def test_a_table_of_a_schema_with_a_space_comes_back(bench: Bench) -> None:
+    bench.source.execute(
+        """SET ROLE medianest; CREATE SCHEMA "My ""Place"; CREATE TABLE "My ""Place"."Two Words" (id int);
+        INSERT INTO "My ""Place"."Two Words" VALUES (1), (2)"""
+    )
+    bench.backup()
+    answer = bring(bench, '"My ""Place"."Two Words"')
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert rows_of(bench.source, sql.Identifier("restored_back", "Two Words")) == ["(1)", "(2)"]
+
+
 def test_a_table_comes_back_beside_the_live_one(bench: Bench) -> None:
     wanted = rows_of(bench.source, sql.Identifier("users"))
     backup = bench.backup().result["backup"]

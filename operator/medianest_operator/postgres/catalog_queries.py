@@ -161,7 +161,7 @@ SELECT 'policy' AS kind, {PUBLIC} || quote_ident(c.relname) AS owner_table, quot
 # A table's own row type is the table.
 TYPES: LiteralString = f"""
 SELECT CASE t.typtype WHEN 'e' THEN 'enum type' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite type'
-                      WHEN 'r' THEN 'range type' ELSE 'type' END AS kind,
+                      WHEN 'r' THEN 'range type' WHEN 'b' THEN 'base type' ELSE 'shell type' END AS kind,
        NULL AS owner_table, {PUBLIC} || quote_ident(t.typname) AS name, pg_get_userbyid(t.typowner) AS owner,
        (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
        CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base,
@@ -170,9 +170,16 @@ SELECT CASE t.typtype WHEN 'e' THEN 'enum type' WHEN 'd' THEN 'domain' WHEN 'c' 
           FROM pg_constraint k WHERE k.contypid = t.oid) AS constraints,
        (SELECT array_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
           FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
-       (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid) AS subtype
+       (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid) AS subtype,
+       CASE WHEN t.typtype = 'b'
+            THEN ARRAY[t.typinput::regproc::text, t.typoutput::regproc::text, t.typreceive::regproc::text,
+                       t.typsend::regproc::text, t.typlen::text, t.typalign::text, t.typstorage::text,
+                       t.typcategory::text, t.typispreferred::text, t.typdelim::text] END AS representation
   FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typtype IN ('e', 'd', 'c', 'r') AND {USER_SCHEMA}
+ WHERE (t.typtype IN ('e', 'd', 'c', 'r') OR (t.typtype = 'p' AND NOT t.typisdefined)
+        -- Every type brings an array type with it.
+        OR (t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type a WHERE a.typarray = t.oid)))
+   AND {USER_SCHEMA}
    AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
    AND {not_of_extension("pg_type", "t")}
 """

@@ -114,7 +114,7 @@ def _copy(
     roles = [*roles, *(RoleCopy(name, ("SUPERUSER", "LOGIN")) for name in sorted(owners - known))]
     extensions = extensions_of(archive, entries, owners)
     room = prepare(server, database, roles, schemas_of(entries, owners), extensions, login)
-    kept = [entry for entry in entries if entry.number not in left.numbers and not _comes_with_extension(entry)]
+    kept = [entry for entry in entries if entry.number not in left.numbers and not entry.is_comment_on_extension]
     with TemporaryDirectory(prefix="list-") as folder:
         first = [entry for entry in kept if entry.kind not in ACL | _BEFORE]
         fill(room, write_list(Path(folder, "first"), first))
@@ -123,10 +123,6 @@ def _copy(
         if last:
             _finish(room, script(archive, write_list(Path(folder, "last"), last), options))
     return Copied(room, left)
-
-
-def _comes_with_extension(entry: Entry) -> bool:
-    return entry.kind == "COMMENT" and entry.rest.startswith("- EXTENSION ")
 
 
 def _finish(room: Room, text: str) -> None:

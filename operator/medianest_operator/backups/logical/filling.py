@@ -146,7 +146,7 @@ def plan(target: Target, archive: Archive) -> Plan:
         DumpError: the dump can't be read.
         psycopg.Error: the connection is lost.
     """
-    entries = [entry for entry in read_toc(archive.path) if not _comes_with_extension(entry)]
+    entries = [entry for entry in read_toc(archive.path) if not entry.is_comment_on_extension]
     cursor = target.connection.cursor(row_factory=tuple_row)
     acted_for: dict[str, bool] = dict(cursor.execute(_ROLES, (target.owner,)).fetchall())
     named = {role.name for role in archive.manifest.roles}
@@ -222,11 +222,6 @@ def read_restored(target: Target) -> Contents:
             name = sql.Identifier(table.schema, table.plain)
             connection.execute(sql.SQL("ALTER TABLE {} NO FORCE ROW LEVEL SECURITY").format(name))
         return replace(found, rows={**found.rows, **dict(count_rows(connection, forced))})
-
-
-def _comes_with_extension(entry: Entry) -> bool:
-    """What belongs to the extension's owner, and is there with the extension anyway."""
-    return entry.kind == "COMMENT" and entry.rest.startswith("- EXTENSION ")
 
 
 def _left_out(

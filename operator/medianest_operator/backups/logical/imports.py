@@ -322,7 +322,9 @@ def imported_part(catalog: Catalog, others: Sequence[str]) -> Catalog:
 
 def _is_there(entry: Entry) -> bool:
     """What comes with an extension, or is there already."""
-    return any(entry.kind == kind and f"{entry.rest} ".startswith(f"{rest} ") for kind, rest in _NOT_RESTORED)
+    return any(
+        entry.kind == kind and f"{entry.schema} {entry.rest} ".startswith(f"{rest} ") for kind, rest in _NOT_RESTORED
+    )
 
 
 def _is_extension(key: tuple[str, str, str], names: set[str]) -> bool:

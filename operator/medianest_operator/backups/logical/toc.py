@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, NamedTuple
 
 from medianest_operator.backups.logical.dump import DumpError, contents, script
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
@@ -37,7 +37,19 @@ _SUPERUSERS: Final = frozenset({
     # These lead elsewhere, and hold passwords.
     "SERVER", "USER MAPPING",
 })  # fmt: skip
-_CALLED: Final = frozenset({"function", "procedure", "aggregate"})
+_RELATION: Final = "relation"
+_ROUTINE: Final = "routine"
+# Tables and types share their names (PostgreSQL manual, CREATE TABLE), and so do functions and their like.
+_SPACES: Final = {
+    **dict.fromkeys((
+        "table", "view", "materialized view", "foreign table", "sequence", "type", "shell type", "domain", "enum type",
+        "composite type", "range type", "base type",
+    ), _RELATION),
+    **dict.fromkeys(("function", "procedure", "aggregate"), _ROUTINE),
+    **dict.fromkeys(("fk constraint", "check constraint"), "constraint"),
+    "default": "column", "procedural language": "language", "server": "foreign server",
+    "statistics": "statistics object",
+}  # fmt: skip
 _QUALIFIED: Final = frozenset({"operator", "operator class", "operator family"})
 _NAMES: Final = (
     (re.compile(r"^CAST \((.+)\)$"), r"\1"),
@@ -61,20 +73,22 @@ class Entry:
         number: its own in the dump.
         line: as pg_restore lists it.
         kind: `TABLE`, `FUNCTION`, `ACL` and so on; empty for one that isn't known here.
-        rest: its schema (or `-`), its name and its owner.
+        schema: `-` where it is in none.
+        rest: its name and its owner.
         needs: the numbers of those that it depends on.
     """
 
     number: int
     line: str
     kind: str
+    schema: str
     rest: str
     needs: frozenset[int] = frozenset()
 
     @property
-    def schema(self) -> str:
-        """`-` where it is in none. A schema's name with a space is cut off there."""
-        return self.rest.partition(" ")[0]
+    def is_comment_on_extension(self) -> bool:
+        """It belongs to the extension's owner, and is there with the extension anyway."""
+        return self.kind == "COMMENT" and self.schema == "-" and self.rest.startswith("EXTENSION ")
 
     def name(self, owners: Collection[str]) -> str:
         """Without schema and owner.
@@ -82,15 +96,68 @@ class Entry:
         Args:
             owners: the roles that there are: a name with spaces is told from its owner by them.
         """
-        rest = self.rest.partition(" ")[2]
         for owner in sorted(owners, key=len, reverse=True):
-            if rest.endswith(f" {owner}"):
-                return rest.removesuffix(f" {owner}")
-        return rest.rpartition(" ")[0]
+            if self.rest.endswith(f" {owner}"):
+                return self.rest.removesuffix(f" {owner}")
+        return self.rest.rpartition(" ")[0]
 
     def owner(self, owners: Collection[str]) -> str:
         """Its owner, empty where it has none."""
-        return self.rest.partition(" ")[2].removeprefix(self.name(owners)).strip()
+        return self.rest.removeprefix(self.name(owners)).strip()
+
+
+def name_space(kind: str) -> str:
+    """Among what a name is one: `relation`, `routine`, `policy` and so on.
+
+    Args:
+        kind: in a dump's words or in a catalog's.
+    """
+    return _SPACES.get(kind.lower(), kind.lower())
+
+
+class Name(NamedTuple):
+    """How an object is called, in such a space; with its schema unless that is `public`, and without quotes."""
+
+    space: str
+    name: str
+
+    @classmethod
+    def of(cls, kind: str, name: str) -> Name:
+        """An object's, from its kind in a dump's words or in a catalog's."""
+        return cls(name_space(kind), name.replace('"', ""))
+
+    @classmethod
+    def table(cls, name: str) -> Name:
+        """A table's."""
+        return cls.of("table", name)
+
+    def is_of(self, item: CatalogObject) -> bool:
+        """Whether a catalog's object is it, a part of it, a right on it or a comment on it."""
+        name, table, space = item.name.replace('"', ""), item.table.replace('"', ""), name_space(item.kind)
+        if item.kind in ("grants", "comment"):
+            return self._is_under(name.replace(f" {PUBLIC}.", " "))
+        if self.space == _RELATION and table == self.name:
+            return True
+        if self.space != space:
+            return False
+        if item.kind in _QUALIFIED:
+            # Of an operator and its like a dump tells the name alone.
+            name = re.split(r" USING | \(", name, maxsplit=1)[0]
+        if space == _ROUTINE:
+            return _is_same_routine(name, self.name)
+        if item.kind == "index" and "." in table:
+            name = f"{table.rpartition('.')[0]}.{name}"
+        return self.name in (name, f"{table} {name}")
+
+    def _is_under(self, what: str) -> bool:
+        """Whether a right or a comment is on it: `table users`, `column users.name`, `policy own on users`."""
+        if self.space == _RELATION and f" column {self.name}." in f" {what}":
+            return True
+        name = self.name.replace(f"{PUBLIC}.", "") if self.space == _ROUTINE else self.name
+        if not what.endswith(f" {name}"):
+            return False
+        on = what.removesuffix(f" {name}")
+        return name_space(on) == self.space or (self.space == _RELATION and on.endswith(" on"))
 
 
 @dataclass
@@ -100,14 +167,14 @@ class LeftOut:
     Attributes:
         numbers: of the entries.
         notes: in words.
-        names: how a catalog calls the objects, without quotes.
-        refused: those that nobody but a superuser may make, in words, by such names.
+        names: of the objects.
+        refused: those that nobody but a superuser may make, in words.
     """
 
     numbers: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
+    names: set[Name] = field(default_factory=set)
+    refused: dict[Name, str] = field(default_factory=dict)
 
     def without(self, expected: Catalog, found: Catalog) -> Catalog:
         """What is expected of the copy: all but what was left out and is really not there."""
@@ -118,23 +185,17 @@ class LeftOut:
 
     def covers(self, item: CatalogObject) -> bool:
         """Whether an object of a catalog is one of these, or part of one."""
-        name, table = item.name.replace('"', ""), item.table.replace('"', "")
-        if item.kind in _QUALIFIED:
-            # Of an operator and its like a dump tells the name alone.
-            name = re.split(r" USING | \(", name, maxsplit=1)[0]
-        if name in self.names or table in self.names or f"{table} {name}" in self.names:
-            return True
-        if item.kind in _CALLED:
-            return any(_is_same_routine(name, known) for known in self.names if "(" in known)
-        if item.kind in ("grants", "comment"):
-            what = name.replace(f" {PUBLIC}.", " ")
-            return any(what.endswith(f" {known}") or f" on {known}" in what for known in self.names)
-        return False
+        return any(name.is_of(item) for name in self.names)
+
+    def has_table(self, name: str) -> bool:
+        """Whether a table is one of these."""
+        return Name.table(name) in self.names
 
 
 def _is_same_routine(name: str, known: str) -> bool:
-    """Whether a routine as a catalog calls it, with its arguments' names, is one as a dump does, without."""
-    (own, _, given), (other, _, types) = name.partition("("), known.partition("(")
+    """Whether a routine as a catalog calls it, with its arguments' names, is one as a dump does: without those names, and
+    with the schema of each type."""
+    (own, _, given), (other, _, types) = name.partition("("), known.replace(f"{PUBLIC}.", "").partition("(")
     arguments, kinds = given.removesuffix(")").split(", "), types.removesuffix(")").split(", ")
     return (
         own == other
@@ -151,7 +212,8 @@ def parse_entry(line: str) -> Entry | None:
     text = found[2]
     kind = next((kind for kind in _KINDS if text.startswith(f"{kind} ")), "")
     # One without an owner ends in a space.
-    return Entry(int(found[1]), line, kind, text.removeprefix(f"{kind} "))
+    schema, _, rest = text.removeprefix(f"{kind} ").partition(" ")
+    return Entry(int(found[1]), line, kind, schema, rest)
 
 
 def read_toc(archive: Path) -> list[Entry]:
@@ -165,10 +227,23 @@ def read_toc(archive: Path) -> list[Entry]:
         if (entry := parse_entry(line)) is not None:
             entries.append(entry)
         elif (found := _DEPENDS.match(line)) is not None and entries:
-            last = entries[-1]
-            needs = frozenset(int(number) for number in found[1].split())
-            entries[-1] = Entry(last.number, last.line, last.kind, last.rest, needs)
-    return entries
+            entries[-1] = replace(entries[-1], needs=frozenset(int(number) for number in found[1].split()))
+    spaced = [entry.rest for entry in entries if entry.kind == "SCHEMA" and entry.rest.count(" ") > 1]
+    return [_with_schema(entry, spaced) for entry in entries] if spaced else entries
+
+
+def _with_schema(entry: Entry, schemas: Sequence[str]) -> Entry:
+    """An entry whose schema's name may have spaces, which end it in pg_restore's list.
+
+    Args:
+        schemas: the names of such, each with its owner.
+    """
+    words = f"{entry.schema} {entry.rest}".split(" ")
+    for count in range(len(words) - 1, 1, -1):
+        schema = " ".join(words[:count])
+        if any(known.startswith(f"{schema} ") for known in schemas):
+            return replace(entry, schema=schema, rest=" ".join(words[count:]))
+    return entry
 
 
 def schemas_of(entries: Iterable[Entry], owners: Collection[str]) -> dict[str, str]:
@@ -220,9 +295,9 @@ def choose(
         for pattern, replacement in _NAMES:
             name = pattern.sub(replacement, name)
         called = name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}"
-        left.names.add(called.replace('"', ""))
+        left.names.add(Name.of(entry.kind, called))
         if number in refused:
-            left.refused[called] = f"{entry.kind.lower()} {entry.name(owners)}"
+            left.refused[Name.of(entry.kind, called)] = f"{entry.kind.lower()} {entry.name(owners)}"
     return left
 
 

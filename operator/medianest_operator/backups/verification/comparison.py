@@ -8,13 +8,13 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Connection
 
-from medianest_operator.backups.logical.toc import LeftOut
+from medianest_operator.backups.logical.toc import LeftOut, Name
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.encryption import decrypt
 from medianest_operator.backups.repository.layout import Format, Tier
@@ -89,9 +89,8 @@ class Losses:
             and (item.kind == "subscription" or self.left.covers(item) or item.attributes.get("owner") in self.owners)
         ]
         names = {item.name for item in lost if not item.table}
-        known = {item.name.replace('"', "") for item in lost}
         # What the catalog of an earlier version doesn't know.
-        unknown = [label for name, label in self.left.refused.items() if name not in known]
+        unknown = [label for name, label in self.left.refused.items() if not any(map(name.is_of, lost))]
         return sorted([*(item.label for item in lost if item.table not in names), *unknown])
 
 
@@ -190,11 +189,11 @@ def compare(
     """
     known, losses = losses is not None, losses or Losses()
     result = Comparison(tables=len(found.rows), rows=sum(found.rows.values()))
-    gone = {*losses.left.names, *(label.removeprefix("table ") for label in accepted if label.startswith("table "))}
+    gone = {*losses.left.names, *_tables(accepted)}
     rows = {
         name: count
         for name, count in _expected_rows(manifest, found).items()
-        if name in found.rows or name.replace('"', "") not in gone
+        if name in found.rows or Name.table(name) not in gone
     }
     result.differences += row_differences(rows, _rows_of(manifest, found))
     if manifest.tier is not Tier.PRE_MIGRATION:
@@ -202,7 +201,7 @@ def compare(
         there = {
             name: value
             for name, value in manifest.sequences.items()
-            if name in found.sequences or name.replace('"', "").removeprefix(f"{PUBLIC}.") not in gone
+            if name in found.sequences or Name.table(name.removeprefix(f"{PUBLIC}.")) not in gone
         }
         result.differences += sequence_differences(there, found.sequences)
     lacks = (known and manifest.tier is Tier.PRE_MIGRATION) or LARGE_OBJECTS in accepted
@@ -304,16 +303,16 @@ def _without_owners(catalog: Catalog, moved: Collection[Key]) -> Catalog:
     return Catalog(kept)
 
 
+def _tables(labels: Iterable[str]) -> set[Name]:
+    """The tables among some labels."""
+    return {Name.table(label.removeprefix("table ")) for label in labels if label.startswith("table ")}
+
+
 def _accepted(accepted: Collection[str], expected: Catalog, found: Catalog) -> Callable[[CatalogObject], bool]:
     """Whether an object is one of those with such labels, a part of one, its rights or a comment on it."""
     items = [item for side in (expected, found) for item in side.objects.values() if item.label in accepted]
-    keys, names = {item.key for item in items}, {item.name for item in items if not item.table}
-
-    def is_accepted(item: CatalogObject) -> bool:
-        of_one = item.kind in ("grants", "comment") and any(item.name.endswith(f" {name}") for name in names)
-        return item.key in keys or item.table in names or of_one
-
-    return is_accepted
+    keys, names = {item.key for item in items}, {Name.of(item.kind, item.name) for item in items if not item.table}
+    return lambda item: item.key in keys or any(name.is_of(item) for name in names)
 
 
 def without_versions(expected: Catalog, found: Catalog) -> tuple[Catalog, Catalog, list[str]]:

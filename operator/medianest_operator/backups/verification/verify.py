@@ -297,9 +297,7 @@ class VerifyRun:
 def _check_tables(manifest: Manifest, found: Contents, left: LeftOut) -> None:
     """A backup isn't verified where rows of it were left out; neither is it bad."""
     lacking = sorted(
-        name
-        for name, count in manifest.rows.items()
-        if count and name not in found.rows and name.replace('"', "") in left.names
+        name for name, count in manifest.rows.items() if count and name not in found.rows and left.has_table(name)
     )
     if lacking:
         raise RunFailure(

@@ -288,7 +288,7 @@ def own_entries(connection: Connection[Any], before: Catalog) -> Callable[[Seque
         entry = parse_entry(line)
         if entry is None:
             return True
-        if entry.kind == "COMMENT" and entry.rest.startswith("- EXTENSION "):
+        if entry.is_comment_on_extension:
             return False
         if entry.kind == "SCHEMA" and entry.name(roles) in kept:
             return False

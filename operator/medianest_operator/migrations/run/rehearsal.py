@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.backups.logical.copying import copy_stream
 from medianest_operator.backups.logical.dump import DumpError
-from medianest_operator.backups.logical.toc import LeftOut
+from medianest_operator.backups.logical.toc import LeftOut, Name
 from medianest_operator.migrations.rollback.revert import Backup, Revert, RevertUnfinished
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.apply import Application
@@ -176,7 +176,7 @@ def make_copy(
     try:
         copied = copy_stream(making.result(), backup, origin.database, origin.roles, origin.login, schema_only)
         room, left = copied.room, copied.left
-        left.names |= {name if schema == PUBLIC else f"{schema}.{name}" for schema, name in unreadable}
+        left.names |= {Name.table(name if schema == PUBLIC else f"{schema}.{name}") for schema, name in unreadable}
         with closing(room.connect_reader()) as connection:
             found = read_evidence(connection)
             here = _bootstrap(connection)
@@ -204,7 +204,7 @@ def make_copy(
         rows = {
             name: count
             for name, count in wanted.rows.items()
-            if name not in left.names or (name in found.rows and name != LARGE_OBJECTS)
+            if not left.has_table(name) or (name in found.rows and name != LARGE_OBJECTS)
         }
         wanted = replace(wanted, sequences={}, rows=rows)
         unlike = list(verify(wanted, found, writers_may_write=False, restored=True).differences)
