@@ -228,6 +228,10 @@ def test_rows_that_policies_hide_from_their_owner_are_counted(target: Database, 
         source.database.execute(
             "ALTER ROLE app BYPASSRLS; CREATE TABLE twice (a int); GRANT ALL ON twice TO app;"
             " INSERT INTO twice VALUES (1), (1); ALTER TABLE twice ENABLE ROW LEVEL SECURITY;"
+            " CREATE TABLE led_to (id int PRIMARY KEY); INSERT INTO led_to VALUES (1); GRANT ALL ON led_to TO app;"
+            " DO $$ BEGIN FOR n IN 1..20 LOOP EXECUTE format('CREATE TABLE led_%s (id int REFERENCES led_to);"
+            " INSERT INTO led_%1$s VALUES (1); ALTER TABLE led_%1$s OWNER TO app', n); END LOOP; END $$;"
+            " ALTER TABLE led_to ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
             f" ALTER TABLE twice FORCE ROW LEVEL SECURITY; ALTER DATABASE {source.database.name} SET work_mem = '8MB'"
         )
         with source.database.connect() as connection, contextlib.suppress(psycopg.errors.UniqueViolation):
@@ -237,6 +241,29 @@ def test_rows_that_policies_hide_from_their_owner_are_counted(target: Database, 
     assert "settings of the source's database are not imported" in answer.result["differences"]
     assert target.execute("SELECT relforcerowsecurity FROM pg_class WHERE relname = 'twice'") == [(True,)]
     assert target.execute("SELECT count(*) FROM twice") == [(2,)]
+
+
+def test_what_another_schema_is_needed_for_is_named_before(target: Database, room: Path) -> None:
+    with started(15) as source:
+        source.database.execute(
+            "CREATE SCHEMA other AUTHORIZATION app; SET ROLE app; CREATE TYPE other.mood AS ENUM ('sad');"
+            " CREATE FUNCTION other.one() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE other.t (id int UNIQUE);"
+            " CREATE TABLE typed (m other.mood[]); CREATE TABLE made (n int DEFAULT other.one());"
+            " CREATE TABLE led (id int REFERENCES other.t (id)); CREATE VIEW seen AS SELECT * FROM other.t"
+        )
+        answer = bring(room, target, source.url())
+        assert answer.told == (1, "Failed", "SourceUnfit"), answer.text
+        message = answer.result["message"]
+        assert "column m of table public.typed needs type other.mood[]" in message
+        assert "default value for column n of table public.made needs function other.one()" in message
+        assert "; and 1 more." in message
+        assert contents(target) == {}
+        source.database.execute(
+            "ALTER TYPE other.mood SET SCHEMA public; ALTER FUNCTION other.one() SET SCHEMA public;"
+            " ALTER TABLE other.t SET SCHEMA public"
+        )
+        answer = bring(room, target, source.url())
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
 
 
 def test_a_source_that_stops_in_the_middle_is_a_failure(target: Database, room: Path) -> None:

@@ -46,6 +46,14 @@ SHAPES = (
         " CREATE POLICY nobody ON secret USING (false);",
     ),
     Shape(
+        "forced-row-security-under-foreign-keys",
+        "SET ROLE medianest; CREATE TABLE secret (id int PRIMARY KEY); INSERT INTO secret VALUES (1);"
+        " DO $$ BEGIN FOR n IN 1..20 LOOP EXECUTE format('CREATE TABLE led_%s (id int REFERENCES secret);"
+        " INSERT INTO led_%1$s VALUES (1)', n); END LOOP; END $$;"
+        " ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        " CREATE POLICY nobody ON secret USING (false);",
+    ),
+    Shape(
         "untrusted-extension",
         "CREATE EXTENSION pg_stat_statements; CREATE SCHEMA tools; ALTER SCHEMA tools OWNER TO medianest;"
         " CREATE EXTENSION pgstattuple SCHEMA tools;",

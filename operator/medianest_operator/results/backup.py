@@ -43,6 +43,7 @@ class Reason(StrEnum):
     VERIFICATION_FAILED = "VerificationFailed"
     TARGET_NOT_EMPTY = "TargetNotEmpty"
     TARGET_UNFIT = "TargetUnfit"
+    SOURCE_UNFIT = "SourceUnfit"
     RESTORE_FAILED = "RestoreFailed"
     NOT_EQUAL = "NotEqual"
     NOT_RESTORABLE = "NotRestorable"

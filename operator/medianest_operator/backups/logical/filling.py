@@ -6,13 +6,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from medianest_operator.backups.logical.dump import DumpError, restore_archive
+from medianest_operator.backups.logical.dump import DumpError
+from medianest_operator.backups.logical.loading import load
 from medianest_operator.backups.logical.toc import (
     Entry,
     LeftOut,
@@ -21,7 +21,6 @@ from medianest_operator.backups.logical.toc import (
     owners_of,
     pieces,
     read_toc,
-    write_list,
 )
 from medianest_operator.backups.verification.archive import Archive
 from medianest_operator.backups.verification.comparison import Contents, Losses, read_contents
@@ -187,12 +186,10 @@ def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
         RunFailure: an error: what is there then is no copy.
         psycopg.Error: as the server says.
     """
-    with TemporaryDirectory(prefix="list-") as folder:
-        listed = write_list(Path(folder, "entries"), made.entries)
-        try:
-            restore_archive(archive.path, target.environment, listed, jobs, made.options, inherit=target.inherit)
-        except DumpError as error:
-            raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
+    try:
+        load(archive.path, made.entries, target.environment, jobs, made.options, inherit=target.inherit)
+    except DumpError as error:
+        raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
     act_as_owner(target)
     target.connection.execute("ANALYZE")
 

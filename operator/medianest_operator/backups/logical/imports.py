@@ -15,12 +15,13 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.counting import Counting
-from medianest_operator.backups.logical.dump import DumpError, dump, restore_archive, sequence_values
+from medianest_operator.backups.logical.dump import DumpError, dump, sequence_values
 from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect, read_restored
+from medianest_operator.backups.logical.loading import load
 from medianest_operator.backups.logical.restore import open_target
 from medianest_operator.backups.logical.server import Server, check_readable, lock_tables, lost
 from medianest_operator.backups.logical.source import open_source
-from medianest_operator.backups.logical.toc import Entry, read_toc, write_list
+from medianest_operator.backups.logical.toc import Entry, read_toc
 from medianest_operator.backups.repository.facts import Collation, read_collation
 from medianest_operator.backups.verification.comparison import (
     Contents,
@@ -88,6 +89,55 @@ SELECT quote_ident(nspname) FROM pg_catalog.pg_namespace n
                     WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid = n.oid
                       AND d.deptype = 'e')
  ORDER BY 1
+"""
+# What stands in the imported schema and needs something that stands in another and is no extension's.
+_NEEDS_OTHERS: LiteralString = """
+WITH places AS (
+    SELECT n.oid, n.nspname = 'public' AS own FROM pg_catalog.pg_namespace n
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+), things AS (
+    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS class, c.oid, p.own
+      FROM pg_catalog.pg_class c JOIN places p ON p.oid = c.relnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, p.own
+      FROM pg_catalog.pg_type t JOIN places p ON p.oid = t.typnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, f.oid, p.own
+      FROM pg_catalog.pg_proc f JOIN places p ON p.oid = f.pronamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid, p.own
+      FROM pg_catalog.pg_operator o JOIN places p ON p.oid = o.oprnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_opclass'::pg_catalog.regclass, o.oid, p.own
+      FROM pg_catalog.pg_opclass o JOIN places p ON p.oid = o.opcnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_collation'::pg_catalog.regclass, c.oid, p.own
+      FROM pg_catalog.pg_collation c JOIN places p ON p.oid = c.collnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_ts_config'::pg_catalog.regclass, c.oid, p.own
+      FROM pg_catalog.pg_ts_config c JOIN places p ON p.oid = c.cfgnamespace
+     UNION ALL
+    SELECT 'pg_catalog.pg_ts_dict'::pg_catalog.regclass, x.oid, p.own
+      FROM pg_catalog.pg_ts_dict x JOIN places p ON p.oid = x.dictnamespace
+), own AS (
+    SELECT class, oid FROM things WHERE own
+     UNION ALL
+    SELECT d.classid, d.objid
+      FROM pg_catalog.pg_depend d JOIN things t ON (t.class, t.oid) = (d.refclassid, d.refobjid) AND t.own
+     WHERE d.deptype IN ('a', 'i')
+       AND d.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass, 'pg_catalog.pg_constraint'::pg_catalog.regclass,
+                         'pg_catalog.pg_trigger'::pg_catalog.regclass, 'pg_catalog.pg_rewrite'::pg_catalog.regclass,
+                         'pg_catalog.pg_policy'::pg_catalog.regclass)
+)
+SELECT DISTINCT ON (1) pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid),
+       pg_catalog.pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
+  FROM pg_catalog.pg_depend d
+  JOIN own ON (own.class, own.oid) = (d.classid, d.objid)
+  JOIN things t ON (t.class, t.oid) = (d.refclassid, d.refobjid) AND NOT t.own
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                    WHERE e.deptype = 'e'
+                      AND (e.classid, e.objid) IN ((d.refclassid, d.refobjid), (d.classid, d.objid)))
+ ORDER BY 1, 2
 """
 
 
@@ -179,6 +229,7 @@ class ImportRun:
         try:
             with snapshot(source.connection) as exported:
                 tables = check_readable(source, SCHEMA)
+                _check_needs(source.connection)
                 lock_tables(source.connection, tables)
                 cursor = source.connection.cursor(row_factory=tuple_row)
                 others = [row[0] for row in cursor.execute(_OTHER_SCHEMAS).fetchall()]
@@ -252,11 +303,10 @@ class ImportRun:
 
     def _fill(self, target: Target, path: Path) -> None:
         began = time.monotonic()
-        entries = path.with_suffix(".list")
+        options = ["--no-owner", "--no-privileges", f"--role={target.owner}"]
         try:
-            write_list(entries, (entry for entry in read_toc(path) if not _is_there(entry)))
-            options = ["--no-owner", "--no-privileges", f"--role={target.owner}"]
-            restore_archive(path, target.environment, entries, self._options.jobs, options)
+            entries = [entry for entry in read_toc(path) if not _is_there(entry)]
+            load(path, entries, target.environment, self._options.jobs, options)
         except DumpError as error:
             raise RunFailure(Reason.RESTORE_FAILED, str(error), error.transient) from error
         act_as_owner(target)
@@ -318,6 +368,18 @@ def imported_part(catalog: Catalog, others: Sequence[str]) -> Catalog:
             continue
         kept[key] = item
     return Catalog(kept)
+
+
+def _check_needs(connection: psycopg.Connection[Any]) -> None:
+    rows = connection.cursor(row_factory=tuple_row).execute(_NEEDS_OTHERS).fetchall()
+    if rows:
+        needs = "; ".join(f"{what} needs {other}" for what, other in rows[:3])
+        more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
+        raise RunFailure(
+            Reason.SOURCE_UNFIT,
+            f"Only the schema {SCHEMA} of the source is imported, and {needs}{more}. Move what is needed there (ALTER"
+            f" ... SET SCHEMA {SCHEMA}), then import again; nothing was changed.",
+        )
 
 
 def _is_there(entry: Entry) -> bool:

@@ -193,7 +193,7 @@ class LeftOut:
 
 
 def _is_same_routine(name: str, known: str) -> bool:
-    """Whether a routine as a catalog calls it, with its arguments' names, is one as a dump does: without those names, and
+    """Whether a routine as a catalog calls it, with its arguments' names, is one as a dump does: without those, and
     with the schema of each type."""
     (own, _, given), (other, _, types) = name.partition("("), known.replace(f"{PUBLIC}.", "").partition("(")
     arguments, kinds = given.removesuffix(")").split(", "), types.removesuffix(")").split(", ")
