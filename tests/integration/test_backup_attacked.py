@@ -295,3 +295,14 @@ def test_a_document_of_an_earlier_version_names_no_server_time(bench: Bench) -> 
     edit_document(manifest, lambda document: document.pop("contents_at"))
     [backup] = Catalog.read(bench.open()).backups
     assert backup.moment == backup.taken_at
+
+
+def test_a_database_of_postgresqls_own_is_verified(bench: Bench, server: PostgresServer) -> None:
+    own = Bench(server.maintenance, bench.folder, bench.repositories)
+    server.maintenance.execute("CREATE TABLE of_the_admins AS SELECT 1")
+    try:
+        answer = own.backup("--verify", "--work-dir", str(own.work), user="postgres")
+    finally:
+        server.maintenance.execute("DROP TABLE of_the_admins")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert answer.result["verification"]["ok"] is True

@@ -337,9 +337,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _database(manifest: Manifest) -> DatabaseCopy:
     icu_locale = manifest.database.icu_locale if manifest.database else None
-    return DatabaseCopy(
-        manifest.dbname, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype, icu_locale
-    )
+    # The sandbox's server has a database of PostgreSQL's own already.
+    name = f"{manifest.dbname}_copy" if manifest.dbname in ("postgres", "template1") else manifest.dbname
+    return DatabaseCopy(name, manifest.owner, manifest.encoding, manifest.collate, manifest.ctype, icu_locale)
 
 
 def _plain(error: psycopg.Error) -> str:
