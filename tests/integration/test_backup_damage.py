@@ -99,9 +99,10 @@ def test_a_backup_that_was_damaged(damage: Stored, two: Arena, tmp_path: Path) -
     damage.spoil(spoiled)
     result, found = spoiled.restore(spoiled.spoiled)
     failed(result, damage.reason, damage.words, outcome="Failed")
-    assert found == {} or damage.reason == "NotEqual"
+    # Only reading all of it, or comparing it, has shown that: nobody has seen the database by then.
+    assert found == {} or damage.reason in ("NotEqual", "RestoreFailed")
     assert spoiled.good in spoiled.bench.complete()
-    if damage.reason in ("BackupDamaged", "NotEqual"):
+    if damage.reason in ("BackupDamaged", "NotEqual", "RestoreFailed"):
         # Nobody sees this before it is read: a verification does, and from then on it isn't the latest.
         answer = spoiled.bench.verify("--backup", spoiled.spoiled)
         assert answer.told == (1, "Failed", "VerificationFailed"), answer.text
