@@ -129,7 +129,7 @@ async def test_what_can_never_be_is_said_at_once(made: Serving, spec: dict[str, 
     assert found["phase"] == "Failed"
     assert words in found["message"]
     assert operations.conditions(made, "wrong") == {
-        "Ready": ("False", "InvalidSpec"), "Stalled": ("True", "InvalidSpec")
+        "Ready": ("False", "InvalidSpec"), "Stalled": ("True", "InvalidSpec"), "Finished": ("True", "InvalidSpec"),
     }  # fmt: skip
     # It keeps nobody from its turn.
     assert phase(made, "x-next") == "Running"
@@ -204,7 +204,7 @@ async def test_tables_come_back_beside_the_live_database(made: Serving) -> None:
     found = status(made, "one.table")
     assert (found["phase"], found["message"], found["backup"]) == ("Succeeded", "They are back.", TAKEN)
     assert found["schema"] == "restored_one_table"
-    assert operations.conditions(made, "one.table") == {"Ready": ("True", "Restored")}
+    assert operations.conditions(made, "one.table") == {"Ready": ("True", "Restored"), "Finished": ("True", "Restored")}
     assert databases(made)["medianest"] == before["medianest"]
     assert phase(made, "next") == "Running"
     told_of = [(item["involvedObject"]["kind"], item["reason"]) for item in made.arena.events()]
@@ -221,7 +221,7 @@ async def test_tables_that_do_not_come_are_told_of_and_the_database_stays_ready(
         "It has no table nobodys. Nothing was changed. Another object tries again."
     )
     assert operations.conditions(made, "wrong") == {
-        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed")
+        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed"), "Finished": ("True", "RestoreFailed"),
     }  # fmt: skip
     assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
     assert "wrong failed and changed nothing" in made.arena.message(made.key, "Ready")

@@ -71,7 +71,7 @@ async def test_a_restore_goes_from_its_object_to_its_end(made: Serving) -> None:
     assert (found["job"], found["startedAt"]) == (job["metadata"]["name"], "2026-11-22T02:59:30Z")
     assert found["seconds"] > 0
     assert f"is kept as {kept} for 7d" in found["message"]
-    assert operations.conditions(made, "back") == {"Ready": ("True", "Restored")}
+    assert operations.conditions(made, "back") == {"Ready": ("True", "Restored"), "Finished": ("True", "Restored")}
     assert is_restored(made)
     assert databases(made)[kept] == before["medianest"]
     assert made.arena.status(made.key)["operation"]["phase"] == "Succeeded"
@@ -234,7 +234,7 @@ async def test_a_restore_that_fails_changes_nothing_and_says_what_to_do(made: Se
         in found["message"]
     )
     assert operations.conditions(made, "back") == {
-        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed")
+        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed"), "Finished": ("True", "RestoreFailed"),
     }  # fmt: skip
     assert databases(made) == before
     # The database is as its spec wants it; who looks there is told all the same.

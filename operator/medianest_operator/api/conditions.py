@@ -16,6 +16,8 @@ class Condition(StrEnum):
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    FINISHED = "Finished"
+    """Of what ends: it has, well (then it is Ready, too) or not."""
     AVAILABLE = "Available"
     SCHEMA_UP_TO_DATE = "SchemaUpToDate"
     INDEXES_HEALTHY = "IndexesHealthy"

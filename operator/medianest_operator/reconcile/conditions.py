@@ -77,6 +77,20 @@ def conditions_of(
     return {kind: found[kind] for kind in Condition if kind in found}
 
 
+def conditions_of_attempt(succeeded: bool | None, reason: Reason, message: str) -> dict[Condition, Verdict]:
+    """Those of an object that is done once: Ready, while it isn't why, as kstatus reads them, and whether it is over.
+
+    Args:
+        succeeded: how it ended; `None`: it hasn't yet.
+    """
+    holds, fails = Verdict("True", reason, message), Verdict("False", reason, message)
+    if succeeded is None:
+        return {Condition.READY: fails, Condition.RECONCILING: holds}
+    if succeeded:
+        return {Condition.READY: holds, Condition.FINISHED: holds}
+    return {Condition.READY: fails, Condition.STALLED: holds, Condition.FINISHED: holds}
+
+
 def _of_concern(report: Report, previous: Mapping[str, Any], now: str) -> Mapping[Condition, Verdict | None]:
     """What a concern observed; where it didn't, what was known before, and since when that is old."""
     observed = dict(report.outcome.conditions) if report.outcome else {}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pydantic
 
 from medianest_operator import naming
 from medianest_operator.api.backup_object import BackupPhase, BackupSpec, BackupStatus
-from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.conditions import Reason
 from medianest_operator.api.status import MigrationRun, StoredBackup
 from medianest_operator.backups.repository import layout
 from medianest_operator.errors import Permanent
@@ -19,7 +19,8 @@ from medianest_operator.observability.notifications import Message
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.backups.requests import Restores
-from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
+from medianest_operator.reconcile.conditions import conditions_of_attempt
 from medianest_operator.reconcile.contents.migration import MigrationState
 from medianest_operator.reconcile.context import Run, Services
 from medianest_operator.reconcile.instances.servers import Servers
@@ -27,6 +28,8 @@ from medianest_operator.reconcile.status import timed
 from medianest_operator.resources import backup_jobs
 from medianest_operator.resources.meta import owner_reference
 from medianest_operator.results.backup import BackupReport
+
+_SUCCEEDED: Final = {BackupPhase.SUCCEEDED: True, BackupPhase.FAILED: False}
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -212,10 +215,11 @@ class _Object:
         """Write the status where it differs, and an Event where the reason is another."""
         metadata = self._manifest["metadata"]
         generation = int(metadata["generation"])
+        conditions = conditions_of_attempt(_SUCCEEDED.get(phase), reason, message)
         status = BackupStatus(
             observed_generation=generation,
             phase=phase,
-            conditions=timed(_verdicts(phase, reason, message), self._known, generation, datetime.now(UTC)),
+            conditions=timed(conditions, self._known, generation, datetime.now(UTC)),
             message=message,
             **details,
         ).to_dict()
@@ -237,14 +241,6 @@ class _Object:
         if database is not None:
             told = Message(metadata["namespace"], metadata["name"], naming.BACKUP_KIND, reason, message)
             self._services.notifier.warn(database, told)
-
-
-def _verdicts(phase: BackupPhase, reason: Reason, message: str) -> dict[Condition, Verdict]:
-    """Ready, and while it isn't why, as kstatus reads them: a GitOps tool can wait for a backup."""
-    if phase is BackupPhase.SUCCEEDED:
-        return {Condition.READY: Verdict("True", reason, message)}
-    why = Condition.STALLED if phase is BackupPhase.FAILED else Condition.RECONCILING
-    return {Condition.READY: Verdict("False", reason, message), why: Verdict("True", reason, message)}
 
 
 CONCERN = Concern("on-demand backups", Needs.NOTHING, reconcile, reconcile)

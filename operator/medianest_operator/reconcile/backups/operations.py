@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.conditions import Reason
 from medianest_operator.api.operation import OperationPhase, OperationSpec, OperationStatus
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import DATABASE, OPERATION, Manifest
@@ -21,7 +21,8 @@ from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.backups import asked
 from medianest_operator.reconcile.backups.asked import Asked
 from medianest_operator.reconcile.backups.requests import NOTHING_CHANGED, Progress, Restores
-from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome
+from medianest_operator.reconcile.conditions import conditions_of_attempt
 from medianest_operator.reconcile.context import Run, Services
 from medianest_operator.reconcile.instances.servers import Servers
 from medianest_operator.reconcile.status import timed
@@ -38,7 +39,8 @@ _TOOLS: Final = (
     "app.kubernetes.io/managed-by", "app.kubernetes.io/instance",
 )  # fmt: skip
 """How the labels and annotations begin by which Argo CD, Flux and Helm know what they have made."""
-_OVER: Final = frozenset({OperationPhase.SUCCEEDED, OperationPhase.FAILED})
+_OVER: Final = {OperationPhase.SUCCEEDED: True, OperationPhase.FAILED: False}
+"""The phases that end it, and whether well."""
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -247,10 +249,11 @@ class _Follower:
             details.setdefault("finished_at", stamp_now())
             details["seconds"] = _seconds(details["started_at"], details["finished_at"])
         generation = int(self.item.manifest["metadata"]["generation"])
+        conditions = conditions_of_attempt(_OVER.get(progress.phase), progress.reason, progress.message)
         status = OperationStatus(
             observed_generation=generation,
             phase=progress.phase,
-            conditions=timed(_verdicts(progress), known, generation, now),
+            conditions=timed(conditions, known, generation, now),
             operation=self.item.operation,
             message=progress.message,
             **details,
@@ -291,17 +294,6 @@ def _seconds(started: str | None, finished: str) -> float | None:
         return None
     took = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
     return max(0.0, took.total_seconds())
-
-
-def _verdicts(progress: Progress) -> dict[Condition, Verdict]:
-    """Ready, and while it isn't why, as kstatus reads them: a GitOps tool can wait for an operation."""
-    if progress.phase is OperationPhase.SUCCEEDED:
-        return {Condition.READY: Verdict("True", progress.reason, progress.message)}
-    why = Condition.STALLED if progress.phase is OperationPhase.FAILED else Condition.RECONCILING
-    return {
-        Condition.READY: Verdict("False", progress.reason, progress.message),
-        why: Verdict("True", progress.reason, progress.message),
-    }
 
 
 CONCERN = Concern("operations", Needs.NOTHING, reconcile, reconcile)
