@@ -329,6 +329,7 @@ BAD_OPERATIONS: list[tuple[dict[str, Any], str]] = [
     ({"restore": {"tables": ["users"], "acceptDifferences": ["view a"]}}, "restore.tables replaces nothing"),
     ({"restore": {"tables": ["users", "users"]}}, "spec.restore.tables"),
     ({"restore": {"tables": [""]}}, "spec.restore.tables"),
+    ({"restore": {"tables": []}}, "spec.restore.tables"),
     ({"restore": {"acceptDifferences": [""]}}, "spec.restore.acceptDifferences"),
     ({"restore": {"dryRun": "yes"}}, "spec.restore.dryRun"),
     ({"restore": {"acceptUnsigned": True}}, "restore.acceptUnsigned is for a backup that restore.backup names"),

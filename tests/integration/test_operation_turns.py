@@ -221,8 +221,10 @@ async def test_tables_that_do_not_come_are_told_of_and_the_database_stays_ready(
         "It has no table nobodys. Nothing was changed. Another object tries again."
     )
     assert operations.conditions(made, "wrong") == {
-        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed"), "Finished": ("True", "RestoreFailed"),
-    }  # fmt: skip
+        "Ready": ("False", "RestoreFailed"),
+        "Stalled": ("True", "RestoreFailed"),
+        "Finished": ("True", "RestoreFailed"),
+    }
     assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
     assert "wrong failed and changed nothing" in made.arena.message(made.key, "Ready")
 

@@ -234,8 +234,10 @@ async def test_a_restore_that_fails_changes_nothing_and_says_what_to_do(made: Se
         in found["message"]
     )
     assert operations.conditions(made, "back") == {
-        "Ready": ("False", "RestoreFailed"), "Stalled": ("True", "RestoreFailed"), "Finished": ("True", "RestoreFailed"),
-    }  # fmt: skip
+        "Ready": ("False", "RestoreFailed"),
+        "Stalled": ("True", "RestoreFailed"),
+        "Finished": ("True", "RestoreFailed"),
+    }
     assert databases(made) == before
     # The database is as its spec wants it; who looks there is told all the same.
     assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")

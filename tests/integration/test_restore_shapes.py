@@ -51,7 +51,8 @@ SHAPES = (
         " DO $$ BEGIN FOR n IN 1..20 LOOP EXECUTE format('CREATE TABLE led_%s (id int REFERENCES secret);"
         " INSERT INTO led_%1$s VALUES (1)', n); END LOOP; END $$;"
         " ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
-        " CREATE POLICY nobody ON secret USING (false);",
+        " CREATE POLICY nobody ON secret USING (false); COMMENT ON POLICY nobody ON secret IS 'closed';"
+        " COMMENT ON TABLE secret IS 'where nobody looks';",
     ),
     Shape(
         "untrusted-extension",

@@ -68,6 +68,14 @@ def rows_of(database: Database, table: sql.Composable, columns: str = "*") -> li
         return [row[0] for row in connection.execute(query.format(sql.SQL(columns), table)).fetchall()]
 
 
+@pytest.mark.parametrize("name", ["Users", '"users"', "PUBLIC.users", ' public . "users" '])
+def test_a_table_is_known_however_sql_spells_it(bench: Bench, name: str) -> None:
+    bench.backup()
+    answer = bring(bench, name, options=("--dry-run",))
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert "It would bring table users (" in answer.text
+
+
 def test_a_table_of_a_schema_with_a_space_comes_back(bench: Bench) -> None:
     bench.source.execute(
         """SET ROLE medianest; CREATE SCHEMA "My ""Place"; CREATE TABLE "My ""Place"."Two Words" (id int);

@@ -57,7 +57,7 @@ class Restore(ApiModel):
     """Takes the last backup whose contents are not later than this moment, instead."""
     tables: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=200)]],
-        Field(max_length=50, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Field(min_length=1, max_length=50, json_schema_extra={"x-kubernetes-list-type": "set"}),
     ] = []
     """Only these, as SQL spells them, without a schema those of `public`: their columns and rows go into a schema of
     their own, `restored_` and this object's name, beside the live tables, which stay as they are."""

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from medianest_operator.backups.logical.dump import restore_archive
-from medianest_operator.backups.logical.toc import Entry, write_list
+from medianest_operator.backups.logical.toc import Entry, closure, write_list
 
 _HIDES_ROWS: Final = frozenset({"POLICY", "ROW SECURITY"})
 
@@ -35,8 +35,9 @@ def load(
     Raises:
         DumpError: any error; what is there then is no copy.
     """
-    last = [entry for entry in entries if entry.kind in _HIDES_ROWS]
-    first = [entry for entry in entries if entry.kind not in _HIDES_ROWS] if last else entries
+    numbers = closure(entries, {entry.number for entry in entries if entry.kind in _HIDES_ROWS})
+    first = [entry for entry in entries if entry.number not in numbers]
+    last = [entry for entry in entries if entry.number in numbers]
     with TemporaryDirectory(prefix="list-") as folder:
         path = Path(folder, "entries")
         for part in filter(None, (first, last)):

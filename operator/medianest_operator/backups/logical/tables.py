@@ -54,6 +54,10 @@ _TYPES = ("enum type", "domain", "composite type", "range type")
 _COMMENT: LiteralString = """
 SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = %s
 """
+_SPELLED: LiteralString = """
+SELECT pg_catalog.string_agg(pg_catalog.quote_ident(part), '.' ORDER BY number)
+  FROM pg_catalog.unnest(pg_catalog.parse_ident(%s)) WITH ORDINALITY part(part, number)
+"""
 _USABLE: LiteralString = """
 SELECT coalesce(pg_catalog.has_type_privilege(pg_catalog.to_regtype(%s), 'USAGE'), false)
 """
@@ -225,7 +229,7 @@ class TablesRun:
                 f"{manifest.id} was stored without its catalog: restore all of it into another database.",
             )
         there = {item.name: item for item in catalog.of_kind("table")}
-        wanted = dict.fromkeys(name.removeprefix("public.") for name in self._wanted.names)
+        wanted = dict.fromkeys(_spelled(connection, name) for name in self._wanted.names)
         missing = [name for name in wanted if name not in there]
         if missing:
             shown = sorted(name for name in there if name != "_prisma_migrations")
@@ -338,6 +342,15 @@ def _is_same(connection: Connection[Any], catalog: Catalog, live: Catalog, kind:
             # What the server takes for a type's name is one, and nothing else: it goes into a statement.
             return False
         return bool(usable)
+
+
+def _spelled(connection: Connection[Any], name: str) -> str:
+    """A table's name as catalogs spell it: `Users`, `"users"` and `public.users` are `users`, as in SQL."""
+    try:
+        (known,) = only(connection.cursor(row_factory=tuple_row).execute(_SPELLED, (name,)))
+    except psycopg.errors.InvalidParameterValue:
+        return name
+    return str(known).removeprefix("public.")
 
 
 def _definition(item: CatalogObject) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def choose(
     for number in sorted(refused):
         entry = by_number[number]
         left.notes.append(f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it")
-    also = _closure(entries, refused) - refused
+    also = closure(entries, refused) - refused
     told = [by_number[number] for number in sorted(also) if by_number[number].kind not in ACL | DATA | {"COMMENT"}]
     if told:
         shown = ", ".join(f"{entry.kind.lower()} {entry.name(owners)}" for entry in told[:5])
@@ -331,8 +331,9 @@ def pieces(archive: Path, entries: Sequence[Entry]) -> Iterator[tuple[int, str]]
     yield from zip(map(int, split[1::2]), split[2::2], strict=True)
 
 
-def _closure(entries: Sequence[Entry], refused: Collection[int]) -> set[int]:
-    found = set(refused)
+def closure(entries: Sequence[Entry], numbers: Collection[int]) -> set[int]:
+    """Some entries with all that needs them, such as their comments."""
+    found = set(numbers)
     while more := {entry.number for entry in entries if entry.number not in found and entry.needs & found}:
         found |= more
     return found
