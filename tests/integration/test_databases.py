@@ -224,7 +224,7 @@ async def test_rights_limit_and_comment_of_the_database_come_along(
     name = live.name
     server.maintenance.execute(f'CREATE ROLE "{name} bi" LOGIN; CREATE ROLE {name}_team')
     live.execute(
-        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS 'It''s the one.';"
+        f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS 'It''s the one.';"
         f"ALTER DATABASE {name} CONNECTION LIMIT 17; GRANT CONNECT ON DATABASE {name} TO {name}_team WITH GRANT OPTION;"
         f'SET ROLE {name}_team; GRANT CONNECT ON DATABASE {name} TO "{name} bi"; RESET ROLE;'
         f'GRANT CREATE ON DATABASE {name} TO "{name} bi"'

@@ -82,7 +82,7 @@ def test_rights_come_back_by_whom_and_with_what_may_be_passed_on(bench: Bench, f
     try:
         bench.source.execute(
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;"
-            f"GRANT CONNECT ON DATABASE {name} TO medianest_backup;"
+            f"GRANT CONNECT ON DATABASE {name} TO medianest_backup; GRANT TEMPORARY ON DATABASE {name} TO PUBLIC;"
             f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO shape_team WITH GRANT OPTION;"
             f"SET ROLE shape_team; GRANT CONNECT ON DATABASE {name} TO shape_reader; RESET ROLE"
         )

@@ -152,6 +152,20 @@ SHAPES = (
         lost=("base type flag", "function flag_in(cstring)", "function flag_out(flag)"),
     ),
     Shape(
+        "rights-on-postgresqls-own",
+        "GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO medianest_app;"
+        " GRANT SELECT (rolname) ON pg_authid TO medianest_app;"
+        " REVOKE EXECUTE ON FUNCTION pg_sleep(float8) FROM PUBLIC; REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;"
+        " GRANT CREATE ON SCHEMA pg_catalog TO medianest",
+        lost=(
+            "rights on column pg_catalog.pg_authid.rolname",
+            "rights on function pg_catalog.pg_ls_dir(text)",
+            "rights on function pg_catalog.pg_sleep(double precision)",
+            "rights on language plpgsql",
+            "rights on schema pg_catalog",
+        ),
+    ),
+    Shape(
         "namesakes-of-tables",
         "CREATE FOREIGN DATA WRAPPER users; CREATE SERVER users FOREIGN DATA WRAPPER users;"
         " COMMENT ON SERVER users IS 'elsewhere'; COMMENT ON TABLE users IS 'here'",

@@ -15,6 +15,7 @@ LATEST_VERIFIED = "latest-verified"
 """What a restore takes that names nothing."""
 _OPERATIONS = ("restore",)
 _MOST = 20
+MOST_DIFFERENCES = 50
 """Tables in an estimate."""
 
 Moment = Annotated[
@@ -162,7 +163,7 @@ class OperationStatus(ApiModel):
     """From its first Job's start to its end."""
     message: str | None = None
     differences: list[str] = []
-    """Why what was restored is not what was backed up, in words; at most ten."""
+    """Why what was restored is not what was backed up, in words; at most fifty, the Job's log has all."""
     schema_name: Annotated[str | None, Field(alias="schema")] = None
     """The schema that restore.tables were brought into."""
     kept_database: str | None = None

@@ -13,9 +13,8 @@ Right = Literal["CONNECT", "CREATE", "TEMPORARY"]
 _WORDS: Final[dict[Right, LiteralString]] = {"CONNECT": "CONNECT", "CREATE": "CREATE", "TEMPORARY": "TEMPORARY"}
 
 SELECT_RIGHTS: LiteralString = """
-SELECT pg_catalog.pg_get_userbyid(x.grantor)::text,
-       CASE x.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END,
-       x.privilege_type, x.is_grantable, x.grantor = d.datdba
+SELECT pg_catalog.pg_get_userbyid(x.grantor)::text, x.privilege_type, x.is_grantable, x.grantor = d.datdba,
+       CASE x.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END
   FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) WITH ORDINALITY x
  WHERE d.datname = %s AND x.grantee <> d.datdba ORDER BY x.ordinality
 """
@@ -28,17 +27,17 @@ class DatabaseRight:
 
     Attributes:
         grantor: who granted it.
-        grantee: who has it; `None`: everybody.
         right: to do what.
         is_grantable: whether it may be passed on.
         by_owner: whether the grantor owns the database.
+        grantee: who has it; `None`: everybody.
     """
 
     grantor: str
-    grantee: str | None
     right: Right
     is_grantable: bool
     by_owner: bool
+    grantee: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def _rights(properties: DatabaseProperties) -> Sequence[DatabaseRight]:
     if properties.grants:
         return properties.grants
     return [
-        DatabaseRight("", None if grantee == "public" else grantee, right, is_grantable=False, by_owner=True)
+        DatabaseRight("", right, is_grantable=False, by_owner=True, grantee=None if grantee == "public" else grantee)
         for grantee, rights in properties.rights.items()
         for right in rights
     ]

@@ -155,7 +155,7 @@ class RestoreRun:
             return made
         lost = [label for label in made.losses.objects(archive.catalog) if label not in options.accepted]
         if lost:
-            self._more["differences"] = lost
+            self._tell_differences(lost)
             shown = "; ".join(lost[:5]) + (f"; and {len(lost) - 5} more" if len(lost) > 5 else "")
             raise RunFailure(
                 Reason.NOT_RESTORABLE,
@@ -209,10 +209,16 @@ class RestoreRun:
     def _check(self, manifest: Manifest, comparison: Comparison) -> None:
         self._more |= {"tables": comparison.tables, "rows": comparison.rows}
         if comparison.differences:
-            self._more["differences"] = comparison.differences
+            self._tell_differences(comparison.differences)
             raise RunFailure(
                 Reason.NOT_EQUAL, f"{manifest.id} was restored, but is not what was backed up: {comparison.describe()}."
             )
+
+    def _tell_differences(self, lines: Sequence[str]) -> None:
+        """All of them in the log, too: a result holds only so many."""
+        self._more["differences"] = list(lines)
+        for line in lines:
+            self._report(f"difference: {line}")
 
     def _told(self, manifest: Manifest, comparison: Comparison) -> Result:
         verification = "catalog, row counts and sequences equal those of the backup"

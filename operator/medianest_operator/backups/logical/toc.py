@@ -37,6 +37,9 @@ _SUPERUSERS: Final = frozenset({
     # These lead elsewhere, and hold passwords.
     "SERVER", "USER MAPPING",
 })  # fmt: skip
+_RIGHTS: Final = "grants"
+RIGHTS_ON: Final = "rights on "
+"""How the labels of those rights begin that a restore leaves out; the rest is what they are on."""
 _RELATION: Final = "relation"
 _ROUTINE: Final = "routine"
 # Tables and types share their names (PostgreSQL manual, CREATE TABLE), and so do functions and their like.
@@ -57,6 +60,7 @@ _NAMES: Final = (
     (re.compile(r"^USER MAPPING (.+) SERVER (.+)$"), r"\2 for \1"),
 )
 """How a dump and a catalog call the same, where they differ."""
+_SYSTEM_OBJECTS: Final = ("LANGUAGE ", "FOREIGN DATA WRAPPER ", "SCHEMA pg_catalog ")
 _LANGUAGES: Final = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
 _ROUTINES: Final = frozenset({"FUNCTION", "PROCEDURE"})
 _LINE = re.compile(r"(\d+); \d+ \d+ (.+)")
@@ -134,7 +138,9 @@ class Name(NamedTuple):
     def is_of(self, item: CatalogObject) -> bool:
         """Whether a catalog's object is it, a part of it, a right on it or a comment on it."""
         name, table, space = item.name.replace('"', ""), item.table.replace('"', ""), name_space(item.kind)
-        if item.kind in ("grants", "comment"):
+        if self.space == _RIGHTS:
+            return item.kind == _RIGHTS and name == self.name
+        if item.kind in (_RIGHTS, "comment"):
             return self._is_under(name.replace(f" {PUBLIC}.", " "))
         if self.space == _RELATION and table == self.name:
             return True
@@ -182,6 +188,13 @@ class LeftOut:
             return expected
         kept = {key: item for key, item in expected.objects.items() if key in found.objects or not self.covers(item)}
         return Catalog(kept)
+
+    def without_rights(self, catalog: Catalog) -> Catalog:
+        """A catalog without those rights among these: whatever was not granted, each database has some."""
+        names = {name for name in self.names if name.space == _RIGHTS}
+        if not names:
+            return catalog
+        return Catalog({key: item for key, item in catalog.objects.items() if not any(n.is_of(item) for n in names)})
 
     def covers(self, item: CatalogObject) -> bool:
         """Whether an object of a catalog is one of these, or part of one."""
@@ -275,17 +288,18 @@ def choose(
     refused = {entry.number for entry in entries if entry.kind in _SUPERUSERS}
     refused |= set(_refused_by_text(archive, entries))
     refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in extensions}
+    refused |= {entry.number for entry in entries if entry.kind == "ACL" and _is_on_postgresqls_own(entry)}
     by_number = {entry.number: entry for entry in entries}
     # Half a publication would be worse than none.
     needed = {number for entry in entries if entry.kind == _OF_SCHEMA for number in entry.needs}
     refused |= {number for number in needed if number in by_number and by_number[number].kind == "PUBLICATION"}
     for number in sorted(refused):
         entry = by_number[number]
-        left.notes.append(f"{entry.kind.lower()} {entry.name(owners)} was left out: only a superuser may make it")
+        left.notes.append(f"{_described(entry, owners)} was left out: only a superuser may make it")
     also = closure(entries, refused) - refused
     told = [by_number[number] for number in sorted(also) if by_number[number].kind not in ACL | DATA | {"COMMENT"}]
     if told:
-        shown = ", ".join(f"{entry.kind.lower()} {entry.name(owners)}" for entry in told[:5])
+        shown = ", ".join(_described(entry, owners) for entry in told[:5])
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
         left.notes.append(f"{shown}{more} was left out: what it needs was")
     left.numbers = refused | also
@@ -294,11 +308,32 @@ def choose(
         name = entry.name(owners)
         for pattern, replacement in _NAMES:
             name = pattern.sub(replacement, name)
-        called = name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}"
-        left.names.add(Name.of(entry.kind, called))
+        called = Name.of(entry.kind, name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}")
+        if entry.kind == "ACL":
+            called = Name.of(_RIGHTS, _rights_on(entry, owners))
+        left.names.add(called)
         if number in refused:
-            left.refused[Name.of(entry.kind, called)] = f"{entry.kind.lower()} {entry.name(owners)}"
+            left.refused[called] = _described(entry, owners)
     return left
+
+
+def _is_on_postgresqls_own(entry: Entry) -> bool:
+    """Whether rights are on what belongs to a superuser everywhere."""
+    return entry.schema == "pg_catalog" or (entry.schema == "-" and entry.rest.startswith(_SYSTEM_OBJECTS))
+
+
+def _described(entry: Entry, owners: Collection[str]) -> str:
+    """`event trigger audit`, or `rights on function pg_catalog.pg_ls_dir(text)`."""
+    if entry.kind == "ACL":
+        return f"{RIGHTS_ON}{_rights_on(entry, owners)}"
+    return f"{entry.kind.lower()} {entry.name(owners)}"
+
+
+def _rights_on(entry: Entry, owners: Collection[str]) -> str:
+    """What rights are on, as a catalog calls it: `language plpgsql`."""
+    kind = next((kind for kind in _KINDS if entry.rest.startswith(f"{kind} ")), entry.rest.partition(" ")[0])
+    name = entry.name(owners).removeprefix(f"{kind} ")
+    return f"{kind.lower()} {name if entry.schema in (PUBLIC, '-') else f'{entry.schema}.{name}'}"
 
 
 def _refused_by_text(archive: Path, entries: Sequence[Entry]) -> Iterator[int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from medianest_operator.backups.logical.toc import LeftOut, Name
+from medianest_operator.backups.logical.toc import RIGHTS_ON, LeftOut, Name
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.encryption import decrypt
 from medianest_operator.backups.repository.layout import Format, Tier
@@ -285,6 +285,7 @@ def _less(losses: Losses, expected: Catalog, found: Catalog) -> tuple[Catalog, C
     """Both catalogs without what a restore could not bring back."""
     if losses.all_rights:
         expected, found = expected.without_privileges(), found.without_privileges()
+    expected, found = losses.left.without_rights(expected), losses.left.without_rights(found)
     expected = losses.left.without(expected, found)
     if losses.owners or losses.some_rights:
         moved = {key for key, item in expected.objects.items() if item.attributes.get("owner") in losses.owners}
@@ -312,6 +313,7 @@ def _accepted(accepted: Collection[str], expected: Catalog, found: Catalog) -> C
     """Whether an object is one of those with such labels, a part of one, its rights or a comment on it."""
     items = [item for side in (expected, found) for item in side.objects.values() if item.label in accepted]
     keys, names = {item.key for item in items}, {Name.of(item.kind, item.name) for item in items if not item.table}
+    names |= {Name.of("grants", label.removeprefix(RIGHTS_ON)) for label in accepted if label.startswith(RIGHTS_ON)}
     return lambda item: item.key in keys or any(name.is_of(item) for name in names)
 
 

@@ -195,7 +195,8 @@ def make_copy(
     except (DumpError, psycopg.Error, OSError) as error:
         text = " ".join(str(error).split())
         raise CopyError(text, transient=_FULL in text) from error
-    wanted = replace(before, catalog=left.without(before.catalog, found.catalog))
+    found = replace(found, catalog=left.without_rights(found.catalog))
+    wanted = replace(before, catalog=left.without(left.without_rights(before.catalog), found.catalog))
     if schema_only:
         unlike: list[str] = difference(wanted.catalog, found.catalog)
     else:

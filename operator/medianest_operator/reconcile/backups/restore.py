@@ -19,7 +19,7 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.bootstrap import Import
 from medianest_operator.api.conditions import Reason
-from medianest_operator.api.operation import OperationPhase
+from medianest_operator.api.operation import MOST_DIFFERENCES, OperationPhase
 from medianest_operator.errors import Permanent, Transient
 from medianest_operator.kubernetes.kinds import JOB, OPERATION, Manifest, digest
 from medianest_operator.postgres import copies, databases, logins, roles
@@ -317,7 +317,8 @@ class _Restore:
         details: dict[str, Any] = {
             "backup": (mark.backup if mark else None) or result.backup,
             "repository": result.repository,
-            "differences": result.differences[:10],
+            # Of an operation each has to be accepted by its name; a database's own status stays short.
+            "differences": result.differences[: 10 if request.asked is None else MOST_DIFFERENCES],
             "finished_at": mark.at if mark else stamp_now() if phase == FAILED and request.asked else None,
         }
         if attempt is not None:
