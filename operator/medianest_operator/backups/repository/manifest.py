@@ -59,9 +59,15 @@ class _Document(BaseModel):
 
         Args:
             keys: the first of them signs it.
+
+        Raises:
+            ManifestError: what would be written can't be read back: better no backup than one like that.
         """
         sealed = seal(self.model_dump(mode="json", exclude_none=True), keys)
-        return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
+        text = (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
+        if type(self).parse(text, keys).model_dump() != self.model_dump():
+            raise ManifestError("it reads otherwise than it was written")
+        return text
 
     @classmethod
     def parse(cls, text: bytes, keys: Sequence[bytes] = ()) -> Self:
