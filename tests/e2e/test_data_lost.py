@@ -17,6 +17,13 @@ ROWS = (
     " (id, correlation_id, user_id, error_code, error_message, stack_trace, request_path, request_method)"
     " VALUES ('e1', 'c', 'u1', 'E', 'failed', 'at x', '/', 'GET')"
 )
+# A database's own, besides what is in it.
+_OWN = (
+    "SELECT datconnlimit, shobj_description(oid, 'pg_database'),"
+    " (SELECT array_agg(r ORDER BY r) FROM unnest(datacl::text[]) r),"
+    " (SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = 0)"
+    " FROM pg_database d WHERE datname = 'medianest'"
+)
 _NAMES = "NS=medianest DB=medianest"
 
 
@@ -30,6 +37,7 @@ class Reader:
         self._names = names.replace(_NAMES, f"NS={kube.namespace} DB=db")
         self._sections = dict(zip(sections[::2], map(_blocks, sections[1::2]), strict=True))
         self._kubeconfig = str(kube.environment.kubeconfig)
+        self._variables = kube.environment.kubeconfig.with_name(f"{kube.namespace}.variables")
         self.read: list[str] = []
 
     def follow(self, section: str) -> list[str]:
@@ -42,8 +50,12 @@ class Reader:
         return {section for section, blocks in self._sections.items() if blocks} - set(self.read)
 
     def _run(self, block: str) -> str:
+        # One shell after the other, with the variables that the page has set so far.
+        names = " ".join(re.findall(r"^([A-Z_]+)=", block, flags=re.MULTILINE))
+        kept = f"declare -p {names} >> {self._variables}" if names else ""
+        self._variables.touch()
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", f"{self._names}\n{block}"],
+            ["bash", "-euo", "pipefail", "-c", f"{self._names}\n. {self._variables}\n{block}\n{kept}"],
             env={**os.environ, "KUBECONFIG": self._kubeconfig},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,7 +89,7 @@ def test_the_page_for_lost_data_brings_them_back(kube: Kube) -> None:
     kube.sql("db-0", "DELETE FROM media_requests; DELETE FROM users WHERE id = 'u2'; UPDATE users SET name = 'spoilt'")
     assert account(kube, "db-0") != before
     came, *_ = reader.follow("Rows are gone, or wrong")
-    assert f"media_requests (2 rows) of {taken} into schema restored_rows_back" in came
+    assert f"media_requests (2 rows) of {taken} into schema restored_rows_back_" in came
     assert account(kube, "db-0") == before
 
     kube.sql("db-0", "DROP TABLE error_logs")
@@ -86,7 +98,10 @@ def test_the_page_for_lost_data_brings_them_back(kube: Kube) -> None:
     kube.wait("MediaNestDatabase", "db", lambda it: condition_of(it or {}, "SchemaUpToDate").get("status") == "True",
               "without drift")  # fmt: skip
 
-    late = "INSERT INTO media_requests (id, user_id, title, media_type) VALUES ('m9', 'u2', 'Late', 'movie')"
+    late = (
+        "INSERT INTO users (id, email) VALUES ('u9', 'late@example.org');"
+        "INSERT INTO media_requests (id, user_id, title, media_type) VALUES ('m9', 'u9', 'Late', 'movie')"
+    )
     kube.sql("db-0", f"DELETE FROM error_logs; {late}")
     look, _ = reader.follow("Everything is wrong")
     assert "condition met" in look
@@ -96,9 +111,18 @@ def test_the_page_for_lost_data_brings_them_back(kube: Kube) -> None:
         wait_over(kube, f"after-{number}")
     reader.follow("What was written between the backup and the restore")
     assert kube.sql("db-0", "SELECT title FROM media_requests ORDER BY id") == "Dune\nDune\nLate"
-    kube.sql("db-0", "DELETE FROM media_requests WHERE id = 'm9'")
+    kube.sql("db-0", "DELETE FROM users WHERE id = 'u9'")
+    assert account(kube, "db-0") == before
+
+    # Once more, as on another day.
+    kube.sql("db-0", "DELETE FROM media_requests")
+    reader.follow("Rows are gone, or wrong")
+    assert account(kube, "db-0") == before
 
     # Without the operator, as far as this database knows.
+    kube.sql("db-0", "ALTER DATABASE medianest CONNECTION LIMIT 77; COMMENT ON DATABASE medianest IS 'ours';"
+             " ALTER DATABASE medianest SET work_mem = '7MB'")  # fmt: skip
+    own = kube.sql("db-0", _OWN)
     kube.patch("db", {"paused": True})
     kube.wait_condition("db", "Ready", "Unknown", "Paused")
     kube.sql("db-0", "DELETE FROM media_requests")
@@ -108,4 +132,5 @@ def test_the_page_for_lost_data_brings_them_back(kube: Kube) -> None:
     kube.patch("db", {"paused": False})
     kube.wait_ready("db")
     assert account(kube, "db-0") == before
+    assert kube.sql("db-0", _OWN) == own
     assert reader.unread() == set()
