@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -149,6 +150,30 @@ def test_the_newest_that_there_are_are_told_with_their_places() -> None:
     assert collect(spec(), after, [], NOW).newest == after.newest
     one = spec({"backup": {"repositories": [{"name": "volume", "volume": {}}]}})
     assert [item.id[6:8] for item in collect(one, after, [], NOW).newest] == ["03"]
+
+
+def test_what_somebody_removed_is_neither_the_last_nor_the_verified_one() -> None:
+    def job(day: int, *there: int, verified: int) -> EndedJob:
+        told = {"backup": held(verified)[0][0], "at": f"2026-03-{verified:02}T03:00:00Z", "seconds": 1.0}
+        catalog = {
+            name: {"count": len(there), "newest": held(*there), "lastVerified": told} for name in ("volume", "offsite")
+        }
+        return taken(f"2026-03-{day:02}T02:00:00Z", catalog=catalog, backup=held(day)[0][0])
+
+    def check(day: int, *there: int, verified: int) -> EndedJob:
+        made = job(day, *there, verified=verified)
+        return dataclasses.replace(made, tier=None, result={"catalog": made.result["catalog"]})
+
+    backups = collect(spec(), None, [job(4, 3, 4, verified=4)], NOW)
+    assert backups.last is not None
+    assert backups.verified is not None
+    assert (backups.last.id, backups.verified.backup) == (held(4)[0][0], held(4)[0][0])
+    after = collect(spec(), backups, [check(5, 3, verified=3)], NOW)
+    assert after.last == api.LastBackup(id=held(3)[0][0], tier="daily", at="2026-03-03T02:00:05Z", bytes=1003)
+    assert after.verified is not None
+    assert after.verified.backup == held(3)[0][0]
+    # The Job that took it is still there, and tells what it saw then.
+    assert collect(spec(), after, [job(4, 3, 4, verified=4)], NOW) == after
 
 
 def test_at_most_twenty_are_told() -> None:

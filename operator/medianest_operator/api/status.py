@@ -164,12 +164,12 @@ class Hardening(ApiModel):
 
 
 class LastBackup(ApiModel):
-    """The newest backup that a Job of this database finished."""
+    """The newest backup that a Job of this database finished; where somebody removed that, the newest that is left."""
 
     id: str
     tier: str
     at: str
-    """When it was finished."""
+    """When it was finished; of one that is left, the moment that its contents are of."""
     started_at: str | None = None
     bytes: int | None = None
     """Of the dump as it is stored."""

@@ -108,12 +108,13 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     if before.last and (last is None or before.last.at >= last.at):
         last = before.last
     checks = [job for job in jobs if "verification" in job.result or job.tier is None]
+    repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
     return api.Backups(
-        last=last,
+        last=_still_there(last, repositories, newest),
         tiers=_tiers(spec, before, good, now),
-        repositories=_repositories(spec, before, jobs),
-        newest=_newest(spec, before, jobs),
-        verified=_verified(before, jobs),
+        repositories=repositories,
+        newest=newest,
+        verified=_verified(before, jobs, newest),
         failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
         verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
         next_verification=_next_verification(spec, now),
@@ -131,6 +132,20 @@ def _last(job: EndedJob) -> api.LastBackup:
         seconds=told.get("seconds"),
         source=told.get("source"),
     )
+
+
+def _still_there(
+    last: api.LastBackup | None, repositories: Sequence[api.RepositoryStatus], newest: Sequence[api.KeptBackup]
+) -> api.LastBackup | None:
+    """The last one that there is, where somebody removed the last one that was taken."""
+    if last is None or any(item.id == last.id for item in newest):
+        return last
+    if any(item.seen is None or item.seen < last.at for item in repositories):
+        return last
+    if newest:
+        first = newest[0]
+        return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at, bytes=first.bytes)
+    return None if all(item.count == 0 for item in repositories) else last
 
 
 def _check(job: EndedJob) -> tuple[EndedJob, bool, str]:
@@ -234,13 +249,18 @@ def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBac
     return api.KeptBackup(id=id_, tier=tier.value, taken_at=taken, bytes=size, verified=verified)
 
 
-def _verified(before: api.Backups, jobs: Sequence[EndedJob]) -> api.Verified | None:
-    """The newest of all that any repository tells."""
-    best = before.verified
+def _verified(before: api.Backups, jobs: Sequence[EndedJob], newest: Sequence[api.KeptBackup]) -> api.Verified | None:
+    """The newest of all that any repository tells, and that is still there."""
+    there = {item.id for item in newest}
+    # Of more than that the older ones aren't told.
+    knows_all = 0 < len(newest) < _KEPT
+    best = before.verified if before.verified and (before.verified.backup in there or not knows_all) else None
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
             told = summary.get("lastVerified")
-            if told and (best is None or str(told["at"]) > best.at):
+            if told is None or (knows_all and told["backup"] not in there):
+                continue
+            if best is None or str(told["at"]) > best.at:
                 best = api.Verified(
                     backup=told["backup"],
                     repository=repository,
