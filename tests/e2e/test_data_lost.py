@@ -111,7 +111,7 @@ def test_the_page_for_lost_data_brings_them_back(kube: Kube) -> None:
         wait_over(kube, f"after-{number}")
     reader.follow("What was written between the backup and the restore")
     assert kube.sql("db-0", "SELECT title FROM media_requests ORDER BY id") == "Dune\nDune\nLate"
-    kube.sql("db-0", "DELETE FROM users WHERE id = 'u9'")
+    kube.sql("db-0", "DELETE FROM media_requests WHERE id = 'm9'; DELETE FROM users WHERE id = 'u9'")
     assert account(kube, "db-0") == before
 
     # Once more, as on another day.

@@ -12,7 +12,17 @@ import psycopg
 import pytest
 
 from backup_documents import edit_document
-from integration.backup_runs import NAME, NAMESPACE, WHOSE, Bench, add_backup_role, contents, definitions, new_bench
+from integration.backup_runs import (
+    NAME,
+    NAMESPACE,
+    WHOSE,
+    Bench,
+    add_backup_role,
+    candidate,
+    contents,
+    definitions,
+    new_bench,
+)
 from integration.postgres_server import Database, PostgresServer
 from medianest_operator.backups.logical.program import DumpError
 from medianest_operator.backups.logical.run import BackupOptions, BackupRun
@@ -306,3 +316,39 @@ def test_a_database_of_postgresqls_own_is_verified(bench: Bench, server: Postgre
         server.maintenance.execute("DROP TABLE of_the_admins")
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
     assert answer.result["verification"]["ok"] is True
+
+
+def test_rights_that_somebody_passed_on_cost_nobody_else_theirs(bench: Bench, server: PostgresServer) -> None:
+    """Accepted, the rest of a table's rights comes back all the same."""
+    server.maintenance.execute("CREATE ROLE passer; CREATE ROLE taker")
+    place = candidate(server)
+    try:
+        bench.source.execute(
+            "SET ROLE medianest; GRANT SELECT, INSERT ON users TO medianest_app;"
+            " GRANT SELECT ON users TO passer WITH GRANT OPTION; RESET ROLE;"
+            " SET ROLE passer; GRANT SELECT ON users TO taker"
+        )
+        checked(bench)
+        answer = bench.restore(place, "--strict")
+        assert answer.told == (1, "Failed", "NotEqual"), answer.text
+        server.drop_database(place)
+        place = candidate(server)
+        answer = bench.restore(place, "--strict", "--accept-difference", "grants table users")
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+        rights = "SELECT unnest(relacl)::text FROM pg_class WHERE oid = 'users'::regclass"
+        was, now = ({right for (right,) in database.execute(rights)} for database in (bench.source, place))
+        assert was - now == {"taker=r/passer"}
+        assert not now - was
+    finally:
+        server.drop_database(place)
+        bench.source.execute("DROP OWNED BY passer, taker CASCADE")
+        server.maintenance.execute("DROP ROLE passer, taker")
+
+
+def test_rights_on_a_language_that_say_nothing_new_are_none(bench: Bench) -> None:
+    """Granted and revoked again they are noted, and no dump has them."""
+    bench.source.execute(
+        "GRANT USAGE ON LANGUAGE plpgsql TO medianest_app; REVOKE USAGE ON LANGUAGE plpgsql FROM medianest_app"
+    )
+    checked(bench)
+    created(bench)

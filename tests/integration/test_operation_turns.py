@@ -218,7 +218,7 @@ async def test_tables_that_do_not_come_are_told_of_and_the_database_stays_ready(
     end(made, job, {"outcome": "Failed", "message": "It has no table nobodys."}, succeeded=False)
     await run(made)
     assert status(made, "wrong")["message"] == (
-        "It has no table nobodys. Nothing was changed. Another object tries again."
+        "It has no table nobodys. Nothing was changed. This object is done; make another one for another try."
     )
     assert operations.conditions(made, "wrong") == {
         "Ready": ("False", "RestoreFailed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -75,6 +76,11 @@ async def test_a_restore_goes_from_its_object_to_its_end(made: Serving) -> None:
     assert is_restored(made)
     assert databases(made)[kept] == before["medianest"]
     assert made.arena.status(made.key)["operation"]["phase"] == "Succeeded"
+    # Named there also when the operation is gone.
+    [replaced] = made.arena.status(made.key)["replaced"]
+    assert replaced["database"] == kept
+    since, until = (datetime.fromisoformat(replaced[name]) for name in ("since", "until"))
+    assert until - since == timedelta(days=7)
     reasons = [(item["involvedObject"]["kind"], item["reason"]) for item in made.arena.events()]
     assert reasons.count(("MediaNestOperation", "Restored")) == 1
     assert reasons.count(("MediaNestDatabase", "Restored")) == 1

@@ -282,6 +282,16 @@ class LastOperation(ApiModel):
     """Running, Succeeded or Failed."""
 
 
+class ReplacedDatabase(ApiModel):
+    """A database whose place a restore gave to another one. It takes room on the volume."""
+
+    database: str
+    """Its name in PostgreSQL now; it takes no connections."""
+    since: str
+    until: str
+    """When it is backed up and dropped: keepReplaced after it was replaced."""
+
+
 class Certificates(ApiModel):
     server_not_after: str
     """When the server certificate in use ends."""
@@ -308,6 +318,8 @@ class DatabaseStatus(ApiModel):
     backup: Backups | None = None
     bootstrap: Bootstrapped | None = None
     """Absent where spec.bootstrap brought nothing in."""
+    replaced: list[ReplacedDatabase] = []
+    """The databases that restores have replaced, the newest first."""
     operation: LastOperation | None = None
     """Absent where there is no such object, or all of them wait."""
     image: str | None = None

@@ -162,20 +162,28 @@ SELECT 'security label' AS kind, NULL AS owner_table, l.objtype || ' ' || l.objn
   FROM pg_seclabels l WHERE l.objtype NOT IN ('database', 'role', 'tablespace')
 """
 
-RIGHTS: LiteralString = """
+
+def _says_more(rights: LiteralString, default: LiteralString) -> LiteralString:
+    """Whether rights are others than the built-in ones, which no dump has."""
+    return f"""{rights} IS NOT NULL
+                   AND (SELECT array_agg(i::text ORDER BY i::text) FROM unnest({rights}) i)
+                       <> (SELECT array_agg(i::text ORDER BY i::text) FROM unnest(acldefault({default})) i)"""
+
+
+RIGHTS: LiteralString = f"""
 SELECT 'grants' AS kind, NULL AS owner_table, g.name,
        array_agg(g.grantee || ': ' || g.rights ORDER BY g.grantee) AS rights
   FROM (SELECT o.name, CASE a.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
                string_agg(a.privilege_type || CASE WHEN a.is_grantable THEN ' (grantable)' ELSE '' END, ', '
                           ORDER BY a.privilege_type) AS rights
           FROM (SELECT 'foreign data wrapper ' || quote_ident(w.fdwname), w.fdwacl
-                  FROM pg_foreign_data_wrapper w WHERE w.fdwacl IS NOT NULL
+                  FROM pg_foreign_data_wrapper w WHERE {_says_more("w.fdwacl", "'F', w.fdwowner")}
                 UNION ALL
                 SELECT 'foreign server ' || quote_ident(s.srvname), s.srvacl
-                  FROM pg_foreign_server s WHERE s.srvacl IS NOT NULL
+                  FROM pg_foreign_server s WHERE {_says_more("s.srvacl", "'S', s.srvowner")}
                 UNION ALL
                 SELECT 'language ' || quote_ident(l.lanname), l.lanacl
-                  FROM pg_language l WHERE l.lanacl IS NOT NULL
+                  FROM pg_language l WHERE {_says_more("l.lanacl", "'l', l.lanowner")}
                ) o(name, acl), aclexplode(o.acl) a
          GROUP BY o.name, a.grantee) g
  GROUP BY g.name

@@ -6,7 +6,7 @@ what it raises becomes its problem, and never another's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -35,6 +35,10 @@ class Needs(IntEnum):
     """The application's database is there, and isn't about to be replaced."""
     SCHEMA = 4
     """Its migration history was read."""
+
+
+StatusPart = ApiModel | Sequence[ApiModel] | str | int | None
+"""What a concern says of one field of the status."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Outcome:
     conditions: Mapping[Condition, Verdict | None] = field(default_factory=dict)
     obstacle: Verdict | None = None
     stalled: Verdict | None = None
-    status: Mapping[str, ApiModel | str | int | None] = field(default_factory=dict)
+    status: Mapping[str, StatusPart] = field(default_factory=dict)
     events: tuple[Announcement, ...] = ()
     problem: ReconcileError | None = None
     next_look: float | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition
 from medianest_operator.api.model import ApiModel
-from medianest_operator.reconcile.concern import Verdict
+from medianest_operator.reconcile.concern import StatusPart, Verdict
 from medianest_operator.reconcile.conditions import Conditions, Report, condition_of
 from medianest_operator.timestamps import stamp
 
@@ -25,7 +25,7 @@ def build(
         previous: the status so far.
         generation: of the spec that was acted on.
     """
-    spoken: dict[str, ApiModel | str | int | None] = {}
+    spoken: dict[str, StatusPart] = {}
     for report in reports:
         if report.outcome:
             spoken |= report.outcome.status
@@ -42,15 +42,18 @@ def build(
             continue
         attribute = name.rstrip("_")
         value = _dumped(spoken[attribute]) if attribute in spoken else previous.get(key)
-        if value is not None:
+        if value is not None and value != []:
             status[key] = value
     return status
 
 
-def _dumped(part: ApiModel | str | int | None) -> Any:
-    if isinstance(part, ApiModel):
-        return api.present(part.model_dump(mode="json", by_alias=True, exclude_none=True))
-    return part
+def _dumped(part: StatusPart) -> Any:
+    match part:
+        case ApiModel():
+            return api.present(part.model_dump(mode="json", by_alias=True, exclude_none=True))
+        case None | str() | int():
+            return part
+    return [_dumped(item) for item in part]
 
 
 def timed(

@@ -56,6 +56,9 @@ SELECT x, e.extname IS NOT NULL, a.name IS NOT NULL,
 _SCHEMAS: LiteralString = "SELECT nspname::text FROM pg_catalog.pg_namespace"
 _RIGHTS: Final = frozenset({"ACL", "DEFAULT ACL"})
 _SESSION = re.compile(r"^SET SESSION AUTHORIZATION", re.MULTILINE)
+# As pg_dump writes what somebody has passed on.
+_OF_OTHERS = re.compile(r"^SET SESSION AUTHORIZATION .*?^RESET SESSION AUTHORIZATION;$", re.MULTILINE | re.DOTALL)
+_GRANT = re.compile(r"^(?:GRANT|REVOKE) .*?;$", re.MULTILINE | re.DOTALL)
 _DEFAULTS_FOR = re.compile(r"ALTER DEFAULT PRIVILEGES FOR ROLE (\"(?:[^\"]|\"\")+\"|\S+)")
 
 
@@ -86,12 +89,14 @@ class Plan:
         extensions: those among it that are lost only because a superuser has to make them beforehand, and their
             schemas.
         options: pg_restore's.
+        rights: statements that grant the rest of what others have passed on.
     """
 
     entries: list[Entry]
     losses: Losses
     extensions: Mapping[str, str] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)
+    rights: list[str] = field(default_factory=list)
 
 
 def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inherit: bool = True) -> Target:
@@ -171,12 +176,13 @@ def plan(target: Target, archive: Archive) -> Plan:
     if foreign:
         options.append("--no-owner")
         notes.append(f"what belonged to {_listed(sorted(foreign))} belongs to {target.owner}")
-    refused = set(_refused_rights(archive.path, kept, acted_for))
+    refused = dict(_refused_rights(archive.path, kept, acted_for))
     if refused:
         shown = [_rights_on(entry, owners) for entry in kept if entry.number in refused]
         notes.append(f"rights that others granted were left out: {_listed(shown)}")
     losses = Losses(left, tuple(notes), foreign, some_rights=bool(refused))
-    return Plan([entry for entry in kept if entry.number not in refused], losses, extensions, options)
+    granted = [statement for statements in refused.values() for statement in statements]
+    return Plan([entry for entry in kept if entry.number not in refused], losses, extensions, options, granted)
 
 
 def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
@@ -191,6 +197,8 @@ def fill(target: Target, archive: Archive, made: Plan, jobs: int) -> None:
     except DumpError as error:
         raise RunFailure(Reason.RESTORE_FAILED, f"{error}", error.transient) from error
     act_as_owner(target)
+    for statement in made.rights:
+        target.connection.execute(statement.encode())
     target.connection.execute("ANALYZE")
 
 
@@ -241,17 +249,20 @@ def _left_out(
     return choose(archive.path, entries, owners, possible), places
 
 
-def _refused_rights(archive: Path, entries: Sequence[Entry], acted_for: Mapping[str, bool]) -> Iterator[int]:
-    """Entries with rights that somebody granted for whom the database's owner can't act."""
+def _refused_rights(
+    archive: Path, entries: Sequence[Entry], acted_for: Mapping[str, bool]
+) -> Iterator[tuple[int, list[str]]]:
+    """Entries with rights that somebody granted for whom the database's owner can't act, and the statements of each
+    that the owner can run."""
     wanted = [entry for entry in entries if entry.kind in _RIGHTS]
     for number, piece in pieces(archive, wanted):
         if _SESSION.search(piece):
-            yield number
+            yield number, _GRANT.findall(_OF_OTHERS.sub("", piece))
         elif found := _DEFAULTS_FOR.search(piece):
             name = found[1]
             plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
             if not acted_for.get(plain, False):
-                yield number
+                yield number, []
 
 
 def _rights_on(entry: Entry, owners: Collection[str]) -> str:

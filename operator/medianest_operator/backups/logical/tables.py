@@ -165,7 +165,8 @@ class TablesRun:
         if there is not None:
             raise RunFailure(
                 Reason.TARGET_NOT_EMPTY,
-                f"Schema {schema} is there already. Drop it (DROP SCHEMA {schema} CASCADE), or choose another name.",
+                f"Schema {schema} is there already. Choose another name, or, if nobody needs what is in it any more,"
+                f" DROP SCHEMA {schema} CASCADE.",
             )
         kinds = self._kinds(connection, archive.catalog, chosen)
         allowance = room_left(connection, self._options.volume)

@@ -60,6 +60,7 @@ _NAMES: Final = (
     (re.compile(r"^USER MAPPING (.+) SERVER (.+)$"), r"\2 for \1"),
 )
 """How a dump and a catalog call the same, where they differ."""
+_ABOUT: Final = ("ACL", "COMMENT")
 _SYSTEM_OBJECTS: Final = ("LANGUAGE ", "FOREIGN DATA WRAPPER ", "SCHEMA pg_catalog ")
 _LANGUAGES: Final = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
 _ROUTINES: Final = frozenset({"FUNCTION", "PROCEDURE"})
@@ -288,7 +289,7 @@ def choose(
     refused = {entry.number for entry in entries if entry.kind in _SUPERUSERS}
     refused |= set(_refused_by_text(archive, entries))
     refused |= {entry.number for entry in entries if entry.kind == "EXTENSION" and entry.name(owners) not in extensions}
-    refused |= {entry.number for entry in entries if entry.kind == "ACL" and _is_on_postgresqls_own(entry)}
+    refused |= {entry.number for entry in entries if entry.kind in _ABOUT and _is_on_postgresqls_own(entry)}
     by_number = {entry.number: entry for entry in entries}
     # Half a publication would be worse than none.
     needed = {number for entry in entries if entry.kind == _OF_SCHEMA for number in entry.needs}
@@ -318,7 +319,7 @@ def choose(
 
 
 def _is_on_postgresqls_own(entry: Entry) -> bool:
-    """Whether rights are on what belongs to a superuser everywhere."""
+    """Whether rights or a comment are on what belongs to a superuser everywhere."""
     return entry.schema == "pg_catalog" or (entry.schema == "-" and entry.rest.startswith(_SYSTEM_OBJECTS))
 
 

@@ -236,7 +236,7 @@ class _Follower:
 
     async def fail(self, reason: Reason, message: str, **details: Any) -> None:
         """It is over, and nothing was changed."""
-        told = f"{message.rstrip('.')}. {NOTHING_CHANGED} Another object tries again."
+        told = f"{message.rstrip('.')}. {NOTHING_CHANGED} This object is done; make another one for another try."
         await self.report(Progress(self.item.uid, OperationPhase.FAILED, reason, told, details))
 
     async def report(self, progress: Progress) -> None:

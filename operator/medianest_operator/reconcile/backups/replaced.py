@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 from medianest_operator import naming
+from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
+from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import databases, logins
-from medianest_operator.postgres.databases import LiveDatabase, Mark
+from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
 from medianest_operator.postgres.sessions import Connection, Unreachable
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
@@ -21,6 +24,16 @@ from medianest_operator.timestamps import stamp
 
 _AGAIN: Final = timedelta(hours=1)
 """After a backup that failed, before another try."""
+
+
+def replaced_of(spec: DatabaseSpec, found: Mapping[str, LiveDatabase]) -> tuple[api.ReplacedDatabase, ...]:
+    """Those that are kept, the newest first."""
+    kept = []
+    for item in found.values():
+        if (mark := item.mark) is not None and mark.role is Role.KEPT:
+            until = mark.moment + to_days(mark.keep or spec.backup.keep_replaced)
+            kept.append(api.ReplacedDatabase(database=item.name, since=stamp(mark.moment), until=stamp(until)))
+    return tuple(sorted(kept, key=lambda item: (item.since, item.database), reverse=True))
 
 
 class Replaced:

@@ -14,7 +14,7 @@ from medianest_operator.api.operation import OperationPhase
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres.databases import LiveDatabase
 from medianest_operator.reconcile.backups.asked import Asked
-from medianest_operator.reconcile.concern import Announcement, Outcome, Verdict
+from medianest_operator.reconcile.concern import Announcement, Outcome, StatusPart, Verdict
 from medianest_operator.reconcile.instances.servers import SOON
 
 BOOTSTRAP: Final = "bootstrap"
@@ -89,6 +89,7 @@ class Restores:
         report: what spec.bootstrap brought in.
         progress: of the operation whose turn it is.
         waits: why no operation begins, in words that follow the database's name.
+        replaced: the databases that operations have replaced, the newest first.
     """
 
     has_database: bool
@@ -99,6 +100,7 @@ class Restores:
     report: api.Bootstrapped | None = None
     progress: Progress | None = None
     waits: str | None = None
+    replaced: tuple[api.ReplacedDatabase, ...] = ()
     events: tuple[Announcement, ...] = ()
     closed: str | None = None
     """Why the database lets nobody in, as a sentence; `None` where it does."""
@@ -121,13 +123,14 @@ def why_closed(name: str, live: LiveDatabase | None) -> str | None:
 def outcome_of(state: Restores) -> Outcome:
     """What it says of the database."""
     verdict = Verdict("False", state.reason, state.message) if state.reason else None
+    status: dict[str, StatusPart] = {"bootstrap": state.report, "replaced": state.replaced}
     if state.closed:
         closed = Verdict("False", Reason.CONNECTIONS_REFUSED, state.closed)
         return Outcome(
             facts=(state,),
             conditions={Condition.AVAILABLE: closed},
             obstacle=closed,
-            status={"bootstrap": state.report},
+            status=status,
         )
     # Until the application's database is there, nobody can use the one that leads.
     conditions = {} if state.has_database or verdict is None else {Condition.AVAILABLE: verdict}
@@ -136,7 +139,7 @@ def outcome_of(state: Restores) -> Outcome:
         conditions=conditions,
         obstacle=verdict,
         stalled=verdict if state.failed else None,
-        status={"bootstrap": state.report},
+        status=status,
         events=state.events,
         next_look=SOON if state.active else None,
     )

@@ -28,7 +28,7 @@ from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.backups import asked
-from medianest_operator.reconcile.backups.replaced import Replaced, is_of_replaced
+from medianest_operator.reconcile.backups.replaced import Replaced, is_of_replaced, replaced_of
 from medianest_operator.reconcile.backups.requests import (
     BOOTSTRAP,
     DONE,
@@ -83,8 +83,10 @@ async def observe(run: Run) -> Outcome:
         return Outcome()
     instance = run.instance(primary, _MAINTENANCE_DATABASE)
     async with run.services.sessions.use(instance, run.credentials) as connection:
-        live = (await databases.read_databases(connection)).get(name)
-    return outcome_of(Restores(has_database=live is not None, closed=why_closed(name, live), report=_known(run)))
+        found = await databases.read_databases(connection)
+    live = found.get(name)
+    state = Restores(has_database=live is not None, closed=why_closed(name, live), report=_known(run))
+    return outcome_of(replace(state, replaced=replaced_of(run.spec, found)))
 
 
 def _known(run: Run) -> api.Bootstrapped | None:
@@ -117,7 +119,7 @@ class _Restore:
         request = self._request(live)
         told = tuple(await self._clear(request))
         state = await self._bring_in(request, live)
-        return replace(state, events=(*told, *state.events)) if told else state
+        return replace(state, replaced=replaced_of(self._run.spec, self._found), events=(*told, *state.events))
 
     async def _bring_in(self, request: Request | None, live: LiveDatabase | None) -> Restores:
         if request is not None:
@@ -404,7 +406,7 @@ def _what_to_do(request: Request, reason: str | None = None) -> str:
         return "Change spec.bootstrap to try again."
     if reason in {BackupReason.NOT_EQUAL, BackupReason.NOT_RESTORABLE}:
         return "To take it all the same, make another object whose restore.acceptDifferences names what differs."
-    return "Another object tries again."
+    return "This object is done; make another one for another try."
 
 
 def _request_of(attempt: Attempt) -> str | None:
