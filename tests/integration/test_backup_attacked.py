@@ -318,6 +318,22 @@ def test_a_database_of_postgresqls_own_is_verified(bench: Bench, server: Postgre
     assert answer.result["verification"]["ok"] is True
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["restore", "dry run"])
+def test_a_place_that_can_not_be_looked_into_is_named(
+    bench: Bench, server: PostgresServer, options: tuple[str, ...]
+) -> None:
+    """What it holds may be newer than what was taken."""
+    checked(bench)
+    bench.repositories.append(f"away=file://{bench.folder}/not-mounted")
+    place = candidate(server)
+    try:
+        answer = bench.restore(place, "--backup", "latest-verified", *options)
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+        assert "Note: repository away could not be looked into (" in answer.result["message"]
+    finally:
+        server.drop_database(place)
+
+
 def test_rights_that_somebody_passed_on_cost_nobody_else_theirs(bench: Bench, server: PostgresServer) -> None:
     """Accepted, the rest of a table's rights comes back all the same."""
     server.maintenance.execute("CREATE ROLE passer; CREATE ROLE taker")

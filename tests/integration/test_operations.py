@@ -60,7 +60,7 @@ async def test_a_restore_goes_from_its_object_to_its_end(made: Serving) -> None:
     assert made.arena.conditions(made.key)["Ready"] == ("False", "Restoring")
     told = made.arena.message(made.key, "Ready")
     assert told.startswith("MediaNestOperation back: Job db-restore-")
-    assert told.endswith("restores backup latest-verified of repository nas. The database serves as before.")
+    assert told.endswith("restores backup latest-verified. The database serves as before.")
     [job] = jobs(made)
     assert [owner["uid"] for owner in job["metadata"]["ownerReferences"]] == [asked["metadata"]["uid"]]
     assert made.arena.status(made.key)["operation"] == {"name": "back", "operation": "restore", "phase": "Running"}
@@ -109,6 +109,25 @@ async def test_what_the_job_is_told(made: Serving, wanted: dict[str, object], gi
     # What can't come back as it was is refused unless it is accepted by name.
     assert "--strict" in told
     assert "--dry-run" not in told
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [({}, ["nas", "offsite"]), ({"repository": "offsite"}, ["offsite"]), ({"repository": "nas"}, ["nas"])],
+    ids=["no repository", "the second", "the first"],
+)
+@pytest.mark.parametrize("what", [{}, {"dryRun": True}], ids=["restore", "dry run"])
+async def test_where_it_looks(made: Serving, wanted: dict[str, str], places: list[str], what: dict[str, bool]) -> None:
+    """Whoever names no repository wants the newest backup, wherever it is."""
+    live = made.arena.server.get(DATABASE, *made.key)
+    both = [REPOSITORY, {"name": "offsite", "volume": {"claimName": "offsite"}}]
+    made.arena.server.put(DATABASE, live | {"spec": {"backup": {"repositories": both}}})
+    ask(made, "back", restore=wanted | what)
+    await run(made)
+    [job] = jobs(made, naming.COMPONENT_ASIDE if what else naming.COMPONENT_RESTORE)
+    told = arguments(job)
+    given = [value.partition("=")[0] for option, value in pairwise(told) if option == "--repository"]
+    assert given == places
 
 
 async def test_what_was_done_is_not_done_again_where_status_and_job_got_lost(made: Serving) -> None:

@@ -158,7 +158,16 @@ def children(raw: dict[str, Any], database: dict[str, Any] | None = None) -> lis
         ),
         *(
             backup_jobs.aside_job(
-                names, spec, RESTORE, digest, IMAGE, owner, system_identifier="77109", asked=asked, schema="restored_x"
+                names,
+                spec,
+                RESTORE,
+                digest,
+                IMAGE,
+                owner,
+                system_identifier="77109",
+                asked=asked,
+                others=[],
+                schema="restored_x",
             )
             for digest, asked in (("0123456789abcdef", LOOK), ("123456789abcdef0", TABLES))
         ),

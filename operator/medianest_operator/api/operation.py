@@ -63,7 +63,8 @@ class Restore(ApiModel):
     """Only these, as SQL spells them, without a schema those of `public`: their columns and rows go into a schema of
     their own, `restored_` and this object's name, beside the live tables, which stay as they are."""
     repository: DnsLabel | None = None
-    """The repository of the database's spec.backup to take it from; the first where unset."""
+    """The repository of the database's spec.backup to take it from. Where unset all are looked into; of those that have
+    it the first is read."""
     keep_replaced: Days | None = None
     """How long the database that is replaced stays; its spec.backup.keepReplaced where unset."""
     accept_differences: Annotated[

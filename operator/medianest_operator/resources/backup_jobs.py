@@ -180,6 +180,7 @@ def restore_job(
     annotations: Mapping[str, str],
     system_identifier: str | None = None,
     asked: Restore | None = None,
+    others: Sequence[Repository] = (),
     asks: bool = False,
 ) -> Manifest:
     """The Job that fills an empty database from a backup and verifies it.
@@ -190,6 +191,7 @@ def restore_job(
         annotations: which request it is for, and which try.
         system_identifier: of the server whose backups count, where only one's do.
         asked: the restore in place that it is for.
+        others: more repositories that may have the backup.
         asks: it gives up where a superuser could make extensions beforehand, and says which.
     """
     arguments = _restore(spec, source, system_identifier, asked)
@@ -197,7 +199,7 @@ def restore_job(
         arguments.append("--ask-for-extensions")
     job = _job(
         names, spec, image, logins.MIGRATOR, naming.CONTAINER_RESTORE, naming.COMPONENT_RESTORE, arguments,
-        [source.repository], identity=source.identity_secret, signing=source.signing_secret, target=target,
+        [source.repository, *others], identity=source.identity_secret, signing=source.signing_secret, target=target,
         of=source.database,
     )  # fmt: skip
     return manifest(
@@ -216,6 +218,7 @@ def aside_job(
     *,
     system_identifier: str | None,
     asked: Restore,
+    others: Sequence[Repository],
     schema: str,
 ) -> Manifest:
     """The Job of an operation that leaves the live database in its place: one that brings tables back beside it, or a
@@ -224,6 +227,7 @@ def aside_job(
     Args:
         digest: of the operation.
         system_identifier: of the server whose backups count, where only one's do.
+        others: more repositories that may have the backup.
         schema: for the tables that are brought back.
     """
     arguments = _restore(spec, source, system_identifier, asked)
@@ -235,7 +239,7 @@ def aside_job(
         arguments.append("--dry-run")
     job = _job(
         names, spec, image, logins.BACKUP if asked.dry_run else logins.MIGRATOR, naming.CONTAINER_RESTORE,
-        naming.COMPONENT_ASIDE, arguments, [source.repository], identity=source.identity_secret,
+        naming.COMPONENT_ASIDE, arguments, [source.repository, *others], identity=source.identity_secret,
         signing=source.signing_secret,
     )  # fmt: skip
     return manifest(JOB, names, names.aside_job(digest), owner, component=naming.COMPONENT_ASIDE, spec=job)

@@ -21,6 +21,7 @@ from medianest_operator.backups.logical.restore import (
     check_version,
     eligible,
     open_target,
+    unread_repositories,
 )
 from medianest_operator.backups.logical.room import fits, lacks_room, used_bytes
 from medianest_operator.backups.logical.server import without_limits
@@ -89,9 +90,8 @@ class DryRun:
 
     def _look(self) -> Result:
         options = self._options
-        repository, backup = choose(
-            eligible(self._repositories, options, self._report), options.which, accept_unsigned=options.accept_unsigned
-        )[0]
+        found = eligible(self._repositories, options, self._report)
+        repository, backup = choose(found, options.which, accept_unsigned=options.accept_unsigned)[0]
         manifest = backup.manifest
         assert manifest is not None
         self._more |= {"backup": manifest.id, "repository": repository.name}
@@ -117,6 +117,7 @@ class DryRun:
         kept = {name: value for name, value in estimate.items() if value is not None}
         sentences = [
             _which(manifest, backup),
+            *(f"Note: {text}." for text in unread_repositories(found, options)),
             _losses(lost, live.changed),
             _returns(_more_rows(manifest.rows, live.rows)),
             _refused(backup.verification, options.accepted),

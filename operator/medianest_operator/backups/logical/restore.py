@@ -247,10 +247,11 @@ def from_newest_whole(
     """
     found = eligible(repositories, options, report)
     places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
+    unread = unread_repositories(found, options)
     rotten: dict[str, str] = {}
     while True:
         try:
-            return attempt(places, list(rotten.values()))
+            return attempt(places, [*unread, *rotten.values()])
         except RunFailure as failure:
             if failure.reason is not Reason.BACKUP_DAMAGED or options.which not in (LATEST, LATEST_VERIFIED):
                 raise
@@ -260,6 +261,13 @@ def from_newest_whole(
             except RunFailure:
                 raise failure from None
             report(f"{failure.message}; trying the one before")
+
+
+def unread_repositories(found: Found, options: RestoreOptions) -> list[str]:
+    """Those that may have a newer backup than the one that is taken, in words."""
+    if options.which not in (LATEST, LATEST_VERIFIED):
+        return []
+    return [f"repository {name} could not be looked into ({text})" for name, text in found.failures.items()]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from medianest_operator import naming
+from medianest_operator.api.backup import Repository
 from medianest_operator.api.bootstrap import RestoreSource
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.operation import LATEST_VERIFIED, OperationPhase, OperationSpec, Restore
@@ -132,6 +133,11 @@ class Asked:
             signing_secret=spec.backup.signing_secret,
             accept_unsigned=wanted.accept_unsigned,
         )
+
+    def others(self, spec: DatabaseSpec) -> list[Repository]:
+        """More repositories that may have the backup: where none is named, the newest is the newest of all."""
+        named = self.restore is not None and self.restore.repository is not None
+        return [] if named else spec.backup.repositories[1:]
 
     @property
     def which(self) -> str:

@@ -210,7 +210,7 @@ class _One:
         owner = owner_reference(item.manifest, OPERATION)
         wanted = aside_job(
             run.names, run.spec, source, item.digest, run.job_image, owner,
-            system_identifier=identifier, asked=item.restore, schema=item.schema,
+            system_identifier=identifier, asked=item.restore, others=item.others(run.spec), schema=item.schema,
         )  # fmt: skip
         return await attempts.start(run, wanted)
 

@@ -58,8 +58,10 @@ class Request:
         """What its Job does, as the end of a sentence."""
         if isinstance(self.source, Import):
             return f"imports the database that Secret {self.source.connection_secret.name} names"
-        which = self.asked.which if self.asked else f"backup {self.source.backup}"
-        return f"restores {which} of repository {self.source.repository.name}"
+        if self.asked is None:
+            return f"restores backup {self.source.backup} of repository {self.source.repository.name}"
+        named = self.asked.restore.repository if self.asked.restore else None
+        return f"restores {self.asked.which}{f' of repository {named}' if named else ''}"
 
 
 @dataclass(frozen=True)

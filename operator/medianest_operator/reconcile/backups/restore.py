@@ -243,6 +243,7 @@ class _Restore:
             annotations=annotations,
             system_identifier=await databases.system_identifier(self._connection) if newest else None,
             asked=own.restore if own else None,
+            others=own.others(run.spec) if own else (),
             asks=asks,
         )
 
