@@ -17,6 +17,7 @@ from medianest_operator.backups.logical.toc import (
     Entry,
     LeftOut,
     choose,
+    described,
     extensions_of,
     owners_of,
     pieces,
@@ -178,8 +179,8 @@ def plan(target: Target, archive: Archive) -> Plan:
         notes.append(f"what belonged to {_listed(sorted(foreign))} belongs to {target.owner}")
     refused = dict(_refused_rights(archive.path, kept, acted_for))
     if refused:
-        shown = [_rights_on(entry, owners) for entry in kept if entry.number in refused]
-        notes.append(f"rights that others granted were left out: {_listed(shown)}")
+        shown = [described(entry, owners) for entry in kept if entry.number in refused]
+        notes.append(f"what others granted was left out of {_listed(shown)}")
     losses = Losses(left, tuple(notes), foreign, some_rights=bool(refused))
     granted = [statement for statements in refused.values() for statement in statements]
     return Plan([entry for entry in kept if entry.number not in refused], losses, extensions, options, granted)
@@ -263,10 +264,6 @@ def _refused_rights(
             plain = name[1:-1].replace('""', '"') if name.startswith('"') else name
             if not acted_for.get(plain, False):
                 yield number, []
-
-
-def _rights_on(entry: Entry, owners: Collection[str]) -> str:
-    return entry.name(owners).lower() if entry.kind == "DEFAULT ACL" else entry.name(owners)
 
 
 def _check_default_rights(target: Target) -> None:

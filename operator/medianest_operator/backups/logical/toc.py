@@ -40,6 +40,8 @@ _SUPERUSERS: Final = frozenset({
 _RIGHTS: Final = "grants"
 RIGHTS_ON: Final = "rights on "
 """How the labels of those rights begin that a restore leaves out; the rest is what they are on."""
+_UNDER: Final = (_RIGHTS, "comment")
+"""What a catalog calls by what it is on."""
 _RELATION: Final = "relation"
 _ROUTINE: Final = "routine"
 # Tables and types share their names (PostgreSQL manual, CREATE TABLE), and so do functions and their like.
@@ -136,25 +138,27 @@ class Name(NamedTuple):
         """A table's."""
         return cls.of("table", name)
 
-    def is_of(self, item: CatalogObject) -> bool:
-        """Whether a catalog's object is it, a part of it, a right on it or a comment on it."""
+    @classmethod
+    def all_of(cls, item: CatalogObject) -> set[Name]:
+        """What an object of a catalog goes by, itself or as a part of another."""
         name, table, space = item.name.replace('"', ""), item.table.replace('"', ""), name_space(item.kind)
-        if self.space == _RIGHTS:
-            return item.kind == _RIGHTS and name == self.name
-        if item.kind in (_RIGHTS, "comment"):
-            return self._is_under(name.replace(f" {PUBLIC}.", " "))
-        if self.space == _RELATION and table == self.name:
-            return True
-        if self.space != space:
-            return False
         if item.kind in _QUALIFIED:
             # Of an operator and its like a dump tells the name alone.
             name = re.split(r" USING | \(", name, maxsplit=1)[0]
-        if space == _ROUTINE:
-            return _is_same_routine(name, self.name)
         if item.kind == "index" and "." in table:
             name = f"{table.rpartition('.')[0]}.{name}"
-        return self.name in (name, f"{table} {name}")
+        return {cls(_RELATION, table), cls(space, name), cls(space, f"{table} {name}")}
+
+    def is_of(self, item: CatalogObject) -> bool:
+        """Whether a catalog's object is it, a part of it, a right on it or a comment on it."""
+        name = item.name.replace('"', "")
+        if self.space == _RIGHTS:
+            return item.kind == _RIGHTS and name == self.name
+        if item.kind in _UNDER:
+            return self._is_under(name.replace(f" {PUBLIC}.", " "))
+        if name_space(item.kind) == _ROUTINE:
+            return self.space == _ROUTINE and _is_same_routine(name, self.name)
+        return self in Name.all_of(item)
 
     def _is_under(self, what: str) -> bool:
         """Whether a right or a comment is on it: `table users`, `column users.name`, `policy own on users`."""
@@ -199,7 +203,9 @@ class LeftOut:
 
     def covers(self, item: CatalogObject) -> bool:
         """Whether an object of a catalog is one of these, or part of one."""
-        return any(name.is_of(item) for name in self.names)
+        if item.kind in _UNDER or name_space(item.kind) == _ROUTINE:
+            return any(name.is_of(item) for name in self.names)
+        return not self.names.isdisjoint(Name.all_of(item))
 
     def has_table(self, name: str) -> bool:
         """Whether a table is one of these."""
@@ -296,11 +302,11 @@ def choose(
     refused |= {number for number in needed if number in by_number and by_number[number].kind == "PUBLICATION"}
     for number in sorted(refused):
         entry = by_number[number]
-        left.notes.append(f"{_described(entry, owners)} was left out: only a superuser may make it")
+        left.notes.append(f"{described(entry, owners)} was left out: only a superuser may make it")
     also = closure(entries, refused) - refused
     told = [by_number[number] for number in sorted(also) if by_number[number].kind not in ACL | DATA | {"COMMENT"}]
     if told:
-        shown = ", ".join(_described(entry, owners) for entry in told[:5])
+        shown = ", ".join(described(entry, owners) for entry in told[:5])
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
         left.notes.append(f"{shown}{more} was left out: what it needs was")
     left.numbers = refused | also
@@ -311,10 +317,10 @@ def choose(
             name = pattern.sub(replacement, name)
         called = Name.of(entry.kind, name if entry.schema in (PUBLIC, "-") else f"{entry.schema}.{name}")
         if entry.kind == "ACL":
-            called = Name.of(_RIGHTS, _rights_on(entry, owners))
+            called = Name.of(_RIGHTS, _what_it_is_on(entry, owners))
         left.names.add(called)
         if number in refused:
-            left.refused[called] = _described(entry, owners)
+            left.refused[called] = described(entry, owners)
     return left
 
 
@@ -323,15 +329,19 @@ def _is_on_postgresqls_own(entry: Entry) -> bool:
     return entry.schema == "pg_catalog" or (entry.schema == "-" and entry.rest.startswith(_SYSTEM_OBJECTS))
 
 
-def _described(entry: Entry, owners: Collection[str]) -> str:
+def described(entry: Entry, owners: Collection[str]) -> str:
     """`event trigger audit`, or `rights on function pg_catalog.pg_ls_dir(text)`."""
     if entry.kind == "ACL":
-        return f"{RIGHTS_ON}{_rights_on(entry, owners)}"
+        return f"{RIGHTS_ON}{_what_it_is_on(entry, owners)}"
+    if entry.kind == "COMMENT":
+        return f"comment on {_what_it_is_on(entry, owners)}"
+    if entry.kind == "DEFAULT ACL":
+        return entry.name(owners).lower()
     return f"{entry.kind.lower()} {entry.name(owners)}"
 
 
-def _rights_on(entry: Entry, owners: Collection[str]) -> str:
-    """What rights are on, as a catalog calls it: `language plpgsql`."""
+def _what_it_is_on(entry: Entry, owners: Collection[str]) -> str:
+    """As a catalog calls it: `language plpgsql`."""
     kind = next((kind for kind in _KINDS if entry.rest.startswith(f"{kind} ")), entry.rest.partition(" ")[0])
     name = entry.name(owners).removeprefix(f"{kind} ")
     return f"{kind.lower()} {name if entry.schema in (PUBLIC, '-') else f'{entry.schema}.{name}'}"
