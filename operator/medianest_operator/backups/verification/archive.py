@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from medianest_operator.backups.logical.dump import DumpError, contents
+from medianest_operator.backups.logical.offsets import write_with_offsets
 from medianest_operator.backups.repository.catalog import Backup, reading
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.encryption import EncryptionError
@@ -125,8 +126,7 @@ def _fetch(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     through = partial(_progress, total=file.bytes, report=report)
     with path.open("wb") as target:
-        for chunk in unpack(repository, manifest.place, file, identities, through):
-            target.write(chunk)
+        write_with_offsets(unpack(repository, manifest.place, file, identities, through), target)
 
 
 def _progress(chunks: Iterable[bytes], total: int, report: Callable[[str], None]) -> Iterator[bytes]:
