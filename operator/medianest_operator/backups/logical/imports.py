@@ -90,35 +90,24 @@ SELECT quote_ident(nspname) FROM pg_catalog.pg_namespace n
                       AND d.deptype = 'e')
  ORDER BY 1
 """
+# The catalogs of what stands in a schema, and their column that says in which.
+_IN_SCHEMAS: tuple[tuple[LiteralString, LiteralString], ...] = (
+    ("pg_class", "relnamespace"), ("pg_type", "typnamespace"), ("pg_proc", "pronamespace"),
+    ("pg_operator", "oprnamespace"), ("pg_opclass", "opcnamespace"), ("pg_collation", "collnamespace"),
+    ("pg_ts_config", "cfgnamespace"), ("pg_ts_dict", "dictnamespace"),
+)  # fmt: skip
+_THINGS: LiteralString = " UNION ALL ".join(
+    f"SELECT 'pg_catalog.{catalog}'::pg_catalog.regclass AS class, c.oid, p.own"
+    f" FROM pg_catalog.{catalog} c JOIN places p ON p.oid = c.{schema}"
+    for catalog, schema in _IN_SCHEMAS
+)
 # What stands in the imported schema and needs something that stands in another and is no extension's.
-_NEEDS_OTHERS: LiteralString = """
+_NEEDS_OTHERS: LiteralString = f"""
 WITH places AS (
     SELECT n.oid, n.nspname = 'public' AS own FROM pg_catalog.pg_namespace n
      WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 ), things AS (
-    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS class, c.oid, p.own
-      FROM pg_catalog.pg_class c JOIN places p ON p.oid = c.relnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, p.own
-      FROM pg_catalog.pg_type t JOIN places p ON p.oid = t.typnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, f.oid, p.own
-      FROM pg_catalog.pg_proc f JOIN places p ON p.oid = f.pronamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid, p.own
-      FROM pg_catalog.pg_operator o JOIN places p ON p.oid = o.oprnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_opclass'::pg_catalog.regclass, o.oid, p.own
-      FROM pg_catalog.pg_opclass o JOIN places p ON p.oid = o.opcnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_collation'::pg_catalog.regclass, c.oid, p.own
-      FROM pg_catalog.pg_collation c JOIN places p ON p.oid = c.collnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_ts_config'::pg_catalog.regclass, c.oid, p.own
-      FROM pg_catalog.pg_ts_config c JOIN places p ON p.oid = c.cfgnamespace
-     UNION ALL
-    SELECT 'pg_catalog.pg_ts_dict'::pg_catalog.regclass, x.oid, p.own
-      FROM pg_catalog.pg_ts_dict x JOIN places p ON p.oid = x.dictnamespace
+    {_THINGS}
 ), own AS (
     SELECT class, oid FROM things WHERE own
      UNION ALL
