@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.backup_runs import candidate
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.object_store import Bucket, Front, ObjectStore, running_object_store
 from integration.postgres_server import Database, PostgresServer, running_server
@@ -48,6 +49,14 @@ def server() -> Iterator[PostgresServer]:
 def empty(server: PostgresServer) -> Iterator[Database]:
     """A database as the operator makes it, before the first migration."""
     database = server.create_database()
+    yield database
+    server.drop_database(database)
+
+
+@pytest.fixture
+def target(server: PostgresServer) -> Iterator[Database]:
+    """An empty database as the operator makes it for a restore in place."""
+    database = candidate(server)
     yield database
     server.drop_database(database)
 

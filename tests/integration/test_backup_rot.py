@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from integration.backup_runs import Bench, candidate, contents, new_bench
-from integration.postgres_server import Database, PostgresServer
+from integration.backup_runs import Bench, contents, new_bench
+from integration.postgres_server import Database
 
 
 @pytest.fixture
@@ -19,13 +18,6 @@ def bench(medianest: Database, room: Path) -> Bench:
         assert made.backup("--verify", "--work-dir", str(made.work)).code == 0
     assert made.backup().code == 0
     return made
-
-
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    made = candidate(server)
-    yield made
-    server.drop_database(made)
 
 
 def dumps(bench: Bench, place: str = "main") -> list[Path]:

@@ -43,13 +43,6 @@ def bench(medianest: Database, room: Path) -> Bench:
     return new_bench(medianest, room, "main", "far")
 
 
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    database = candidate(server)
-    yield database
-    server.drop_database(database)
-
-
 def test_a_backup_comes_back_as_it_was_with_owners_and_rights(bench: Bench, target: Database) -> None:
     bench.source.execute(
         'CREATE SCHEMA extra AUTHORIZATION medianest; CREATE TABLE extra."Odd ""Name" (id bigserial, t text);'

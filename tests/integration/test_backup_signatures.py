@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backup_documents import edit_document
-from integration.backup_runs import Bench, candidate, contents, new_bench
-from integration.postgres_server import Database, PostgresServer
+from integration.backup_runs import Bench, contents, new_bench
+from integration.postgres_server import Database
 
 
 @pytest.fixture
@@ -27,13 +26,6 @@ def keys(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "key").write_text("k" * 64)
     monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(folder))
     return folder
-
-
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    made = candidate(server)
-    yield made
-    server.drop_database(made)
 
 
 def files(bench: Bench, name: str) -> list[Path]:

@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from integration.backup_runs import NAME, NAMESPACE, OPERATOR, WHOSE, Bench, candidate, contents, new_bench
-from integration.postgres_server import Database, PostgresServer
+from integration.backup_runs import NAME, NAMESPACE, OPERATOR, WHOSE, Bench, contents, new_bench
+from integration.postgres_server import Database
 from medianest_operator.backups.logical.run import BackupOptions, BackupRun
 from medianest_operator.backups.repository.layout import Tier
 
@@ -67,13 +66,6 @@ def bench(medianest: Database, room: Path) -> Bench:
         assert BackupRun([made.open()], options).run().outcome == "Succeeded"
     assert made.verify("--backup", min(made.complete())).code == 0
     return made
-
-
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    made = candidate(server)
-    yield made
-    server.drop_database(made)
 
 
 def run(bench: Bench, step: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyrage
 import pytest
 
-from integration.backup_runs import WHOSE, Answer, Bench, candidate, contents, new_bench, until
-from integration.postgres_server import Database, PostgresServer
+from integration.backup_runs import WHOSE, Answer, Bench, contents, new_bench, until
+from integration.postgres_server import Database
 from medianest_operator.backups.logical.dry_run import read_live
 from medianest_operator.backups.repository.catalog import Catalog
 
@@ -21,13 +20,6 @@ GIBIBYTE = 1 << 30
 @pytest.fixture
 def bench(medianest: Database, room: Path) -> Bench:
     return new_bench(medianest, room, "main")
-
-
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    database = candidate(server)
-    yield database
-    server.drop_database(database)
 
 
 def look(bench: Bench, *arguments: str) -> Answer:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from integration import postgres_versions
-from integration.backup_runs import SAMPLE, Answer, Run, candidate, contents, definitions, until
+from integration.backup_runs import SAMPLE, Answer, Run, contents, definitions, until
 from integration.postgres_server import Database, PostgresServer, running_server
 from medianest_operator.migrations.bundled import bundled_migrations
 
@@ -70,13 +70,6 @@ def started(major: int) -> Iterator[Source]:
 def source() -> Iterator[Source]:
     with started(15) as made:
         yield made
-
-
-@pytest.fixture
-def target(server: PostgresServer) -> Iterator[Database]:
-    database = candidate(server)
-    yield database
-    server.drop_database(database)
 
 
 def start(room: Path, target: Database, url: str, **environment: str) -> Run:

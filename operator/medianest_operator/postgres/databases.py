@@ -310,7 +310,8 @@ async def _copy_properties(connection: Connection, source: str, target: str) -> 
         if grant.role is not None:
             await connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(grant.role)))
         await connection.execute(grant.statement)
-        await connection.execute("RESET ROLE")
+        if grant.role is not None:
+            await connection.execute("RESET ROLE")
 
 
 async def end_sessions(connection: Connection, name: str) -> None:

@@ -144,7 +144,8 @@ def _still_there(
         return last
     if newest:
         first = newest[0]
-        return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at, bytes=first.bytes)
+        # How large its dump is was not said: `newest` counts all its files.
+        return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at)
     return None if all(item.count == 0 for item in repositories) else last
 
 
