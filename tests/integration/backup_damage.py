@@ -153,7 +153,7 @@ def _no_room_to_restore(arena: Arena) -> None:
     with mounted(arena.bench.folder / "small", "-o", "size=88m") as folder:
         folder.chmod(0o777)
         answer = arena.start("--verify", "--work-dir", str(folder)).end()
-    failed(answer, "VerificationFailed", "could not extend file", "is stored, but not verified")
+    failed(answer, "VerificationFailed", "No space left on device", "is stored, but not verified")
     assert all(item["verification"] is None for item in arena.bench.listed())
 
 

@@ -170,7 +170,7 @@ def wait_for_backend(watcher: Connection[Any], query: str, waiting: bool = False
 
 def wait_until(watcher: Connection[Any], statement: str, parameter: Any) -> Any:
     """Ask until the answer is true; the server has no event for it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         row = watcher.execute(statement, (parameter,)).fetchone()
         if row and row[0]:

@@ -266,7 +266,7 @@ def _goes_on(job: Job, case: Case) -> bool:
 
 def wait_until_up(database: Database) -> None:
     """Until a crashed server lets people in again."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             database.execute("SELECT 1")

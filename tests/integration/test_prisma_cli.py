@@ -18,6 +18,7 @@ from integration.conftest import migrate
 from integration.crashes import SHAPES, Start, fail_unverified
 from integration.postgres_server import Database, PostgresServer, wait_until
 from integration.prisma_cli import Prisma
+from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.source import migrations_from_directory
 from medianest_operator.results.migration import MigrationResult
@@ -60,9 +61,9 @@ def other(server: PostgresServer) -> Any:
     server.drop_database(database)
 
 
-def ours(database: Database, prisma: Prisma) -> MigrationResult:
+def ours(database: Database, prisma: Prisma, options: RunOptions | None = None) -> MigrationResult:
     """The operator's run over the project's migrations."""
-    return migrate(database, migrations_from_directory(prisma.migrations))
+    return migrate(database, migrations_from_directory(prisma.migrations), options)
 
 
 def history(database: Database) -> list[tuple[Any, ...]]:
@@ -191,9 +192,12 @@ def test_prisma_waits_for_our_run(empty: Database, prisma: Prisma) -> None:
     ours(empty, prisma)
     prisma.write(NEXT)
     results: list[MigrationResult] = []
-    running = threading.Thread(target=lambda: results.append(ours(empty, prisma)))
+    # However long Prisma takes to start on a busy machine, ours still waits.
+    patient = RunOptions(lock_timeout=300_000)
+    running = threading.Thread(target=lambda: results.append(ours(empty, prisma, patient)))
     with empty.connect() as holder, empty.connect() as watcher:
-        holder.execute("BEGIN; LOCK TABLE notes")
+        # Only the ALTER TABLE waits for this, not what reads the table's definition before it.
+        holder.execute("BEGIN; LOCK TABLE notes IN ACCESS SHARE MODE")
         running.start()
         waits = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = %s AND NOT granted"
         wait_until(watcher, waits, "relation")
