@@ -70,6 +70,18 @@ def test_an_index_that_could_not_be_built_spoils_no_backup(bench: Bench) -> None
     assert copy.execute("SELECT count(*) FROM pg_class WHERE relname = 'once'") == [(0,)]
 
 
+def test_an_index_over_a_function_that_is_not_immutable_spoils_no_backup(bench: Bench) -> None:
+    """PostgreSQL believes the declaration (manual, CREATE FUNCTION), and so each check of the index computes others."""
+    bench.source.execute(
+        "SET ROLE medianest; CREATE TABLE stamped (id serial PRIMARY KEY);"
+        " CREATE FUNCTION drawn(integer) RETURNS double precision IMMUTABLE LANGUAGE sql AS 'SELECT random() * $1';"
+        " INSERT INTO stamped SELECT FROM generate_series(1, 100); CREATE INDEX ON stamped (drawn(id))"
+    )
+    backup = checked(bench)
+    copy = created(bench, "--backup", backup)
+    assert copy.execute("SELECT count(*) FROM stamped") == [(100,)]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
