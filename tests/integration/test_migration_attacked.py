@@ -119,7 +119,9 @@ def test_no_file_that_stands_alone_keeps_rights_on_the_database(database: Databa
     database.execute(
         "SET ROLE medianest; CREATE FUNCTION let() RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
         " EXECUTE format('GRANT CREATE ON DATABASE %I TO PUBLIC', current_database()); RETURN 'x'; END $$;"
-        "CREATE FUNCTION shown(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.let(); END $$"
+        "CREATE FUNCTION shown(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.let(); END $$;"
+        # Autovacuum's ANALYZE computes the index's expression as well, and so grants once more, whenever it comes.
+        "ALTER TABLE users SET (autovacuum_enabled = off)"
     )
     before = outside(database)
     code, result, output = start({A: sql}).end()
