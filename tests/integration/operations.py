@@ -33,6 +33,22 @@ def remove(made: Serving, kind: Any, name: str) -> None:
             remove(made, JOB if item["kind"] == JOB.kind else POD, item["metadata"]["name"])
 
 
+async def restore(made: Serving) -> None:
+    """From the object to its end."""
+    await run(made)
+    [job] = [job for job in jobs(made) if job["status" if "status" in job else "metadata"].get("conditions") is None]
+    filled(made, job)
+    await run(made)
+
+
+def kept_for(made: Serving, days: int) -> None:
+    """Let the replaced databases have been kept for so long."""
+    made.postgres.maintenance.execute(
+        f"""UPDATE medianest_operator.database_marks
+               SET mark = mark || jsonb_build_object('at', now() - interval '{days} d') WHERE mark->>'role' = 'kept'"""
+    )
+
+
 async def run(made: Serving, times: int = 2) -> None:
     """Some runs of an operator that has just started."""
     for _ in range(times):
@@ -67,13 +83,15 @@ def arguments(job: Manifest) -> list[str]:
     return command[1:]
 
 
-def end(made: Serving, job: Manifest, result: dict[str, Any] | str, *, succeeded: bool = True) -> None:
+def end(
+    made: Serving, job: Manifest, result: dict[str, Any] | str, *, succeeded: bool = True, moment: str = MOMENT
+) -> None:
     """Let a Job end, with what its pod leaves."""
-    end = {"type": "Complete" if succeeded else "Failed", "status": "True", "lastTransitionTime": MOMENT}
+    end = {"type": "Complete" if succeeded else "Failed", "status": "True", "lastTransitionTime": moment}
     made.arena.server.put(JOB, job | {"status": {"startTime": "2026-11-22T02:59:30Z", "conditions": [end]}})
     name = f"{job['metadata']['name']}-x"
     message = result if isinstance(result, str) else json.dumps(result)
-    ended = {"exitCode": 0 if succeeded else 1, "finishedAt": MOMENT, "message": message}
+    ended = {"exitCode": 0 if succeeded else 1, "finishedAt": moment, "message": message}
     owner = {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
     labels = job["metadata"]["labels"]
     metadata = {"namespace": NAMESPACE, "name": name, "labels": labels, "ownerReferences": [owner]}

@@ -51,9 +51,13 @@ def test_what_is_not_signed_is_refused_until_it_is_accepted_by_name(
     (room / "keys").mkdir()
     (room / "keys" / "key").write_text("k" * 64)
     monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
-    for which in ("latest", name):
+    for which, words in (
+        ("latest", "1 of them is not signed by the present key"),
+        (name, "accept that it is unsigned"),
+    ):
         answer = bench.restore(target, "--backup", which)
         assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+        assert words in answer.text
         assert bench.verify("--backup", which).told == (1, "Failed", "NoSuchBackup")
     assert "is not signed by the key that backups are signed with" in answer.text
     answer = bench.restore(target, "--backup", name, "--accept-unsigned")

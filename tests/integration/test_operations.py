@@ -24,6 +24,7 @@ from integration.operations import (
     jobs,
     phase,
     remove,
+    restore,
     run,
     status,
 )
@@ -39,14 +40,6 @@ async def made() -> AsyncIterator[Serving]:
         found.arena.server.put(DATABASE, live | {"spec": {"backup": {"repositories": [REPOSITORY]}}})
         await run(found)
         yield found
-
-
-async def restore(made: Serving, name: str = "back") -> None:
-    """From the object to its end."""
-    await run(made)
-    [job] = [job for job in jobs(made) if job["status" if "status" in job else "metadata"].get("conditions") is None]
-    filled(made, job)
-    await run(made)
 
 
 async def test_a_restore_goes_from_its_object_to_its_end(made: Serving) -> None:
@@ -278,28 +271,6 @@ async def test_a_restore_that_fails_changes_nothing_and_says_what_to_do(made: Se
     remove(made, OPERATION, "back")
     await run(made)
     assert "failed" not in made.arena.message(made.key, "Ready")
-
-
-async def test_what_the_restore_says_itself_decides_how_long_the_replaced_one_stays(made: Serving) -> None:
-    ask(made, "back", restore={"keepReplaced": "90d"})
-    await restore(made)
-    assert "for 90d" in status(made, "back")["message"]
-    marks = made.postgres.maintenance.execute(
-        "SELECT mark->>'keep' FROM medianest_operator.database_marks WHERE mark->>'role' = 'kept'"
-    )
-    assert marks == [("90d",)]
-    made.postgres.maintenance.execute(
-        """UPDATE medianest_operator.database_marks SET mark = mark || jsonb_build_object('at', now() - interval '80 d')
-            WHERE mark->>'role' = 'kept'"""
-    )
-    await run(made)
-    assert not [job for job in jobs(made) if naming.ANNOTATION_REPLACED in job["metadata"].get("annotations", {})]
-    made.postgres.maintenance.execute(
-        """UPDATE medianest_operator.database_marks SET mark = mark || jsonb_build_object('at', now() - interval '91 d')
-            WHERE mark->>'role' = 'kept'"""
-    )
-    await run(made)
-    assert [job for job in jobs(made) if naming.ANNOTATION_REPLACED in job["metadata"].get("annotations", {})]
 
 
 def writes_only(number: int) -> Callable[[Call], Fault | None]:

@@ -176,6 +176,49 @@ def test_what_somebody_removed_is_neither_the_last_nor_the_verified_one() -> Non
     assert collect(spec(), after, [job(4, 3, 4, verified=4)], NOW) == after
 
 
+def test_a_repository_that_is_left_takes_its_backups_with_it() -> None:
+    verified = {"backup": held(4)[0][0], "at": "2026-03-04T03:00:00Z"}
+    catalog = {"volume": {"count": 1, "newest": held(4), "lastVerified": verified}}
+    job = taken("2026-03-04T02:00:00Z", catalog=catalog, repositories={"volume": {"ok": True}}, backup=held(4)[0][0])
+    before = collect(spec(), None, [job], NOW)
+    assert before.verified is not None
+    other = spec({"backup": {"repositories": [{"name": "offsite", "s3": {"bucket": "backups"}}]}})
+    for known in (before, collect(other, before, [job], NOW)):
+        backups = collect(other, known, [job], NOW)
+        assert (backups.last, backups.verified, backups.newest) == (None, None, [])
+        assert told(other, backups)[:2] == ("Unknown", Reason.NO_BACKUP_YET)
+
+
+def test_a_backup_that_one_repository_has_is_the_last_one() -> None:
+    first = taken("2026-03-03T02:00:00Z")
+    backups = collect(spec(), None, [first, failed("2026-03-04T02:00:00Z", backup=held(4)[0][0])], NOW)
+    assert backups.last is not None
+    assert backups.last.id == held(4)[0][0]
+    truth, reason, message = told(spec(), backups)
+    assert (truth, reason) == ("False", Reason.BACKUP_FAILED)
+    assert "the bucket is gone" in message
+    assert f"Last backup {held(4)[0][0]}" in message
+
+
+def test_none_counts_that_was_taken_before_there_was_a_key() -> None:
+    keyed = spec(TWO_PLACES | {"backup": TWO_PLACES["backup"] | {"encryption": {"signingSecret": {"name": "keys"}}}})
+    before = collect(spec(), None, [taken("2026-03-03T02:00:00Z", catalog={"volume": {"signed": False}})], NOW)
+    assert told(spec(), before)[0] == "True"
+    truth, reason, message = told(keyed, collect(keyed, before, [], NOW))
+    assert (truth, reason) == ("Unknown", Reason.NO_BACKUP_YET)
+    assert "signingSecret" in message
+    signed = taken("2026-03-04T02:00:00Z", catalog={"volume": {"signed": True}})
+    assert told(keyed, collect(keyed, before, [signed], NOW))[0] == "True"
+
+
+def test_a_clock_that_was_ahead_once_does_not_spoil_the_moments() -> None:
+    """An id is later than all before it, whatever the clock says; what it holds is told as it is."""
+    ahead = int((datetime(2036, 3, 4, 2, 0, tzinfo=UTC) - NOW).total_seconds())
+    newest = [["20360304T020000Z-daily-aaaa", 1000, None, 5 - ahead]]
+    backups = collect(spec(), None, [taken("2026-03-04T12:00:00Z", catalog={"volume": {"newest": newest}})], NOW)
+    assert [item.taken_at for item in backups.newest] == ["2026-03-04T12:00:05Z"]
+
+
 def test_at_most_twenty_are_told() -> None:
     job = taken("2026-03-31T02:00:00Z", catalog={"volume": {"newest": held(*range(1, 21))}})
     more = taken("2026-03-31T03:00:00Z", catalog={"offsite": {"newest": held(*range(15, 31))}})

@@ -52,7 +52,16 @@ def test_ids_of_the_same_second_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "20261122T030000Z", "20261122T030000Z-hourly", "20261322T030000Z-daily", "x20261122T030000Z-daily"]
+    "text",
+    [
+        "",
+        "20261122T030000Z",
+        "20261122T030000Z-hourly",
+        "20261322T030000Z-daily",
+        "x20261122T030000Z-daily",
+        # Whoever made that, no clock did.
+        "99991231T235959Z-daily-aaaa",
+    ],
 )
 def test_what_is_no_id_is_nobodys(text: str) -> None:
     assert id_moment(text) is None

@@ -198,6 +198,8 @@ class RepositoryStatus(ApiModel):
     """Why the last backup isn't there."""
     seen: str | None = None
     """When a Job looked there last."""
+    signed: bool | None = None
+    """Whether it counted only backups that are signed by the present key."""
 
 
 class Verified(ApiModel):
@@ -290,6 +292,8 @@ class ReplacedDatabase(ApiModel):
     since: str
     until: str
     """When it is backed up and dropped: keepReplaced after it was replaced."""
+    problem: str | None = None
+    """Why it is still there: it couldn't be backed up."""
 
 
 class Certificates(ApiModel):

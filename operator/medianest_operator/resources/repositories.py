@@ -48,7 +48,9 @@ def access(names: Names, repositories: Iterable[Repository]) -> Access:
             url = _s3_url(repository.s3, folder)
             for what, secret in _secrets(repository.s3).items():
                 name = _volume(repository, what)
-                volumes.append({"name": name, "secret": {"secretName": secret.name, "defaultMode": 0o440}})
+                # Without it the others can still be reached.
+                source = {"secretName": secret.name, "defaultMode": 0o440, "optional": True}
+                volumes.append({"name": name, "secret": source})
                 mounts.append({"name": name, "mountPath": f"{folder}/{what}", "readOnly": True})
         arguments += ["--repository", f"{repository.name}={url}"]
     return Access(tuple(arguments), tuple(volumes), tuple(mounts))
@@ -108,7 +110,7 @@ def claims(names: Names, spec: DatabaseSpec, owner: Mapping[str, Any]) -> list[M
 
 
 def secret_names(repositories: Iterable[Repository]) -> set[str]:
-    """The Secrets that must be there for a Job's pod to start."""
+    """The Secrets without which repositories can't be reached."""
     return {secret.name for item in repositories if item.s3 for secret in _secrets(item.s3).values()}
 
 

@@ -203,7 +203,7 @@ class Catalog:
             ]
             if not fitting:
                 kind = "verified backup" if which == LATEST_VERIFIED else "backup"
-                raise CatalogError(f"{where} has no {kind} that could be restored; {self._told()}")
+                raise CatalogError(f"{where} has no {kind} that could be restored; {self._told()}{self._unsigned()}")
             return fitting[-1]
         found = next((backup for backup in self.backups if backup.id == which), None)
         if found is None:
@@ -235,6 +235,7 @@ class Catalog:
             "bytes": sum(backup.bytes for backup in complete),
             "tiers": tiers,
             "newest": [_in_short(backup) for backup in complete[: -_MOST_SHOWN - 1 : -1]],
+            "signed": bool(self.repository.keys),
         }
         verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]
         if verified and (verification := verified[-1].verification) is not None:
@@ -250,6 +251,16 @@ class Catalog:
                 summary[state.lower()] = count
         return summary
 
+    def _unsigned(self) -> str:
+        """What to say of those that would be taken if they were signed; begins with a semicolon."""
+        count = sum(backup.state is State.COMPLETE and not backup.is_authentic for backup in self.backups)
+        if not count:
+            return ""
+        return (
+            f"; {count} of them {'is' if count == 1 else 'are'} not signed by the present key, and so taken by id"
+            " alone, where that is accepted (acceptUnsigned). Take a new backup to have a signed one"
+        )
+
     def _told(self) -> str:
         complete = [backup.id for backup in self.backups if backup.state is State.COMPLETE]
         if not complete:
@@ -258,12 +269,12 @@ class Catalog:
 
 
 def _in_short(backup: Backup) -> list[Any]:
-    """Id, bytes, whether a test restore of it went well, and the seconds from the id's moment to its contents' own: a
-    result has little room."""
+    """Id, bytes, whether a test restore of it went well, and the seconds from the id's moment to its contents' own,
+    which come first where an id had to be later than one from a clock that was ahead: a result has little room."""
     began = layout.id_moment(backup.id)
     assert began is not None
     later = math.ceil((backup.moment - began).total_seconds())
-    return [backup.id, backup.bytes, backup.verification.ok if backup.verification else None, max(0, later)]
+    return [backup.id, backup.bytes, backup.verification.ok if backup.verification else None, later]
 
 
 @contextmanager

@@ -110,7 +110,10 @@ def _piped(chunks: Iterable[bytes], work: Callable[[_Source, _Target], object]) 
 def _told(error: BaseException) -> EncryptionError:
     text = str(error).strip()
     if "no matching keys" in text.lower():
-        return EncryptionError("it is encrypted for another key than the given ones")
+        return EncryptionError(
+            "it is encrypted for another key than those given; encryption.identitySecret (--identity-file) may hold"
+            " several, the earlier ones too"
+        )
     return EncryptionError(f"the encrypted file was changed or cut off, or is none of age's: {text.lower()}")
 
 

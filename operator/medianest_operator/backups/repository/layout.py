@@ -55,6 +55,8 @@ class Tier(StrEnum):
 PRE_MIGRATION_KEPT = 3
 """How many backups of migrations stay: the newest."""
 
+_OUR_YEARS = (2000, 2200)
+"""No clock is so wrong as to be outside: what bears such a moment is somebody else's folder."""
 _ID = re.compile(rf"(\d{{8}}T\d{{6}}Z)-({'|'.join(Tier)})(?:-[a-z0-9]{{1,16}})?")
 
 
@@ -185,9 +187,10 @@ def id_moment(text: str) -> datetime | None:
     if found is None:
         return None
     try:
-        return datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
+        moment = datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return moment if _OUR_YEARS[0] <= moment.year < _OUR_YEARS[1] else None
 
 
 def id_tier(text: str) -> Tier | None:

@@ -191,6 +191,11 @@ def _text(location: Location, path: Path) -> str:
 def _contents(location: Location, path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RepositoryError(
+            f"repository {location.name}: there is no file {path}; in a Job it is the key {path.name} of the Secret"
+            " that spec.backup.repositories names"
+        ) from error
     except OSError as error:
         raise RepositoryError(f"repository {location.name}: {path}: {os.strerror(error.errno or 0)}") from error
 

@@ -120,7 +120,8 @@ def _fetch(
         raise RunFailure(Reason.NO_SUCH_BACKUP, f"{manifest.id} has no dump in pg_dump's own format to restore from")
     if file.encrypted and not identities:
         raise RunFailure(
-            Reason.DECRYPTION_FAILED, f"{manifest.id} is encrypted: give the private key, --identity-file FILE"
+            Reason.DECRYPTION_FAILED,
+            f"{manifest.id} is encrypted: give the private key, by encryption.identitySecret or with --identity-file",
         )
     if shutil.disk_usage(path.parent).free < file.restored_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -9,7 +9,6 @@ from typing import Final
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
-from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import digest
 from medianest_operator.postgres import databases, logins
@@ -26,18 +25,28 @@ _AGAIN: Final = timedelta(hours=1)
 """After a backup that failed, before another try."""
 
 
-def replaced_of(spec: DatabaseSpec, found: Mapping[str, LiveDatabase]) -> tuple[api.ReplacedDatabase, ...]:
-    """Those that are kept, the newest first."""
+def replaced_of(
+    spec: DatabaseSpec, found: Mapping[str, LiveDatabase], problems: Mapping[str, str]
+) -> tuple[api.ReplacedDatabase, ...]:
+    """Those that are kept, the newest first.
+
+    Args:
+        problems: why some of them are still there, by name.
+    """
     kept = []
     for item in found.values():
         if (mark := item.mark) is not None and mark.role is Role.KEPT:
             until = mark.moment + to_days(mark.keep or spec.backup.keep_replaced)
-            kept.append(api.ReplacedDatabase(database=item.name, since=stamp(mark.moment), until=stamp(until)))
+            since, problem = stamp(mark.moment), problems.get(item.name)
+            kept.append(api.ReplacedDatabase(database=item.name, since=since, until=stamp(until), problem=problem))
     return tuple(sorted(kept, key=lambda item: (item.since, item.database), reverse=True))
 
 
 class Replaced:
     """Those of one database.
+
+    Attributes:
+        problems: why some are still there, by name: after a failed backup until one succeeds.
 
     Args:
         connection: to the maintenance database.
@@ -45,6 +54,7 @@ class Replaced:
     """
 
     def __init__(self, run: Run, primary: Pod, connection: Connection, found: dict[str, LiveDatabase]) -> None:
+        self.problems = known_problems(run)
         self._run = run
         self._primary = primary
         self._connection = connection
@@ -68,6 +78,7 @@ class Replaced:
         for name, attempt in self._attempts.items():
             if name not in kept:
                 await attempt.discard()
+        self.problems = {name: why for name, why in self.problems.items() if name in self._found}
         return told
 
     async def _let_go(self, name: str, since: datetime, now: datetime, keep: str) -> list[Announcement]:
@@ -80,22 +91,24 @@ class Replaced:
         # Where one repository has it, the others' trouble keeps nothing.
         if backup := attempt.result.get("backup"):
             await databases.drop(self._connection, name)
+            # Its Job is discarded by the next run: the status has yet to learn of the backup.
             del self._found[name]
-            await attempt.discard()
             message = (
                 f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, was dropped after {keep}"
                 f" (keepReplaced). Backup {backup} holds it, for {KEEP_ON_DEMAND} more."
             )
             return [Announcement("ReplacedDropped", message)]
-        if attempt.age < _AGAIN and not attempt.is_stranded:
+        if attempt.is_stranded:
+            await attempt.discard()
             return []
-        await attempt.discard()
         why = str(attempt.result.get("message") or f"Job {attempt.name} left no result").rstrip(".")
-        message = (
+        self.problems[name] = (
             f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, has had its time, and stays, since it"
-            f" can't be backed up: {why}. Trying again; to let it go as it is, drop it."
+            f" can't be backed up: {why}. It is tried again every hour; to let it go as it is, drop it."
         )
-        return [Announcement(Reason.BACKUP_FAILED, message, "Warning")]
+        if attempt.age >= _AGAIN:
+            await attempt.discard()
+        return []
 
     async def _back_up(self, name: str, now: datetime) -> None:
         run = self._run
@@ -115,6 +128,12 @@ class Replaced:
                 instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
                 async with run.services.sessions.use(instance, run.credentials) as connection:
                     await databases.end_sessions(connection, name)
+
+
+def known_problems(run: Run) -> dict[str, str]:
+    """Why replaced databases are still there, by name, as the status says it."""
+    known = run.database.get("status", {}).get("replaced") or []
+    return {str(item.get("database")): str(item["problem"]) for item in known if item.get("problem")}
 
 
 def is_of_replaced(attempt: Attempt) -> bool:

@@ -28,7 +28,7 @@ from medianest_operator.postgres.sessions import Connection
 from medianest_operator.reconcile import attempts
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.backups import asked
-from medianest_operator.reconcile.backups.replaced import Replaced, is_of_replaced, replaced_of
+from medianest_operator.reconcile.backups.replaced import Replaced, is_of_replaced, known_problems, replaced_of
 from medianest_operator.reconcile.backups.requests import (
     BOOTSTRAP,
     DONE,
@@ -86,7 +86,7 @@ async def observe(run: Run) -> Outcome:
         found = await databases.read_databases(connection)
     live = found.get(name)
     state = Restores(has_database=live is not None, closed=why_closed(name, live), report=_known(run))
-    return outcome_of(replace(state, replaced=replaced_of(run.spec, found)))
+    return outcome_of(replace(state, replaced=replaced_of(run.spec, found, known_problems(run))))
 
 
 def _known(run: Run) -> api.Bootstrapped | None:
@@ -111,6 +111,7 @@ class _Restore:
         self._may_cut_over = may_cut_over
         self._name = run.spec.database.name
         self._attempts = [item for job in run.restore_jobs if not is_of_replaced(item := Attempt(run, job))]
+        self._replaced = Replaced(run, primary, connection, found)
         self._asked = asked.all_of(run)
         self._known = _known(run)
 
@@ -119,7 +120,8 @@ class _Restore:
         request = self._request(live)
         told = tuple(await self._clear(request))
         state = await self._bring_in(request, live)
-        return replace(state, replaced=replaced_of(self._run.spec, self._found), events=(*told, *state.events))
+        kept = replaced_of(self._run.spec, self._found, self._replaced.problems)
+        return replace(state, replaced=kept, events=(*told, *state.events))
 
     async def _bring_in(self, request: Request | None, live: LiveDatabase | None) -> Restores:
         if request is not None:
@@ -368,7 +370,7 @@ class _Restore:
                 await databases.drop(self._connection, item.name)
                 del self._found[item.name]
         await self._forget_jobs(request)
-        return await Replaced(self._run, self._primary, self._connection, self._found).look_after(kept)
+        return await self._replaced.look_after(kept)
 
     async def _forget_jobs(self, request: Request | None) -> None:
         """Those that nobody asks for any more. The last one of an operation stays as long as that does, for its log."""

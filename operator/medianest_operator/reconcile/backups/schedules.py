@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,10 +13,13 @@ import pydantic
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backups.replaced import is_of_replaced
+from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.backups.status import EndedJob, State, collect, never, overdue, verdict
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run, labels_of
@@ -37,9 +41,11 @@ class BackupsPossible:
 
     Attributes:
         problem: why not, as a clause; `None` where they can.
+        missing: repositories that no Job can reach, each with what is missing, as a clause.
     """
 
     problem: str | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -55,11 +61,21 @@ async def reconcile(run: Run) -> Outcome:
         return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
     names = {cron_job["metadata"]["name"] for cron_job in wanted}
     for live in run.services.cache.of_database(CRON_JOB, run.key):
-        if live["metadata"]["name"] not in names:
+        # What it started goes with it, and so does what a person made of it (`kubectl create job --from`).
+        if live["metadata"]["name"] not in names and not _is_at_work(run, live):
             await run.services.applier.delete(CRON_JOB, live)
-    missing = await _missing(run)
-    looks = bool(_secret_names(run)) and not is_suspended(run.spec)
-    return Outcome(facts=(BackupsPossible(missing),), next_look=_SECRETS_EVERY if looks else None)
+    looks = bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec)
+    return Outcome(facts=(await _possible(run),), next_look=_SECRETS_EVERY if looks else None)
+
+
+def _is_at_work(run: Run, cron_job: Manifest) -> bool:
+    """Whether a Job of it has yet to end."""
+    uid = cron_job["metadata"].get("uid")
+    return any(
+        Attempt(run, job).is_running
+        for job in run.backup_jobs
+        if any(owner.get("uid") == uid for owner in job["metadata"].get("ownerReferences", []))
+    )
 
 
 def _is_made_later(run: Run, cron_job: Manifest) -> bool:
@@ -83,24 +99,39 @@ async def _apply_claim(run: Run, claim: Manifest) -> None:
         ) from error
 
 
-def _secret_names(run: Run) -> set[str]:
-    """The admin's Secrets that the Jobs mount."""
-    wanted = repositories.secret_names(run.spec.backup.repositories)
-    return wanted | {item.name for item in (run.spec.backup.identity_secret, run.spec.backup.signing_secret) if item}
+def _keys(run: Run) -> set[str]:
+    """The Secrets that each Job needs: its pod waits for them."""
+    return {item.name for item in (run.spec.backup.identity_secret, run.spec.backup.signing_secret) if item}
 
 
-async def _missing(run: Run) -> str | None:
-    """A Secret that a Job's pod would wait for, in words."""
-    for name in sorted(_secret_names(run)):
+def _credentials(run: Run) -> dict[str, set[str]]:
+    """The Secrets that a Job needs for a repository, by its name, where it needs any."""
+    found = {item.name: repositories.secret_names([item]) for item in run.spec.backup.repositories}
+    return {name: secrets for name, secrets in found.items() if secrets}
+
+
+async def _possible(run: Run) -> BackupsPossible:
+    keys, credentials = _keys(run), _credentials(run)
+    absent = set()
+    for name in sorted(keys.union(*credentials.values())):
         if await run.services.client.get(SECRET, run.names.namespace, name) is None:
-            return f"there is no Secret {name} in this namespace, which spec.backup names"
-    return None
+            absent.add(name)
+    told = {name: f"there is no Secret {name} in this namespace, which spec.backup names" for name in absent}
+    missing = {
+        repository: told[min(secrets & absent)] for repository, secrets in credentials.items() if secrets & absent
+    }
+    if lost := keys & absent:
+        return BackupsPossible(told[min(lost)])
+    if missing and len(missing) == len(run.spec.backup.repositories):
+        return BackupsPossible(missing[min(missing)])
+    return BackupsPossible(missing=missing)
 
 
 async def report(run: Run) -> Outcome:
     """Where the backups stand: it says nothing about Ready, since a database without a backup serves."""
     now = datetime.now(UTC)
     ended = [job for manifest in run.backup_jobs if (job := _ended(Attempt(run, manifest))) is not None]
+    ended += [job for manifest in run.restore_jobs if (job := _ended_of_replaced(Attempt(run, manifest))) is not None]
     backups = collect(run.spec, _known(run), ended, now)
     crons = run.services.cache.of_database(CRON_JOB, run.key)
     since = {
@@ -113,12 +144,31 @@ async def report(run: Run) -> Outcome:
         # Whether they could be taken was not found out this time.
         return Outcome(status={"backup": backups})
     problem = possible.problem if possible else None
-    state = State(backups, problem, overdue(run.spec, backups, since, now), never(run.spec, now))
+    state = State(
+        backups,
+        problem,
+        overdue(run.spec, backups, since, now),
+        never(run.spec, now),
+        possible.missing if possible else {},
+        _replaced(run),
+    )
     return Outcome(
         conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
         status={"backup": backups},
         next_look=_next_look(run, backups, now),
     )
+
+
+def _replaced(run: Run) -> tuple[api.ReplacedDatabase, ...]:
+    """As this run found them; where it couldn't ask, as they were."""
+    found = run.facts.get(Restores)
+    if found is not None:
+        return found.replaced
+    try:
+        known = run.database.get("status", {}).get("replaced") or []
+        return tuple(api.ReplacedDatabase.model_validate(item) for item in known)
+    except pydantic.ValidationError:
+        return ()
 
 
 def _next_look(run: Run, backups: api.Backups, now: datetime) -> float | None:
@@ -142,11 +192,17 @@ def _known(run: Run) -> api.Backups | None:
 
 
 def _ended(attempt: Attempt) -> EndedJob | None:
-    if attempt.is_running:
-        return None
+    return None if attempt.is_running else _as_ended(attempt, labels_of(attempt.job).get(naming.LABEL_TIER))
+
+
+def _ended_of_replaced(attempt: Attempt) -> EndedJob | None:
+    return None if attempt.is_running or not is_of_replaced(attempt) else _as_ended(attempt, Tier.REPLACED.value)
+
+
+def _as_ended(attempt: Attempt, tier: str | None) -> EndedJob:
     return EndedJob(
         name=attempt.name,
-        tier=labels_of(attempt.job).get(naming.LABEL_TIER),
+        tier=tier,
         finished=str(attempt.finished_at),
         succeeded=attempt.succeeded,
         result=BackupReport.read(attempt.result).as_document(),

@@ -6,7 +6,7 @@ that was lost is whole again after the next Job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,7 +44,7 @@ class EndedJob:
 
     Attributes:
         name: the Job's.
-        tier: of its backup; `None`: it only verified one.
+        tier: of its backup; `None`: it only verified one; `replaced`: that of a database that a restore has replaced.
         finished: when, as Kubernetes writes times.
         succeeded: as Kubernetes says.
         result: what its pod left; empty where it left nothing.
@@ -55,6 +55,11 @@ class EndedJob:
     finished: str
     succeeded: bool
     result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_of_present(self) -> bool:
+        """Whether it is about the database that serves."""
+        return self.tier != layout.Tier.REPLACED
 
     @property
     def message(self) -> str:
@@ -72,13 +77,16 @@ class State:
         problem: why no backup can be taken at all, in words.
         overdue: series whose time has passed without one.
         never: schedules that no moment fits, with their fields, in words.
+    missing: repositories that no Job can reach, each with what is missing, in words.
+    replaced: databases that a restore has replaced.
     """
 
     backups: api.Backups
     problem: str | None = None
     overdue: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
-    suspended: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    replaced: tuple[api.ReplacedDatabase, ...] = ()
 
 
 def next_run(schedule: str, time_zone: str, after: datetime) -> datetime:
@@ -101,24 +109,34 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     """The status after these Jobs; what no Job tells any more is taken over from `known`."""
     before = known or api.Backups()
     jobs = sorted(ended, key=lambda job: job.finished)
-    backups = [job for job in jobs if job.tier is not None]
-    # A person's copy of such a Job may have done anything else.
-    good = [job for job in backups if job.succeeded and job.result.get("backup")]
+    present = [job for job in jobs if job.is_of_present]
+    backups = [job for job in present if job.tier is not None]
+    good = [job for job in backups if _is_in(spec, job)]
     last = _last(good[-1]) if good else None
+    repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
+    gone = {item.id for item in before.newest} - {item.id for item in newest} if len(newest) < _KEPT else set()
     if before.last and (last is None or before.last.at >= last.at):
         last = before.last
-    checks = [job for job in jobs if "verification" in job.result or job.tier is None]
-    repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
+    checks = [job for job in present if "verification" in job.result or job.tier is None]
     return api.Backups(
-        last=_still_there(last, repositories, newest),
+        last=_still_there(last, repositories, newest, gone),
         tiers=_tiers(spec, before, good, now),
         repositories=repositories,
         newest=newest,
-        verified=_verified(before, jobs, newest),
+        verified=_verified(spec, before, jobs, newest, gone),
         failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
         verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
         next_verification=_next_verification(spec, now),
     )
+
+
+def _is_in(spec: DatabaseSpec, job: EndedJob) -> bool:
+    """Whether its backup reached a repository of the spec: where others failed, the Job did. A person's copy of such a
+    Job may have done anything else."""
+    if not job.result.get("backup"):
+        return False
+    told = job.result.get("repositories")
+    return not told or any(told.get(item.name, {}).get("ok") for item in spec.backup.repositories)
 
 
 def _last(job: EndedJob) -> api.LastBackup:
@@ -135,18 +153,21 @@ def _last(job: EndedJob) -> api.LastBackup:
 
 
 def _still_there(
-    last: api.LastBackup | None, repositories: Sequence[api.RepositoryStatus], newest: Sequence[api.KeptBackup]
+    last: api.LastBackup | None,
+    repositories: Sequence[api.RepositoryStatus],
+    newest: Sequence[api.KeptBackup],
+    gone: Collection[str],
 ) -> api.LastBackup | None:
-    """The last one that there is, where somebody removed the last one that was taken."""
+    """The last one that there is, where somebody removed the last one that was taken, or the repository that had it."""
     if last is None or any(item.id == last.id for item in newest):
         return last
-    if any(item.seen is None or item.seen < last.at for item in repositories):
+    if last.id not in gone and any(item.seen is None or item.seen < last.at for item in repositories):
         return last
     if newest:
         first = newest[0]
         # How large its dump is was not said: `newest` counts all its files.
         return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at)
-    return None if all(item.count == 0 for item in repositories) else last
+    return None if last.id in gone or all(item.count == 0 for item in repositories) else last
 
 
 def _check(job: EndedJob) -> tuple[EndedJob, bool, str]:
@@ -218,6 +239,7 @@ def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJ
                 if good is not None
                 else (known.message if known else None),
                 seen=job.finished,
+                signed=summary.get("signed", known.signed if known else None),
             )
     return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]
 
@@ -230,7 +252,9 @@ def _newest(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -
     holding = {item.id: set(item.repositories) & there for item in before.newest}
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
-            if (newest := summary.get("newest")) is None or seen.get(repository, "") > job.finished:
+            if (newest := summary.get("newest")) is None or repository not in there:
+                continue
+            if seen.get(repository, "") > job.finished:
                 continue
             for places in holding.values():
                 places.discard(repository)
@@ -250,16 +274,25 @@ def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBac
     return api.KeptBackup(id=id_, tier=tier.value, taken_at=taken, bytes=size, verified=verified)
 
 
-def _verified(before: api.Backups, jobs: Sequence[EndedJob], newest: Sequence[api.KeptBackup]) -> api.Verified | None:
-    """The newest of all that any repository tells, and that is still there."""
+def _verified(
+    spec: DatabaseSpec,
+    before: api.Backups,
+    jobs: Sequence[EndedJob],
+    newest: Sequence[api.KeptBackup],
+    gone: Collection[str],
+) -> api.Verified | None:
+    """The newest of all that any repository of the spec tells, and that is still there."""
+    named = {item.name for item in spec.backup.repositories}
     there = {item.id for item in newest}
     # Of more than that the older ones aren't told.
     knows_all = 0 < len(newest) < _KEPT
-    best = before.verified if before.verified and (before.verified.backup in there or not knows_all) else None
+    best = before.verified
+    if best and (best.backup in gone or (knows_all and best.backup not in there)):
+        best = None
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
             told = summary.get("lastVerified")
-            if told is None or (knows_all and told["backup"] not in there):
+            if told is None or repository not in named or (knows_all and told["backup"] not in there):
                 continue
             if best is None or str(told["at"]) > best.at:
                 best = api.Verified(
@@ -315,6 +348,10 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
     backups = state.backups
     if state.problem:
         return "False", Reason.BACKUP_MISCONFIGURED, f"No backup can be taken: {state.problem}."
+    if state.missing:
+        what = "; ".join(f"repository {name}: {why}" for name, why in sorted(state.missing.items()))
+        message = f"Backups go into the other repositories alone: {what}. {_fallback(backups)}"
+        return "False", Reason.BACKUP_MISCONFIGURED, message
     if state.never:
         message = f"{'; '.join(state.never)}: no month that it names has such a day. {_fallback(backups)}"
         return "False", Reason.BACKUP_MISCONFIGURED, message
@@ -328,6 +365,8 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
     if backups.failed:
         failed = backups.failed
         return "False", Reason.BACKUP_FAILED, f"{_sentence(failed.message)} See Job {failed.job}. {_fallback(backups)}"
+    if kept := [item for item in state.replaced if item.problem]:
+        return "False", Reason.BACKUP_FAILED, f"{_sentence(str(kept[0].problem))} {_fallback(backups)}"
     if state.overdue:
         series = ", ".join(state.overdue)
         return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
@@ -338,6 +377,14 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
         when = f"The first is taken at {coming}." if coming else "None is scheduled."
         return "Unknown", Reason.NO_BACKUP_YET, f"There is no backup yet. {when}"
+    if spec.backup.signing_secret and not any(item.signed for item in backups.repositories):
+        coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
+        message = (
+            "No backup counts yet: none was taken since spec.backup.signingSecret is set, and one without a signature"
+            " is restored by its id alone, where that is accepted (acceptUnsigned)."
+            f" {f'The next one is taken at {coming}; take' if coming else 'Take'} one now with a MediaNestBackup."
+        )
+        return "Unknown", Reason.NO_BACKUP_YET, message
     return "True", Reason.BACKUPS_HEALTHY, _fallback(backups)
 
 

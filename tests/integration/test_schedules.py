@@ -1,0 +1,87 @@
+"""The CronJobs of a database's backups, and what they need to run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyrage
+
+from integration.backup_runs import Bench, new_bench
+from integration.loops import NAMESPACE, Arena, arena
+from integration.postgres_server import Database
+from medianest_operator import naming
+from medianest_operator.kubernetes.kinds import CRON_JOB, JOB, SECRET, Manifest
+from medianest_operator.naming import Key
+
+VOLUME = {"name": "nas", "volume": {}}
+BUCKET = {"name": "offsite", "s3": {"bucket": "backups", "credentialsSecret": {"name": "keys"}}}
+RECIPIENT = str(pyrage.x25519.Identity.generate().to_public())
+ENCRYPTED = {"encryption": {"recipients": [RECIPIENT], "identitySecret": {"name": "identity"}}}
+
+
+def cron_jobs(made: Arena) -> dict[str, Manifest]:
+    return {item["metadata"]["name"]: item for item in made.server.all(CRON_JOB)}
+
+
+async def backups(made: Arena, key: Key, **backup: Any) -> tuple[str, str, str]:
+    """What BackupsHealthy says of a spec."""
+    made.make(key[1], {"backup": backup})
+    made.services.memory.forget(key)
+    await made.run(key)
+    assert "BackupsHealthy" in made.conditions(key), made.message(key, "Ready")
+    return *made.conditions(key)["BackupsHealthy"], made.message(key, "BackupsHealthy")
+
+
+async def test_a_secret_of_one_repository_stops_no_backup_into_the_others() -> None:
+    async with arena() as made:
+        key = made.make("db", {})
+        truth, reason, message = await backups(made, key, repositories=[VOLUME, BUCKET])
+        assert (truth, reason) == ("False", "BackupMisconfigured")
+        assert "into the other repositories alone: repository offsite: there is no Secret keys" in message
+        # The pod starts without it.
+        daily = cron_jobs(made)["db-daily"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        [credentials] = [item["secret"] for item in daily["volumes"] if item["name"] == "credentials-offsite"]
+        assert credentials["optional"] is True
+        truth, reason, message = await backups(made, key, repositories=[BUCKET])
+        assert message.startswith("No backup can be taken: there is no Secret keys")
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "keys"}, "data": {}})
+        assert (await backups(made, key, repositories=[VOLUME, BUCKET]))[:2] == ("Unknown", "NoBackupYet")
+
+
+async def test_a_key_is_needed_by_each_backup() -> None:
+    async with arena() as made:
+        key = made.make("db", {})
+        signed = {"encryption": {"signingSecret": {"name": "keys"}}}
+        message = (await backups(made, key, repositories=[VOLUME], **signed))[2]
+        assert message.startswith("No backup can be taken: there is no Secret keys")
+
+
+async def test_what_a_person_made_of_a_cron_job_ends_before_that_goes() -> None:
+    async with arena() as made:
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "identity"}, "data": {}})
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME], **ENCRYPTED)
+        verify = cron_jobs(made)["db-verify"]
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "db-verify", "uid": verify["metadata"]["uid"]}
+        labels = verify["spec"]["jobTemplate"]["metadata"]["labels"]
+        assert labels[naming.LABEL_COMPONENT] == naming.COMPONENT_VERIFICATION
+        metadata = {"namespace": NAMESPACE, "name": "by-hand", "labels": labels, "ownerReferences": [owner]}
+        by_hand = made.server.put(JOB, {"metadata": metadata, "spec": verify["spec"]["jobTemplate"]["spec"]})
+        only = {"encryption": {"recipients": [RECIPIENT]}}
+        await backups(made, key, repositories=[VOLUME], **only)
+        assert "db-verify" in cron_jobs(made)
+        end = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-22T03:00:00Z"}
+        made.server.put(JOB, by_hand | {"status": {"conditions": [end]}})
+        await made.run(key)
+        assert "db-verify" not in cron_jobs(made)
+
+
+def test_credentials_that_are_not_there_are_told_of_their_repository(medianest: Database, room: Any) -> None:
+    bench: Bench = new_bench(medianest, room, "main")
+    bucket = f"offsite=s3://b?endpoint=http://127.0.0.1:9&credentials={room}/none"
+    answer = bench.backup("--repository", bucket)
+    assert answer.told == (1, "Failed", "RepositoryFailed"), answer.text
+    assert answer.result["backup"]
+    assert answer.result["repositories"]["main"] == {"ok": True}
+    message = answer.result["repositories"]["offsite"]["message"]
+    assert "it is the key AWS_ACCESS_KEY_ID of the Secret that spec.backup.repositories names" in message
