@@ -55,8 +55,26 @@ def meanwhile(database: Database, statement: Callable[[int], str]) -> Iterator[N
         ),
         lambda n: f"CREATE OR REPLACE VIEW v AS SELECT {n} AS n; SELECT pg_sleep(0.003)",
         lambda n: f"ALTER TABLE users ALTER COLUMN name SET DEFAULT 'n{n}'; SELECT pg_sleep(0.01)",
+        lambda n: (
+            f"ALTER INDEX i{n} RENAME TO i{n + 1}; SELECT pg_sleep(0.003)" if n else "CREATE INDEX i1 ON users (name)"
+        ),
+        lambda n: f"ALTER INDEX {f'k{n}' if n else 'users_pkey'} RENAME TO k{n + 1}; SELECT pg_sleep(0.003)",
+        lambda n: f"ALTER TYPE mood ADD VALUE 'm{n}'; SELECT pg_sleep(0.05)" if n else "CREATE TYPE mood AS ENUM ()",
+        lambda n: f"COMMENT ON COLUMN users.name IS 'n{n}'; SELECT pg_sleep(0.003)",
+        lambda n: f"ALTER TYPE t{n} RENAME TO t{n + 1}; SELECT pg_sleep(0.003)" if n else "CREATE TYPE t1 AS (a int)",
     ],
-    ids=["tables made", "function replaced", "function toggled", "view replaced", "default changed"],
+    ids=[
+        *(
+            "tables made",
+            "function replaced",
+            "function toggled",
+            "view replaced",
+            "default changed",
+            "index renamed",
+            "key renamed",
+        ),
+        *("value added", "comment changed", "type renamed"),
+    ],
 )
 def test_a_backup_beside_changes_is_a_good_one(bench: Bench, statement: Callable[[int], str]) -> None:
     bench.source.execute(statement(0), user="medianest_migrator")
