@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from integration.loops import NAMESPACE
 from integration.serving import NAME, serving
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import JOB, POD
+from medianest_operator.kubernetes.kinds import DATABASE, JOB, POD
 
 RESULT = {"outcome": "Applied", "reason": "MigrationsApplied", "message": "Applied 3 migrations.", "applied": []}
 
@@ -35,3 +38,37 @@ async def test_a_run_says_that_it_is_done_once_its_job_is() -> None:
         await made.arena.run(made.key)
         done = made.arena.status(made.key)["schema"]["lastRun"]
         assert (done["outcome"], done["message"]) == ("Applied", "Applied 3 migrations.")
+
+
+CLOSED = "The application is locked out of its database."
+NO_SOURCE = {"migrations": {"source": {"configMap": {"name": "gone"}}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "words"),
+    [
+        ({}, "Migrating", "is applying"),
+        (NO_SOURCE, "MigrationSourceInvalid", "there is no ConfigMap gone in this namespace."),
+    ],
+)
+async def test_a_lockout_that_was_left_comes_first_whoever_speaks(
+    spec: dict[str, Any], reason: str, words: str
+) -> None:
+    """A Job that can't connect, or none at all, can't say it."""
+    async with serving() as made:
+        made.database.execute(
+            "INSERT INTO medianest_operator.migration_runs (id, source, step, plan, lockout)"
+            " VALUES (gen_random_uuid(), 'earlier', 'Applying', '{}', '{}');"
+            "DELETE FROM _prisma_migrations WHERE migration_name = (SELECT max(migration_name) FROM _prisma_migrations)"
+        )
+        live = made.arena.server.get(DATABASE, *made.key)
+        made.arena.server.put(DATABASE, live | {"spec": spec})
+        for _ in range(2):
+            made.arena.services.memory.forget(made.key)
+            await made.arena.run(made.key)
+        assert made.arena.conditions(made.key)["SchemaUpToDate"] == ("False", reason)
+        for condition in ("SchemaUpToDate", "Ready"):
+            message = made.arena.message(made.key, condition)
+            assert message.startswith(CLOSED), message
+            assert words in message
+            assert "serves the schema" not in message

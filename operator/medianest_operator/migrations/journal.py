@@ -201,10 +201,16 @@ class LastRun:
     backup: str | None
     result: Mapping[str, Any] | None
     locked_out: bool
+    """Whether it has taken the application's rights to connect."""
 
     @property
     def is_open(self) -> bool:
         return self.finished_at is None
+
+    @property
+    def keeps_locked_out(self) -> bool:
+        """Whether it hasn't given them back yet."""
+        return self.locked_out and (self.is_open or self.ending == Ending.UNVERIFIED)
 
 
 class Journal:

@@ -14,6 +14,7 @@ from medianest_operator.api.migrations import OnFailure
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CONFIG_MAP, digest
 from medianest_operator.migrations.bundled import bundled_migrations
+from medianest_operator.migrations.errors import access
 from medianest_operator.migrations.journal import LastRun
 from medianest_operator.migrations.plan import Plan, make_plan
 from medianest_operator.migrations.source import Migration, SourceError, content_digest, migrations_from_mapping
@@ -115,7 +116,9 @@ async def reconcile(run: Run) -> Outcome:
     try:
         wanted = await source(run)
     except Permanent as error:
-        verdict = Verdict("False", error.reason, f"{error.message}. {_SERVING}")
+        closed = schema.last_run is not None and schema.last_run.keeps_locked_out
+        text = f"{error.message}." if closed else f"{error.message}. {_SERVING}"
+        verdict = Verdict("False", error.reason, _with_access(schema, text))
         kept = {"schema": _status(schema, [], None, run)}
         return Outcome(
             conditions={Condition.SCHEMA_UP_TO_DATE: verdict}, status=kept, obstacle=verdict, stalled=verdict
@@ -349,6 +352,8 @@ def _result(attempt: Attempt) -> dict[str, Any]:
 def _outcome(run: Run, schema: Schema, state: MigrationState | None) -> Outcome:
     pending = list(state.pending) if state else list(_known(run).get("pending", []))
     status = {"schema": _status(schema, pending, state.run if state else None, run)}
+    if state is not None:
+        state = replace(state, message=_with_access(schema, state.message))
     if state is None or state.reason is None:
         return Outcome(facts=(state,) if state else (), status=status)
     verdict = Verdict("True" if state.reason is Reason.UP_TO_DATE else "False", state.reason, state.message)
@@ -368,6 +373,13 @@ def _outcome(run: Run, schema: Schema, state: MigrationState | None) -> Outcome:
         events=tuple(_events(run, state)),
         next_look=_next_look(run, state),
     )
+
+
+def _with_access(schema: Schema, message: str) -> str:
+    """A message that says first of all that the application is locked out, where a run has left that: its Job may have
+    ended before it could read that, or without a word."""
+    last, closed = schema.last_run, access(True)
+    return f"{closed} {message}" if last and last.keeps_locked_out and closed not in message else message
 
 
 def _next_look(run: Run, state: MigrationState) -> float | None:
