@@ -65,6 +65,35 @@ def test_what_is_not_signed_is_refused_until_it_is_accepted_by_name(
     assert contents(target) == contents(bench.source)
 
 
+def test_what_a_lost_key_has_signed_comes_back_by_name(
+    bench: Bench, keys: Path, target: Database, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/runbooks/DataLost.md says: there is a new key by now, and the former is gone."""
+    name = bench.backup("--verify", "--work-dir", str(bench.work)).result["backup"]
+    (keys / "key").write_text("n" * 64)
+    answer = bench.restore(target, "--backup", name)
+    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    assert "accept that it is unsigned (acceptUnsigned, --accept-unsigned)" in answer.text
+    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert contents(target) == contents(bench.source)
+
+
+@pytest.mark.parametrize(("key", "words"), [("abc", "less than 32 bytes"), (None, "No such file or directory")])
+def test_a_key_that_can_not_be_used_is_told_in_the_last_line(
+    bench: Bench, room: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, words: str
+) -> None:
+    (room / "keys").mkdir()
+    if key is not None:
+        (room / "keys" / "key").write_text(key)
+    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
+    answer = bench.backup()
+    assert answer.code == 1
+    last = answer.text.splitlines()[-1]
+    assert "spec.backup.encryption.signingSecret" in last
+    assert words in last
+
+
 def test_a_changed_manifest_is_noticed_whatever_its_checksum(bench: Bench, keys: Path, target: Database) -> None:
     name = bench.backup().result["backup"]
     [manifest] = files(bench, "manifest.json")
@@ -72,9 +101,14 @@ def test_a_changed_manifest_is_noticed_whatever_its_checksum(bench: Bench, keys:
     edit_document(manifest, lambda document: document.update(dbname="other"))
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"signature": signature}))
     assert [item["state"] for item in bench.listed()] == ["Damaged"]
-    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
-    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    for which in ("latest", name):
+        answer = bench.restore(target, "--backup", which)
+        assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
     assert "its signature is by another key, or it was changed" in answer.text
+    # Whoever changed it could have left the signature out: accepted by name, both are compared with their manifest.
+    (manifest.parent / "data.dump.zst").write_bytes(b"")
+    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
+    assert answer.told[:2] == (1, "Failed"), answer.text
 
 
 def test_a_key_takes_anothers_place(bench: Bench, keys: Path, target: Database) -> None:

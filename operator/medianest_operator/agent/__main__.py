@@ -43,6 +43,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # What is wrong with a command line is its last line, which is what people get to see of a Job that left no result.
+    rich_markup_mode=None,
 )
 
 

@@ -73,7 +73,7 @@ SandboxOption = Annotated[
 ]
 JobsOption = Annotated[int, typer.Option(help="Connections that restore at the same time.", min=1, max=16)]
 
-backups_app = typer.Typer(name="backups", help="What backups there are.", no_args_is_help=True)
+backups_app = typer.Typer(name="backups", help="What backups there are.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def backup(
@@ -349,10 +349,13 @@ def read_signing_keys(folder: Path) -> list[bytes]:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("..") and path.name != "key")
         keys = [(folder / name).read_bytes().strip() for name in ("key", *others)]
     except OSError as error:
-        raise typer.BadParameter(f"--signing-keys {folder}: {error}") from error
+        raise typer.BadParameter(
+            f"--signing-keys {folder} (spec.backup.encryption.signingSecret): {error.strerror}: {error.filename}"
+        ) from error
     if min(map(len, keys)) < SHORTEST_KEY:
         raise typer.BadParameter(
-            f"--signing-keys {folder}: a key has less than {SHORTEST_KEY} bytes; make one by `openssl rand -hex 32`"
+            f"--signing-keys {folder} (spec.backup.encryption.signingSecret): a key has less than {SHORTEST_KEY} bytes;"
+            " make one by `openssl rand -hex 32`"
         )
     return keys
 

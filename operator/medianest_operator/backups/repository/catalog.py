@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -34,6 +34,7 @@ LATEST_VERIFIED = "latest-verified"
 _READERS = 4
 _MOST_LOST = 10
 _MOST_SHOWN = 20
+_ACCEPT = "To restore it all the same, accept that it is unsigned (acceptUnsigned, --accept-unsigned)"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -210,14 +211,18 @@ class Catalog:
             raise CatalogError(f"{where} has no backup {which}; {self._told()}")
         if found.state is State.INCOMPLETE:
             raise CatalogError(f"{where}: {which} is no backup: it has no manifest, so it never was complete")
+        if found.signature is Signature.WRONG and found.state is State.DAMAGED and accept_unsigned:
+            # By a key that is lost, perhaps: its contents are compared with its manifest as ever.
+            return found
         if found.state is State.DAMAGED:
-            raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}")
+            how = f". {_ACCEPT}" if found.signature is Signature.WRONG else ""
+            raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}{how}")
         if found.state is State.NEWER:
             raise CatalogError(f"{where}: the backup {which} can't be read by this version: {found.reason}")
         if not found.is_authentic and not accept_unsigned:
             raise CatalogError(
                 f"{where}: the backup {which} is not signed by the key that backups are signed with, so anybody who can"
-                " write there may have made it. To restore it all the same, accept that it is unsigned"
+                f" write there may have made it. {_ACCEPT}"
             )
         if not _has(found, needs):
             raise CatalogError(f"{where}: the backup {which} has no file of the format {needs}")
@@ -225,7 +230,11 @@ class Catalog:
 
     def summary(self) -> dict[str, Any]:
         """What results and status say of it, about a kilobyte of JSON."""
-        complete = [backup for backup in self.backups if backup.state is State.COMPLETE]
+        complete = [
+            backup if backup.is_authentic else replace(backup, verification=None)
+            for backup in self.backups
+            if backup.state is State.COMPLETE
+        ]
         tiers: dict[str, Any] = {}
         for backup in complete:
             count = tiers.get(backup.tier, {}).get("count", 0) + 1

@@ -38,6 +38,7 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
     (r"NoSuchBucket", "there is no such bucket; create it, or correct the name", False),
     (r"UnknownIssuer|unable to get local issuer|self.signed certificate",
      "the server's certificate comes from a CA that isn't trusted; give the CA's certificate as `ca`", False),
+    (r"No certificates found|root_certificate", "there is no certificate (PEM) in the file of `ca` (caSecret)", False),
     (r"NotValidForName", "the server's certificate is for another name; correct `endpoint`, or the certificate", False),
     (r"invalid peer certificate|CertificateExpired|CertNotValidYet",
      "the server's certificate is not good (expired, or not yet valid?)", False),
