@@ -72,6 +72,20 @@ def test_a_written_value_beside_a_default_is_kept(database: Database, start: Sta
     assert "table users holds 1 values in column x" in result["message"], result
 
 
+def test_what_somebody_makes_beside_a_run_is_not_taken_back_without_a_word(database: Database, start: Start) -> None:
+    """As the owner, to whom all that the run makes belongs as well: nothing tells the two apart."""
+    files = {A: "ALTER TABLE users ADD COLUMN x int;\n", B: CONCURRENTLY, C: FAILS}
+    with at_the_gate(database, start, files) as job:
+        database.execute(
+            "CREATE TABLE theirs (id int); CREATE INDEX theirs_too ON users (name)", user="medianest_migrator"
+        )
+    code, result, output = job.end()
+    assert (code, result["reason"]) == (1, "MigrationFailed"), output
+    for words in ("DROP TABLE IF EXISTS theirs", "theirs_too"):
+        assert words in result["message"], result["message"]
+        assert any(words in statement for statement in result["rollback"]["statements"]), result
+
+
 BY_OTHERS = {
     "settings of a role": "ALTER ROLE medianest_readonly SET work_mem = '5MB'",
     "membership": "GRANT pg_monitor TO medianest_readonly",

@@ -81,6 +81,8 @@ class Rollback(ApiModel):
     verified: bool
     verification: str
     """The comparison with before, in words."""
+    statements: list[str] = []
+    """What the inverse executed, the first few: what somebody made beside the run may be among it."""
 
 
 class Rehearsal(ApiModel):

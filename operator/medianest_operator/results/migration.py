@@ -162,6 +162,10 @@ class Rehearsal(_Frozen):
     note: str | None = None
 
 
+MOST_STATEMENTS = 5
+"""So many statements of a rollback are told; the Job's log has all."""
+
+
 class Rollback(_Frozen):
     """How a failed run was rolled back.
 
@@ -170,12 +174,22 @@ class Rollback(_Frozen):
         verified: catalog and rows were compared with those from before, and are equal.
         verification: the comparison in words.
         milliseconds: from the failure to the verification.
+        statements: what `Inverse` executed, the first `MOST_STATEMENTS` and a word on how many more.
     """
 
     strategy: str
     verified: bool
     verification: str
     milliseconds: int
+    statements: tuple[str, ...] = ()
+
+    @property
+    def by(self) -> str:
+        """How, in words that follow `rolled back`; empty where nothing but the transaction had to be."""
+        if self.strategy == "Transaction":
+            return ""
+        executed = f" ({'; '.join(self.statements)})" if self.statements else ""
+        return f" by {self.strategy.lower()}{executed}"
 
 
 class StoredBackup(_Frozen):

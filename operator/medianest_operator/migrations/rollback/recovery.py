@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,9 +36,10 @@ from medianest_operator.migrations.run.preparation import origin_of
 from medianest_operator.migrations.run.work import Work
 from medianest_operator.postgres import run_lock
 from medianest_operator.postgres.catalog import Key
-from medianest_operator.results.migration import MigrationResult, Outcome, Reason, Rollback
-from medianest_operator.results.text import first_three
+from medianest_operator.results.migration import MOST_STATEMENTS, MigrationResult, Outcome, Reason, Rollback
+from medianest_operator.results.text import cut, first_three
 
+_LONGEST_STATEMENT = 120
 _ROWS_OF_RUN = """
 SELECT migration_name, bool_or(finished_at IS NOT NULL)
   FROM public._prisma_migrations
@@ -149,6 +150,7 @@ def way_back(
         verified=verification.is_equal,
         verification=verification.describe(),
         milliseconds=round((time.monotonic() - started) * 1000),
+        statements=_shown(reverted.statements),
     )
     work.report(f"rolled back by {reverted.strategy.lower()}: {rollback.verification}")
     with connection.transaction():
@@ -264,8 +266,15 @@ def _leave_unresolved(connection: Connection[Any], entry: Entry, why: str, failu
     connection.execute(_INSERT_FAILED, (str(uuid.uuid4()), checksum, name, logs))
 
 
+def _shown(statements: Sequence[str]) -> tuple[str, ...]:
+    """A few of them, each cut: a result has little room."""
+    few = [cut(" ".join(statement.split()), _LONGEST_STATEMENT) for statement in statements[:MOST_STATEMENTS]]
+    more = len(statements) - len(few)
+    return (*few, f"and {more} more") if more else tuple(few)
+
+
 def _cut_off(rollback: Rollback, locked_out: bool) -> str:
-    message = f"The run was cut off and rolled back by {rollback.strategy.lower()}: {rollback.verification}."
+    message = f"The run was cut off and rolled back{rollback.by}: {rollback.verification}."
     return message if rollback.verified else f"{access(locked_out)} {message} {UNVERIFIED_ADVICE}"
 
 

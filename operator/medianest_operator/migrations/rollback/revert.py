@@ -58,6 +58,8 @@ class Reverted:
     verification: Verification
     cleared: bool = False
     """Whether all that is the role's own was dropped and restored, rather than rows alone brought back."""
+    statements: tuple[str, ...] = ()
+    """What the inverse executed, in order: what somebody else made beside the run may be among it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Revert:
         self._held: list[str] = [] if hands_off is None else [hands_off]
         self._restored = False
         self._cleared = False
+        self._executed: list[str] = []
 
     def run(self) -> Reverted:
         """Go back.
@@ -140,7 +143,7 @@ class Revert:
         if self._held and not reverted.verification.is_equal:
             found = reverted.verification
             reverted = replace(reverted, verification=replace(found, differences=(*self._held, *found.differences)))
-        return replace(reverted, cleared=self._cleared)
+        return replace(reverted, cleared=self._cleared, statements=tuple(self._executed))
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
         if not self._changed:
@@ -269,7 +272,8 @@ class Revert:
         """
         self._report(f"reverting: {statement}")
         try:
-            self._execute_patiently(statement, holder)
+            if self._execute_patiently(statement, holder):
+                self._executed.append(statement)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(f"{statement} gets no lock: {error.diag.message_primary}") from error
         except psycopg.Error as error:
@@ -277,12 +281,13 @@ class Revert:
                 raise
             self._report(f"that failed: {error.diag.message_primary or error}")
 
-    def _execute_patiently(self, statement: str, holder: CatalogObject | None) -> None:
+    def _execute_patiently(self, statement: str, holder: CatalogObject | None) -> bool:
+        """Returns whether it was executed: what holds others' rows is held."""
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
                 if holder is None:
                     self._connection.execute(statement.encode())
-                    return
+                    return True
                 with self._connection.transaction():
                     held = list(written_by_others(self._connection, [holder]))
                     if not held:
@@ -290,11 +295,12 @@ class Revert:
                 for line in held:
                     self._report(line)
                 self._held += held
-                return
+                return not held
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if attempt == LOCK_ATTEMPTS:
                     raise
                 time.sleep(LOCK_PAUSE)
+        return False
 
     def _by_restore(self, backup: Backup) -> bool:
         # What is made by the restore gets the rights that default privileges say by then.

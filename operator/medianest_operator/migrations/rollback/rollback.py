@@ -95,9 +95,8 @@ def _end(cause: Failure | RunError, text: str, rollback: Rollback, locked_out: b
             f" {UNVERIFIED_ADVICE}",
             cause.failed,
         )
-    by = "" if rollback.strategy == Strategy.TRANSACTION else f" by {rollback.strategy.lower()}"
     return RunError(
         cause.reason,
-        f"{text} It was rolled back{by}: {rollback.verification}. {advice(cause.reason)}",
+        f"{text} It was rolled back{rollback.by}: {rollback.verification}. {advice(cause.reason)}",
         cause.failed,
     )
