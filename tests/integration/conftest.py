@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from integration import postgres_server
 from integration.backup_runs import candidate
 from integration.crashes import PEOPLE, Job, Start, Truth, look, write_source
 from integration.object_store import Bucket, Front, ObjectStore, running_object_store
@@ -28,15 +29,19 @@ Run = Callable[..., MigrationResult]
 
 @pytest.fixture(scope="session", autouse=True)
 def blank_cluster() -> Iterator[None]:
-    """What throwaway servers begin with, as in the image; child processes find it, too."""
+    """What throwaway servers begin with, as in the image, and those of the tests; child processes find it, too."""
     with tempfile.TemporaryDirectory(prefix="mn-blank-") as name:
         folder = Path(name)
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
         make_blank(folder / "data")
-        os.environ[BLANK] = str(folder / "data")
+        (folder / "tests").mkdir()
+        postgres_server.initialize(folder / "tests")
+        blanks = {BLANK: folder / "data", postgres_server.BLANK: folder / "tests/data"}
+        os.environ |= {name: str(path) for name, path in blanks.items()}
         yield
-        del os.environ[BLANK]
+        for name in blanks:
+            del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_what_is_written_meanwhile_belongs_to_the_next_backup(bench: Bench, targ
 def test_nothing_is_lost_where_roles_are_missing_but_owners_and_rights(bench: Bench) -> None:
     bench.source.execute("CREATE POLICY own ON users TO medianest_app USING (true)")
     assert bench.backup().code == 0
-    with running_server() as other:
+    with running_server(own_identifier=True) as other:
         other.maintenance.execute("DROP ROLE medianest_app; DROP ROLE medianest_migrator; CREATE ROLE someone LOGIN;")
         other.maintenance.execute("CREATE DATABASE fresh OWNER someone TEMPLATE template0")
         fresh = Database(other, "fresh")
@@ -119,7 +119,7 @@ def test_nothing_is_lost_where_roles_are_missing_but_owners_and_rights(bench: Be
 
 def test_a_laptop_makes_the_database_itself_and_takes_it_away_again(bench: Bench, server: PostgresServer) -> None:
     assert bench.backup().code == 0
-    with running_server() as other:
+    with running_server(own_identifier=True) as other:
         fresh = Database(other, "fresh")
         answer = bench.restore(fresh, "--create", user="postgres")
         assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
@@ -399,7 +399,7 @@ def test_a_target_that_is_not_empty_is_left_alone(bench: Bench, people: Database
 
 def test_backups_of_two_databases_of_one_name_are_kept_apart(bench: Bench, target: Database) -> None:
     first = bench.backup().result["backup"]
-    with running_server() as other:
+    with running_server(own_identifier=True) as other:
         add_backup_role(other)
         other.maintenance.execute("CREATE TABLE lonely (n int)")
         run = bench.start("backup", *bench.places, *WHOSE, "--tier", "daily", database=other.maintenance)
@@ -415,7 +415,7 @@ def test_backups_of_two_databases_of_one_name_are_kept_apart(bench: Bench, targe
 def test_drill_after_a_recovery_under_the_same_name_takes_the_newest(bench: Bench) -> None:
     """Two systems of one name: what was lost, and what came in its place."""
     assert bench.backup().code == 0
-    with running_server() as other:
+    with running_server(own_identifier=True) as other:
         add_backup_role(other)
         run = bench.start("backup", *bench.places, *WHOSE, "--tier", "daily", database=other.create_database())
         newest = run.end().result["backup"]

@@ -162,7 +162,7 @@ async def test_servers_promoted_at_the_same_position_are_told_apart_while_they_r
 
 
 def test_another_clusters_data_are_nobodys_earlier_state(primary: PostgresServer) -> None:
-    with running_server() as other:
+    with running_server(own_identifier=True) as other:
         states = [stop(other), stop(primary)]
     assert not states[0].continues(states[1])
     assert not states[1].continues(states[0])
