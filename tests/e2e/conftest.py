@@ -54,7 +54,7 @@ def kube(environment: Environment, request: pytest.FixtureRequest) -> Iterator[K
     mark = hashlib.sha256(words.encode()).hexdigest()[:6]
     namespace = f"t-{words[:43].rstrip('-')}-{mark}"
     # A run that was killed leaves the namespaces of its last tests behind.
-    environment.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
+    environment.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=240s")
     environment.kubectl("create", "namespace", namespace)
     environment.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     yield Kube(environment, namespace)

@@ -113,7 +113,7 @@ class Kube:
 
         return self.wait(KIND, name, ready, f"Ready at generation {generation}", seconds)
 
-    def wait_condition(self, name: str, kind: str, status: str, reason: str, seconds: float = 120) -> Manifest:
+    def wait_condition(self, name: str, kind: str, status: str, reason: str, seconds: float = 240) -> Manifest:
         """Wait for a condition; return it."""
 
         def there(current: Manifest | None) -> bool:
@@ -122,7 +122,7 @@ class Kube:
 
         return condition_of(self.wait(KIND, name, there, f"{kind}={status} {reason}", seconds), kind)
 
-    def wait_gone(self, kind: str, name: str, seconds: float = 120) -> None:
+    def wait_gone(self, kind: str, name: str, seconds: float = 240) -> None:
         self.wait(kind, name, lambda current: current is None, "gone", seconds)
 
     def primary(self, name: str) -> str:
@@ -169,7 +169,7 @@ class Kube:
         found.sort(key=lambda event: event["metadata"]["creationTimestamp"])
         return [(event["reason"], event["message"]) for event in found]
 
-    def wait_event(self, name: str, *reasons: str, times: int = 1, seconds: float = 60) -> None:
+    def wait_event(self, name: str, *reasons: str, times: int = 1, seconds: float = 180) -> None:
         """Wait until one of these reasons was told so often: an Event comes after the status that it tells of."""
         resource = self._resource("Event")
         fields = f"involvedObject.name={name},involvedObject.kind={KIND}"
@@ -207,9 +207,9 @@ def stopped_operator(environment: Environment) -> Iterator[None]:
     scale = ("-n", NAMESPACE, "scale", "deployment/medianest-operator")
     environment.kubectl(*scale, "--replicas=0")
     selector = "app.kubernetes.io/name=medianest-operator"
-    environment.kubectl("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", selector, "--timeout=60s")
+    environment.kubectl("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", selector, "--timeout=180s")
     try:
         yield
     finally:
         environment.kubectl(*scale, "--replicas=2")
-        environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
+        environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=240s")

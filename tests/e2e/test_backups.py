@@ -280,7 +280,7 @@ def test_restore_whose_pod_is_deleted_begins_again(kube: Kube) -> None:
     kube.sql("db-0", "DELETE FROM media_requests")
     restore(kube, "back", backup="latest")
     pods = ("pod", "-l", "app.kubernetes.io/component=restore")
-    kube.kubectl("wait", "--for=create", *pods, "--timeout=60s")
+    kube.kubectl("wait", "--for=create", *pods, "--timeout=180s")
     kube.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].started}", *pods, "--timeout=60s", check=False)
     kube.kubectl("delete", *pods, "--grace-period=1", "--wait=false")
     wait_restored(kube, "back", seconds=300)

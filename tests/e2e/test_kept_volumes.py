@@ -115,7 +115,7 @@ def _old_by_deletion(kube: Kube, ledger: Ledger) -> None:
     """What Patroni knew goes with the object; the volumes stay."""
     _lead(kube, 1)
     ledger.write()
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
     kube.database("db", instances=3, storage=KEPT)
 
 
@@ -151,23 +151,23 @@ def test_all_pods_deleted_at_once_lose_nothing(kube: Kube) -> None:
 
 
 def _set_deleted(kube: Kube) -> None:
-    kube.kubectl("delete", "statefulset", "db", "--timeout=60s")
+    kube.kubectl("delete", "statefulset", "db", "--timeout=180s")
 
 
 def _made_again(kube: Kube) -> None:
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
-    kube.kubectl("wait", "--for=delete", "statefulset/db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
+    kube.kubectl("wait", "--for=delete", "statefulset/db", "--timeout=180s")
     kube.database("db", instances=3, storage=KEPT)
 
 
 def _everything_deleted(kube: Kube) -> None:
     """Patroni's own record goes, too, with the Services."""
-    kube.kubectl("delete", "all", "--all", "--timeout=60s")
+    kube.kubectl("delete", "all", "--all", "--timeout=180s")
 
 
 def _everything_killed(kube: Kube) -> None:
     """Pods that are still running while nothing of theirs is left make parts of that record again."""
-    kube.kubectl("delete", "all", "--all", "--grace-period=0", "--force", "--timeout=60s")
+    kube.kubectl("delete", "all", "--all", "--grace-period=0", "--force", "--timeout=180s")
 
 
 @pytest.mark.alone
@@ -277,7 +277,7 @@ def test_ready_is_the_new_objects_own(kube: Kube, on_delete: str) -> None:
     kube.database("db", storage=storage)
     kube.wait_ready("db")
     for _ in range(rounds(3, 30)):
-        kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+        kube.kubectl("delete", "mndb", "db", "--timeout=180s")
         kube.database("db", storage=storage)
         kube.kubectl("wait", "mndb/db", "--for=condition=Ready", "--timeout=180s")
         found = kube.get(KIND, "db") or {}

@@ -76,7 +76,7 @@ def test_deleted_database_is_picked_up_again(kube: Kube) -> None:
     kube.wait_ready("db")
     kube.sql("db-0", "CREATE TABLE kept AS SELECT 42 AS answer")
     old = kube.secret("db-app")["password"]
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
     kube.wait_gone("StatefulSet", "db")
     kube.wait_gone("Pod", "db-0")
     assert kube.get("PersistentVolumeClaim", "data-db-0") is not None
@@ -91,7 +91,7 @@ def test_deleted_database_is_picked_up_again(kube: Kube) -> None:
 def test_volumes_go_with_the_object_where_the_policy_says_so(kube: Kube) -> None:
     kube.database("db")
     kube.wait_ready("db")
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
     kube.wait_gone("PersistentVolumeClaim", "data-db-0")
 
 
@@ -130,7 +130,7 @@ def test_kept_volume_leads_when_the_database_is_made_again_with_more_instances(k
     kube.database("db", storage={"size": "1Gi", "onDelete": "Retain"})
     kube.wait_ready("db")
     kube.sql("db-0", "CREATE TABLE kept AS SELECT generate_series(1, 10)")
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
     kube.wait_gone("Pod", "db-0")
     kube.database("db", instances=3, storage={"size": "1Gi", "onDelete": "Retain"})
     kube.wait_ready("db")
@@ -168,7 +168,7 @@ def test_protected_database_is_not_deleted(kube: Kube) -> None:
     lift = answer[answer.index("kubectl -n") :].splitlines()[0]
     environment = os.environ | {"KUBECONFIG": str(kube.environment.kubeconfig)}
     subprocess.run(["sh", "-c", lift], env=environment, check=True, capture_output=True)
-    kube.kubectl("delete", "mndb", "db", "--timeout=60s")
+    kube.kubectl("delete", "mndb", "db", "--timeout=180s")
 
 
 def test_namespace_deletion_never_hangs(kube: Kube, environment: Environment) -> None:
@@ -195,7 +195,7 @@ def test_reapply_and_restart_write_nothing(kube: Kube, environment: Environment)
     before = _writes(environment)
     kube.database("db", instances=2)
     environment.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/medianest-operator")
-    environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=120s")
+    environment.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/medianest-operator", "--timeout=240s")
     # A run is verified by a change that it has to answer: the marker's write is the only one.
     kube.patch("db", {"connections": {"poolTimeout": 61}})
     kube.wait_ready("db")

@@ -93,7 +93,7 @@ def test_deleted_in_mid_run_it_changes_nothing(kube: Kube) -> None:
     kube.sql("db-0", "UPDATE users SET name = 'kept'")
     before = account(kube, "db-0")
     restore(kube, "back")
-    kube.kubectl("wait", "--for=create", *PODS, "--timeout=60s")
+    kube.kubectl("wait", "--for=create", *PODS, "--timeout=180s")
     kube.kubectl("delete", "mnop", "back")
     kube.wait_ready("db")
     kube.kubectl("wait", "--for=delete", *PODS, "--timeout=90s")

@@ -58,7 +58,7 @@ def serve_beside(kube: Kube, pod: dict[str, Any], port: int) -> None:
     kube.apply(pod)
     spec = {"selector": {"app": name}, "ports": [{"port": port}]}
     kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
-    kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    kube.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=180s")
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ def replace_stored(path: Path, content: bytes, **more: object) -> None:
 
 def until(condition: Callable[[], bool]) -> None:
     """Look until something is so that has no event."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)

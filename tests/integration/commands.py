@@ -17,6 +17,6 @@ def dbctl(environment: Mapping[str, str], *arguments: str) -> subprocess.Complet
         env={**os.environ, "PYTHONPATH": str(OPERATOR), "COLUMNS": "200", "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )

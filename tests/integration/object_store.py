@@ -27,7 +27,7 @@ from medianest_operator.backups.repository.client import Repository, open_reposi
 from medianest_operator.backups.repository.locations import Patience
 
 IMPATIENT = Patience(connect=2, silence=1.5, request=5, retries=2, retry_for=4)
-_START_LIMIT = 30.0
+_START_LIMIT = 90.0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from psycopg import Connection, sql
 
 _BINARIES = "/usr/lib/postgresql/15/bin"
 _SUPERUSER = "postgres"
-_START_LIMIT = 30.0
+_START_LIMIT = 90.0
 BLANK = "MEDIANEST_TESTS_BLANK_CLUSTER"
 """The environment variable that names a data directory as `initialize` makes it: servers begin with a copy of it, which
 takes a tenth of the time of initdb."""

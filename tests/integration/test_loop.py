@@ -31,7 +31,7 @@ from soaking import rounds
 ASLEEP = {"hibernate": True}
 
 
-async def until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
+async def until(true: Callable[[], bool], what: str, seconds: float = 90) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not true():
         assert asyncio.get_running_loop().time() < deadline, f"never: {what}"
@@ -343,5 +343,5 @@ async def test_a_watch_that_falls_silent_is_given_up() -> None:
     """A connection whose other end is gone without a word: no packet tells of it."""
     async with ApiServer() as server, server.client() as client:
         _, version = await client.snapshot(DATABASE, "media")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             assert [item async for item in client.watch(DATABASE, version, "media", seconds=300, silence=0.3)] == []

@@ -43,7 +43,7 @@ class Job:
         )
 
     def end(self) -> tuple[int, dict[str, Any], str]:
-        output, _ = self.process.communicate(timeout=60)
+        output, _ = self.process.communicate(timeout=180)
         return self.process.returncode, json.loads(self.result_file.read_text()), output
 
 
@@ -172,7 +172,7 @@ def test_two_runners_at_once_apply_everything_once(empty: Database) -> None:
     arguments = [sys.executable, "-m", "medianest_operator.agent", "migrate", "--bundled"]
     environment = {**os.environ, **empty.environment(), "PYTHONPATH": str(OPERATOR)}
     runners = [subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    outputs = [runner.communicate(timeout=60)[0] for runner in runners]
+    outputs = [runner.communicate(timeout=180)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [0] * 4
     assert sum("Applied 3 migrations" in output for output in outputs) == 1
     assert empty.execute("SELECT count(*), count(finished_at) FROM _prisma_migrations") == [(3, 3)]

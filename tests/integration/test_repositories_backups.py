@@ -168,7 +168,7 @@ class TestStoring:
         assert process.stdout
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
         assert (process.returncode, errors.strip()) == (1, "stopped")
         assert bucket.files == []
 
