@@ -79,6 +79,18 @@ def test_what_a_lost_key_has_signed_comes_back_by_name(
     assert contents(target) == contents(bench.source)
 
 
+def test_a_signed_copy_goes_before_a_forged_one(medianest: Database, keys: Path, target: Database, room: Path) -> None:
+    bench = new_bench(medianest, room, "forged", "signed")
+    name = bench.backup().result["backup"]
+    (manifest,) = bench.folder.joinpath("forged").rglob("manifest.json")
+    signature = json.loads(manifest.read_text())["signature"]
+    edit_document(manifest, lambda document: document["rows"].update({"public.users": 7}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"signature": signature}))
+    answer = bench.restore(target, "--backup", name, "--accept-unsigned")
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert answer.result["repository"] == "signed"
+
+
 @pytest.mark.parametrize(("key", "words"), [("abc", "less than 32 bytes"), (None, "No such file or directory")])
 def test_a_key_that_can_not_be_used_is_told_in_the_last_line(
     bench: Bench, room: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, words: str

@@ -11,6 +11,7 @@ from integration.loops import NAMESPACE
 from integration.serving import NAME, serving
 from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import DATABASE, JOB, POD
+from medianest_operator.timestamps import stamp_now
 
 RESULT = {"outcome": "Applied", "reason": "MigrationsApplied", "message": "Applied 3 migrations.", "applied": []}
 
@@ -42,6 +43,25 @@ async def test_a_run_says_that_it_is_done_once_its_job_is() -> None:
 
 CLOSED = "The application is locked out of its database."
 NO_SOURCE = {"migrations": {"source": {"configMap": {"name": "gone"}}}}
+
+
+async def test_a_job_that_ended_without_a_word_does_not_open_the_database() -> None:
+    async with serving() as made:
+        made.database.execute(
+            "INSERT INTO medianest_operator.migration_runs (id, source, step, plan, lockout)"
+            " VALUES (gen_random_uuid(), 'earlier', 'Applying', '{}', '{}');"
+            "DELETE FROM _prisma_migrations WHERE migration_name = (SELECT max(migration_name) FROM _prisma_migrations)"
+        )
+        (job,) = made.arena.server.all(JOB)
+        killed = {"type": "Failed", "status": "True", "lastTransitionTime": stamp_now(), "reason": "OOMKilled"}
+        made.arena.server.put(JOB, job | {"status": {"startTime": stamp_now(), "conditions": [killed]}})
+        made.arena.services.memory.forget(made.key)
+        await made.arena.run(made.key)
+        assert made.arena.conditions(made.key)["SchemaUpToDate"] == ("False", "MigrationFailed")
+        for condition in ("SchemaUpToDate", "Ready"):
+            message = made.arena.message(made.key, condition)
+            assert message.startswith(CLOSED), message
+            assert "as before" not in message
 
 
 @pytest.mark.parametrize(

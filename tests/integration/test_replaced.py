@@ -91,6 +91,15 @@ async def test_one_that_can_not_be_backed_up_stays_and_says_why(made: Serving) -
     assert f"Database {kept['database']}" in message
     assert FULL in message
     assert [item["reason"] for item in made.arena.events("Warning")].count("BackupFailed") == 1
+    assert "is past keepReplaced (7d), and isn't dropped" in message
+    # Prolonged, it isn't late any more.
+    live = made.arena.server.get(DATABASE, *made.key)
+    spec = live["spec"]
+    made.arena.server.put(DATABASE, live | {"spec": {"backup": spec["backup"] | {"keepReplaced": "30d"}}})
+    await run(made)
+    assert "problem" not in replaced(made)[0]
+    made.arena.server.put(DATABASE, made.arena.server.get(DATABASE, *made.key) | {"spec": spec})
+    await run(made)
     # The hour is over: while it is tried again, it is still told.
     [job] = backing_up(made)
     end(made, job, {"outcome": "Failed", "message": FULL}, succeeded=False)
@@ -102,4 +111,3 @@ async def test_one_that_can_not_be_backed_up_stays_and_says_why(made: Serving) -
     await run(made, 3)
     assert replaced(made) == []
     assert made.arena.conditions(made.key)["BackupsHealthy"][1] != "BackupFailed"
-    assert [item["reason"] for item in made.arena.events("Warning")].count("BackupFailed") == 1

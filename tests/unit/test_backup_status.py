@@ -202,13 +202,75 @@ def test_a_backup_that_one_repository_has_is_the_last_one() -> None:
 
 def test_none_counts_that_was_taken_before_there_was_a_key() -> None:
     keyed = spec(TWO_PLACES | {"backup": TWO_PLACES["backup"] | {"encryption": {"signingSecret": {"name": "keys"}}}})
-    before = collect(spec(), None, [taken("2026-03-03T02:00:00Z", catalog={"volume": {"signed": False}})], NOW)
+    before = collect(spec(), None, [taken("2026-03-03T02:00:00Z", catalog={"volume": {"signed": 0}})], NOW)
     assert told(spec(), before)[0] == "True"
     truth, reason, message = told(keyed, collect(keyed, before, [], NOW))
     assert (truth, reason) == ("Unknown", Reason.NO_BACKUP_YET)
     assert "signingSecret" in message
-    signed = taken("2026-03-04T02:00:00Z", catalog={"volume": {"signed": True}})
+    # The Job of a replaced database has the key, and stored none that would count.
+    of_replaced = taken("2026-03-04T01:00:00Z", tier="replaced", catalog={"volume": {"signed": 0}})
+    assert told(keyed, collect(keyed, before, [of_replaced], NOW))[0] == "Unknown"
+    signed = taken("2026-03-04T02:00:00Z", catalog={"volume": {"signed": 1}})
     assert told(keyed, collect(keyed, before, [signed], NOW))[0] == "True"
+    # An earlier version's Job didn't say.
+    assert told(keyed, collect(keyed, None, [taken("2026-03-03T02:00:00Z")], NOW))[0] == "True"
+
+
+def test_of_two_full_repositories_one_is_left() -> None:
+    """More than twenty are never told: what isn't in the list may still be there, but not in what is no repository."""
+    ids = [f"202603{day:02}T020000Z-daily-{letters}" for day in range(1, 21) for letters in ("aaaa", "bbbb")]
+    newest = {name: [[id_, 1, None, 5] for id_ in ids if id_.endswith(name[0] * 4)] for name in ("aaa", "bbb")}
+    verified = {"backup": "20260320T020000Z-daily-aaaa", "at": "2026-03-20T03:00:00Z"}
+    both = spec({"backup": {"repositories": [{"name": name, "volume": {}} for name in ("aaa", "bbb")]}})
+    catalog = {name: {"count": 20, "newest": newest[name]} for name in newest}
+    catalog["aaa"]["lastVerified"] = verified
+    there = {"aaa": {"ok": True}, "bbb": {"ok": False}}
+    job = taken("2026-03-20T02:00:00Z", catalog=catalog, repositories=there, backup="20260320T020000Z-daily-aaaa")
+    before = collect(both, None, [job], NOW)
+    assert before.verified is not None
+    left = spec({"backup": {"repositories": [{"name": "bbb", "volume": {}}]}})
+    after = collect(left, before, [job], NOW)
+    assert after.verified is None
+    assert after.last is not None
+    assert after.last.id == "20260320T020000Z-daily-bbbb"
+
+
+def test_that_of_a_replaced_database_is_never_the_last() -> None:
+    """Nor a success of its repository."""
+    first = [["20260303T020000Z-daily-aaaa", 1, None, 5]]
+    of_replaced = [["20260304T020000Z-replaced-rrrr", 1, None, 5], *first]
+    catalog = {"volume": {"count": 2, "newest": of_replaced}, "offsite": {"count": 0, "newest": []}}
+    job = taken(
+        "2026-03-03T02:00:00Z", catalog={"offsite": {"newest": held(3)}}, repositories={"offsite": {"ok": True}}
+    )
+    replaced = taken("2026-03-04T02:00:00Z", tier="replaced", catalog=catalog, repositories={"volume": {"ok": True}})
+    backups = collect(spec(), collect(spec(), None, [job], NOW), [replaced], NOW)
+    assert backups.last is not None
+    assert backups.last.tier == "daily"
+    assert {item.name: item.last_success for item in backups.repositories}["volume"] is None
+
+
+def test_what_was_removed_does_not_come_back_beside_a_repository_that_nobody_has_seen() -> None:
+    held_there = {"volume": {"count": 2, "newest": held(3, 4)}}
+    job = taken("2026-03-04T02:00:00Z", catalog=held_there, repositories={"volume": {"ok": True}}, backup=held(4)[0][0])
+    check = dataclasses.replace(
+        taken("2026-03-05T02:00:00Z"), tier=None, result={"catalog": {"volume": {"count": 1, "newest": held(3)}}}
+    )
+    backups = collect(spec(), None, [job], NOW)
+    for _ in range(3):
+        backups = collect(spec(), backups, [job, check], NOW)
+        assert backups.last is not None
+        assert backups.last.id == held(3)[0][0]
+
+
+def test_a_missing_secret_hides_no_failure() -> None:
+    missing = {"offsite": "there is no Secret keys in this namespace"}
+    good = collect(spec(), None, [taken("2026-03-04T02:00:00Z")], NOW)
+    truth, reason, message = told(spec(), good, missing=missing)
+    assert (truth, reason) == ("False", Reason.BACKUP_MISCONFIGURED)
+    assert "No backup can reach every repository: repository offsite: there is no Secret keys" in message
+    bad = collect(spec(), None, [failed("2026-03-04T02:00:00Z", "permission denied for table x")], NOW)
+    assert told(spec(), bad, missing=missing)[1] == Reason.BACKUP_FAILED
 
 
 def test_a_clock_that_was_ahead_once_does_not_spoil_the_moments() -> None:

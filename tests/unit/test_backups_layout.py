@@ -47,6 +47,13 @@ def test_an_id_tells_its_moment(now: datetime, tier: Tier) -> None:
     assert id_moment(new_id(tier, now)) == now.replace(microsecond=0)
 
 
+@pytest.mark.parametrize(
+    "last", ["21700101T000000Z-daily-aaaa", "21981231T235959Z-daily-aaaa", "21991231T235959Z-daily-aaaa"]
+)
+def test_an_id_is_one_whatever_was_there(last: str) -> None:
+    assert id_moment(new_id(Tier.DAILY, NOW, [last])) is not None
+
+
 def test_ids_of_the_same_second_differ() -> None:
     assert len({new_id(Tier.ON_DEMAND, NOW) for _ in range(20)}) == 20
 

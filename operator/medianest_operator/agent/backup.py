@@ -216,7 +216,10 @@ def restore(
     ] = None,
     accept_unsigned: Annotated[
         bool,
-        typer.Option("--accept-unsigned", help="Restore a backup that is named by its id although it isn't signed."),
+        typer.Option(
+            "--accept-unsigned",
+            help="Restore a backup that is named by its id although it isn't signed by the present key.",
+        ),
     ] = False,
     ask_for_extensions: Annotated[
         bool,

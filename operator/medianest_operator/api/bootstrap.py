@@ -34,7 +34,7 @@ class RestoreSource(ApiModel):
     signing_secret: LocalReference | None = None
     """A Secret whose keys have signed backups: then only a signed one is restored."""
     accept_unsigned: bool = False
-    """Restores the backup that is named by its id although it isn't signed."""
+    """Restores the backup that is named by its id although it isn't signed by the present key."""
 
     model_config = with_rules(
         (

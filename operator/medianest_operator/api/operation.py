@@ -74,7 +74,8 @@ class Restore(ApiModel):
     """Objects that may differ from the backup, as the differences of a restore that failed name them, for instance
     `view totals`: they become notes."""
     accept_unsigned: bool = False
-    """Restores the backup that is named by its id although it isn't signed (spec.backup.encryption.signingSecret)."""
+    """Restores the backup that is named by its id although it isn't signed by the present key
+    (spec.backup.encryption.signingSecret)."""
     dry_run: bool = False
     """Changes nothing: says which backup would be taken, what would be lost, how long it takes and whether it fits."""
 

@@ -200,8 +200,8 @@ class RepositoryStatus(ApiModel):
     """Why the last backup isn't there."""
     seen: str | None = None
     """When a Job looked there last."""
-    signed: bool | None = None
-    """Whether it counted only backups that are signed by the present key."""
+    signed: int | None = None
+    """Of these, those that are signed by the key that the Job had, without those of replaced databases."""
 
 
 class Verified(ApiModel):
@@ -295,7 +295,7 @@ class ReplacedDatabase(ApiModel):
     until: str
     """When it is backed up and dropped: keepReplaced after it was replaced."""
     problem: str | None = None
-    """Why it is still there: it couldn't be backed up."""
+    """Why it wasn't dropped when its time was over."""
 
 
 class Certificates(ApiModel):

@@ -85,6 +85,11 @@ def report_backups(namespace: str, name: str, backups: Backups) -> None:
     for tier in backups.tiers:
         _set_time(BACKUP_LAST_SUCCESS, tier.last_success, *key, tier.name)
         _set_time(BACKUP_NEXT, tier.next, *key, tier.name)
+    named = {place.name for place in backups.repositories}
+    for gauge in (BACKUP_STORED, BACKUP_COUNT):
+        for labels in _series(gauge, namespace, name):
+            if labels[2] not in named:
+                _remove(gauge, *labels)
     for place in backups.repositories:
         _set_time(BACKUP_STORED, place.last_success, *key, place.name)
         if place.count is not None:
@@ -92,9 +97,15 @@ def report_backups(namespace: str, name: str, backups: Backups) -> None:
     if backups.last:
         BACKUP_BYTES.labels(*key).set(backups.last.bytes or 0)
         BACKUP_SECONDS.labels(*key).set(backups.last.seconds or 0)
+    else:
+        _remove(BACKUP_BYTES, *key)
+        _remove(BACKUP_SECONDS, *key)
     if backups.verified:
         _set_time(BACKUP_VERIFIED, backups.verified.at, *key)
         BACKUP_RECOVERY_SECONDS.labels(*key).set(backups.verified.seconds or 0)
+    else:
+        _remove(BACKUP_VERIFIED, *key)
+        _remove(BACKUP_RECOVERY_SECONDS, *key)
     BACKUP_FAILED.labels(*key).set(backups.failed is not None)
     BACKUP_VERIFICATION_FAILED.labels(*key).set(backups.verification_failed is not None)
 
@@ -117,9 +128,14 @@ def forget(namespace: str, name: str) -> None:
     for state in ("ready", "desired"):
         _remove(INSTANCES, namespace, name, state)
     for gauge in (BACKUP_LAST_SUCCESS, BACKUP_NEXT, BACKUP_STORED, BACKUP_COUNT):
-        for labels in [tuple(sample.labels.values()) for metric in gauge.collect() for sample in metric.samples]:
-            if labels[:2] == (namespace, name):
-                _remove(gauge, *labels)
+        for labels in _series(gauge, namespace, name):
+            _remove(gauge, *labels)
+
+
+def _series(gauge: Gauge, namespace: str, name: str) -> list[tuple[str, ...]]:
+    """The labels of a database's series."""
+    every = [tuple(sample.labels.values()) for metric in gauge.collect() for sample in metric.samples]
+    return [labels for labels in every if labels[:2] == (namespace, name)]
 
 
 def _remove(gauge: Gauge, *labels: str) -> None:

@@ -102,7 +102,8 @@ class Attempt:
         try:
             parsed = json.loads(text) if text else {}
         except (ValueError, RecursionError):
-            return {"message": text[-_LONGEST:]}
+            # Of a program that ended without a result the last line says why.
+            return {"message": (text.strip().splitlines() or [""])[-1][-_LONGEST:]}
         return parsed if isinstance(parsed, dict) else {}
 
     @property

@@ -34,6 +34,7 @@ _START_WITHIN_SECONDS = 3600
 """A CronJob that could not start for so long leaves that turn out, instead of taking it at some odd hour."""
 _TRIES = 2
 _SOURCE_MOUNT = "/source"
+_OF_EACH_REPOSITORY = frozenset({naming.CONTAINER_BACKUP, naming.CONTAINER_VERIFY})
 
 
 def tier_of(spec: DatabaseSpec, name: TierName) -> Tier:
@@ -347,7 +348,10 @@ def _job(
     Args:
         copies: it makes a copy, in a sandbox.
     """
-    reached, key = repositories.access(names, chosen), repositories.identity(identity)
+    # A restore waits for what it needs; a backup goes into what it can reach.
+    starts_without = container_name in _OF_EACH_REPOSITORY and len(chosen) > 1
+    reached = repositories.access(names, chosen, starts_without=starts_without)
+    key = repositories.identity(identity)
     signs = repositories.signing(signing)
     whose = of or BackupsOf()
     resources = {

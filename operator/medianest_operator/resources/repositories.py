@@ -31,8 +31,12 @@ class Access:
     mounts: tuple[Manifest, ...]
 
 
-def access(names: Names, repositories: Iterable[Repository]) -> Access:
-    """What a Job needs to write and read in these repositories."""
+def access(names: Names, repositories: Iterable[Repository], *, starts_without: bool = False) -> Access:
+    """What a Job needs to write and read in these repositories.
+
+    Args:
+        starts_without: its pod doesn't wait for Secrets that are missing: it can do with the other repositories.
+    """
     arguments: list[str] = []
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
@@ -48,9 +52,8 @@ def access(names: Names, repositories: Iterable[Repository]) -> Access:
             url = _s3_url(repository.s3, folder)
             for what, secret in _secrets(repository.s3).items():
                 name = _volume(repository, what)
-                # Without it the others can still be reached.
-                source = {"secretName": secret.name, "defaultMode": 0o440, "optional": True}
-                volumes.append({"name": name, "secret": source})
+                source = {"secretName": secret.name, "defaultMode": 0o440}
+                volumes.append({"name": name, "secret": source | ({"optional": True} if starts_without else {})})
                 mounts.append({"name": name, "mountPath": f"{folder}/{what}", "readOnly": True})
         arguments += ["--repository", f"{repository.name}={url}"]
     return Access(tuple(arguments), tuple(volumes), tuple(mounts))

@@ -197,7 +197,7 @@ def _whole(value: Any) -> Any:
     return [item for item in value if isinstance(item, list) and len(item) == 4] if isinstance(value, list) else value
 
 
-Newest = tuple[Name, Annotated[int, Field(ge=0, lt=2**63)], bool | None, Annotated[int, Field(gt=-(2**32), lt=2**32)]]
+Newest = tuple[Name, Annotated[int, Field(ge=0, lt=2**63)], bool | None, Annotated[int, Field(gt=-(2**33), lt=2**33)]]
 """A backup: its id, its bytes, whether a test restore of it went well, and the seconds from its id's moment to the
 moment that its contents are of: less than none where a clock had been ahead."""
 
@@ -207,14 +207,14 @@ class Summary(_Read):
 
     Attributes:
         newest: `None` where an earlier version of the program reported.
-        signed: whether only what is signed counts in it.
+        signed: how many of them are signed by the Job's key; none where it had no key.
     """
 
     count: Annotated[int, Field(ge=0, le=2**31)] | None = None
     tiers: dict[Name, TierSummary] = {}
     last_verified: Verified | None = None
     newest: Annotated[list[Newest] | None, BeforeValidator(_whole)] = None
-    signed: bool | None = None
+    signed: Annotated[int, Field(ge=0, le=2**31)] | None = None
 
 
 class Check(_Read):

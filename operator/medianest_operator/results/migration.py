@@ -186,10 +186,12 @@ class Rollback(_Frozen):
     @property
     def by(self) -> str:
         """How, in words that follow `rolled back`; empty where nothing but the transaction had to be."""
-        if self.strategy == "Transaction":
-            return ""
-        executed = f" ({'; '.join(self.statements)})" if self.statements else ""
-        return f" by {self.strategy.lower()}{executed}"
+        return "" if self.strategy == "Transaction" else f" by {self.strategy.lower()}"
+
+    @property
+    def executed(self) -> str:
+        """What the inverse executed, as a sentence that follows another one; empty where there is nothing to say."""
+        return f" Executed to go back: {'; '.join(self.statements)}." if self.statements else ""
 
 
 class StoredBackup(_Frozen):
@@ -262,6 +264,8 @@ class MigrationResult(_Frozen):
             "applied": (), "pending": (), "warnings": (), "rehearsal": None, "stored_backup": None, "steps": ()
         }  # fmt: skip
         bare = self._shortened(60).model_copy(update=left_out)
+        if bare.rollback is not None:
+            bare = bare.model_copy(update={"rollback": bare.rollback.model_copy(update={"statements": ()})})
         return bare.model_dump_json(exclude_none=True)
 
     def _shortened(self, longest: int) -> MigrationResult:
@@ -274,7 +278,10 @@ class MigrationResult(_Frozen):
             }
         )
         rollback = self.rollback and self.rollback.model_copy(
-            update={"verification": shorten(self.rollback.verification, longest)}
+            update={
+                "verification": shorten(self.rollback.verification, longest),
+                "statements": tuple(shorten(statement, longest // 4) for statement in self.rollback.statements[:items]),
+            }
         )
         rehearsal = self.rehearsal and self.rehearsal.model_copy(update={"locks": self.rehearsal.locks[:items]})
         return self.model_copy(

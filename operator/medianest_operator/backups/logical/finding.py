@@ -111,7 +111,9 @@ def choose(
         text = "; ".join(dict.fromkeys([*problems, *found.failures.values(), *_others(found)]))
         raise RunFailure(Reason.NO_SUCH_BACKUP, f"{text}.", transient=bool(found.failures) and found.transient)
     newest = max(backup.id for _, backup in places)
-    return [(repository, backup) for repository, backup in places if backup.id == newest]
+    found_in = [(repository, backup) for repository, backup in places if backup.id == newest]
+    # What is accepted unsigned is no match for a copy of it that is signed.
+    return [place for place in found_in if place[1].is_authentic] or found_in
 
 
 def _read(repository: Repository, wanted: Wanted) -> Catalog:

@@ -51,7 +51,7 @@ class RestoreOptions:
         strict: refuse what this role can't bring back as it was, unless it is accepted; otherwise it is only told.
         accepted: labels of objects that may differ, or may be lost (`CatalogObject.label`).
         asks: give up at once where somebody else could make extensions beforehand, and say which.
-        accept_unsigned: restore a backup that is named by its id although it isn't signed.
+        accept_unsigned: restore a backup that is named by its id although it isn't signed by the present key.
         conninfo: the target's, for libpq; empty: its variables.
         wait: seconds that the server gets to let us in.
         before: only backups whose contents are of this moment or an earlier one.

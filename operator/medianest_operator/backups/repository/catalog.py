@@ -34,6 +34,7 @@ LATEST_VERIFIED = "latest-verified"
 _READERS = 4
 _MOST_LOST = 10
 _MOST_SHOWN = 20
+_STRANGE = "its signature is by another key, or it was changed"
 _ACCEPT = "To restore it all the same, accept that it is unsigned (acceptUnsigned, --accept-unsigned)"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -182,7 +183,7 @@ class Catalog:
             which: `latest`, the newest complete one that no restore has shown to be bad; `latest-verified`, the newest
                 one that a restore has shown to be good; or an id.
             needs: the format of a file that it has to have.
-            accept_unsigned: take one that is named by its id although it has no signature.
+            accept_unsigned: take one that is named by its id although it has no signature, or another key's.
             but: ids that are neither the latest nor the latest verified.
 
         Raises:
@@ -211,11 +212,10 @@ class Catalog:
             raise CatalogError(f"{where} has no backup {which}; {self._told()}")
         if found.state is State.INCOMPLETE:
             raise CatalogError(f"{where}: {which} is no backup: it has no manifest, so it never was complete")
-        if found.signature is Signature.WRONG and found.state is State.DAMAGED and accept_unsigned:
-            # By a key that is lost, perhaps: its contents are compared with its manifest as ever.
-            return found
-        if found.state is State.DAMAGED:
-            how = f". {_ACCEPT}" if found.signature is Signature.WRONG else ""
+        # By a key that is lost, perhaps: its contents are compared with its manifest as ever.
+        is_strange = found.reason == _STRANGE
+        if found.state is State.DAMAGED and not (is_strange and accept_unsigned):
+            how = f". {_ACCEPT}" if is_strange else ""
             raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}{how}")
         if found.state is State.NEWER:
             raise CatalogError(f"{where}: the backup {which} can't be read by this version: {found.reason}")
@@ -244,7 +244,9 @@ class Catalog:
             "bytes": sum(backup.bytes for backup in complete),
             "tiers": tiers,
             "newest": [_in_short(backup) for backup in complete[: -_MOST_SHOWN - 1 : -1]],
-            "signed": bool(self.repository.keys),
+            "signed": sum(
+                backup.signature is Signature.GOOD and backup.tier is not Tier.REPLACED for backup in complete
+            ),
         }
         verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]
         if verified and (verification := verified[-1].verification) is not None:
@@ -266,8 +268,8 @@ class Catalog:
         if not count:
             return ""
         return (
-            f"; {count} of them {'is' if count == 1 else 'are'} not signed by the present key, and so taken by id"
-            " alone, where that is accepted (acceptUnsigned). Take a new backup to have a signed one"
+            f"; {count} of them {'is' if count == 1 else 'are'} not signed by the present key, and can only be restored"
+            " by id, with acceptUnsigned. Take a new backup to have a signed one"
         )
 
     def _told(self) -> str:
@@ -393,8 +395,6 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
         "verification": verification,
         "is_unclear": verification is None and layout.VERIFICATION in files,
     }
-    if manifest.signature is Signature.WRONG:
-        return Backup(**common, state=State.DAMAGED, reason="its signature is by another key, or it was changed")
     for file in manifest.files:
         stored = files.get(file.name)
         if stored is None:
@@ -402,6 +402,8 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
         if stored.size != file.bytes:
             reason = f"{file.name} has {stored.size} bytes, and had {file.bytes} when it was stored"
             return Backup(**common, state=State.DAMAGED, reason=reason)
+    if manifest.signature is Signature.WRONG:
+        return Backup(**common, state=State.DAMAGED, reason=_STRANGE)
     return Backup(**common, state=State.COMPLETE)
 
 

@@ -55,7 +55,7 @@ class Tier(StrEnum):
 PRE_MIGRATION_KEPT = 3
 """How many backups of migrations stay: the newest."""
 
-_OUR_YEARS = (2000, 2200)
+_OUR_YEARS = range(2000, 2200)
 """No clock is so wrong as to be outside: what bears such a moment is somebody else's folder."""
 _ID = re.compile(rf"(\d{{8}}T\d{{6}}Z)-({'|'.join(Tier)})(?:-[a-z0-9]{{1,16}})?")
 
@@ -176,7 +176,8 @@ def new_id(tier: Tier, now: datetime, existing: Iterable[str] = ()) -> str:
     """
     moment = now.astimezone(UTC).replace(microsecond=0)
     for known in map(id_moment, existing):
-        if known is not None and known >= moment:
+        # After the last of them there is no later one.
+        if known is not None and known >= moment and known.year < _OUR_YEARS[-1]:
             moment = known + timedelta(seconds=1)
     return f"{moment:{_STAMP}}-{tier}-{token()}"
 
@@ -190,7 +191,7 @@ def id_moment(text: str) -> datetime | None:
         moment = datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
-    return moment if _OUR_YEARS[0] <= moment.year < _OUR_YEARS[1] else None
+    return moment if moment.year in _OUR_YEARS else None
 
 
 def id_tier(text: str) -> Tier | None:

@@ -150,7 +150,7 @@ def way_back(
         verified=verification.is_equal,
         verification=verification.describe(),
         milliseconds=round((time.monotonic() - started) * 1000),
-        statements=_shown(reverted.statements),
+        statements=_shown(reverted.statements) if reverted.strategy is Strategy.INVERSE else (),
     )
     work.report(f"rolled back by {reverted.strategy.lower()}: {rollback.verification}")
     with connection.transaction():
@@ -275,7 +275,8 @@ def _shown(statements: Sequence[str]) -> tuple[str, ...]:
 
 def _cut_off(rollback: Rollback, locked_out: bool) -> str:
     message = f"The run was cut off and rolled back{rollback.by}: {rollback.verification}."
-    return message if rollback.verified else f"{access(locked_out)} {message} {UNVERIFIED_ADVICE}"
+    told = message if rollback.verified else f"{access(locked_out)} {message} {UNVERIFIED_ADVICE}"
+    return f"{told}{rollback.executed}"
 
 
 class Recovery:

@@ -59,7 +59,7 @@ class Reverted:
     cleared: bool = False
     """Whether all that is the role's own was dropped and restored, rather than rows alone brought back."""
     statements: tuple[str, ...] = ()
-    """What the inverse executed, in order: what somebody else made beside the run may be among it."""
+    """What the inverse executed, what it dropped first: what somebody else made beside the run may be among it."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ class Revert:
         if self._held and not reverted.verification.is_equal:
             found = reverted.verification
             reverted = replace(reverted, verification=replace(found, differences=(*self._held, *found.differences)))
-        return replace(reverted, cleared=self._cleared, statements=tuple(self._executed))
+        executed = sorted(self._executed, key=lambda statement: not statement.startswith("DROP "))
+        return replace(reverted, cleared=self._cleared, statements=tuple(executed))
 
     def _ways(self) -> Iterator[tuple[Strategy, Callable[[], bool]]]:
         if not self._changed:
@@ -210,7 +211,8 @@ class Revert:
             if statement in relations and (built := built_on(self._connection, relations[statement])):
                 self._held.insert(0, f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}")
                 continue
-            self._try(statement, holders.get(statement))
+            if self._try(statement, holders.get(statement)):
+                self._executed.append(statement)
         return True
 
     def _by_rights_alone(self) -> bool:
@@ -264,22 +266,22 @@ class Revert:
         self._held += [line for line in held if line not in self._held]
         return bool(held)
 
-    def _try(self, statement: str, holder: CatalogObject | None = None) -> None:
-        """Run a statement; whether it did what it should the verification says.
+    def _try(self, statement: str, holder: CatalogObject | None = None) -> bool:
+        """Run a statement; whether it did what it should the verification says. Returns whether it was executed.
 
         Args:
             holder: what it drops, which is looked at before, under the same lock.
         """
         self._report(f"reverting: {statement}")
         try:
-            if self._execute_patiently(statement, holder):
-                self._executed.append(statement)
+            return self._execute_patiently(statement, holder)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(f"{statement} gets no lock: {error.diag.message_primary}") from error
         except psycopg.Error as error:
             if self._connection.broken:
                 raise
             self._report(f"that failed: {error.diag.message_primary or error}")
+            return False
 
     def _execute_patiently(self, statement: str, holder: CatalogObject | None) -> bool:
         """Returns whether it was executed: what holds others' rows is held."""

@@ -92,11 +92,11 @@ def _end(cause: Failure | RunError, text: str, rollback: Rollback, locked_out: b
         return RunError(
             Reason.ROLLBACK_UNVERIFIED,
             f"{access(locked_out)} {text} Its rollback could not be verified: {rollback.verification}."
-            f" {UNVERIFIED_ADVICE}",
+            f" {UNVERIFIED_ADVICE}{rollback.executed}",
             cause.failed,
         )
     return RunError(
         cause.reason,
-        f"{text} It was rolled back{rollback.by}: {rollback.verification}. {advice(cause.reason)}",
+        f"{text} It was rolled back{rollback.by}: {rollback.verification}. {advice(cause.reason)}{rollback.executed}",
         cause.failed,
     )

@@ -72,6 +72,7 @@ class Replaced:
         for name, mark in kept.items():
             keep = mark.keep or self._run.spec.backup.keep_replaced
             if now is None or now - mark.moment < to_days(keep):
+                self.problems.pop(name, None)
                 await self._end_readers(name)
             else:
                 told += await self._let_go(name, mark.moment, now, keep)
@@ -103,8 +104,8 @@ class Replaced:
             return []
         why = str(attempt.result.get("message") or f"Job {attempt.name} left no result").rstrip(".")
         self.problems[name] = (
-            f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, has had its time, and stays, since it"
-            f" can't be backed up: {why}. It is tried again every hour; to let it go as it is, drop it."
+            f"Database {name}, which a restore replaced on {since:%Y-%m-%d}, is past keepReplaced ({keep}), and isn't"
+            f" dropped, because its backup fails: {why}. It is tried again every hour; drop it yourself to discard it."
         )
         if attempt.age >= _AGAIN:
             await attempt.discard()

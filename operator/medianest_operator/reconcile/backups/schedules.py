@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pydantic
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _SECRETS_EVERY: Final = 60.0
 """Seconds after which the Secrets that Jobs need are looked for again."""
+_JUST_NOW: Final = timedelta(seconds=60)
 _REPORT_EVERY: Final = 600.0
 """Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
 
@@ -59,23 +60,27 @@ async def reconcile(run: Run) -> Outcome:
                 await run.services.applier.apply(CRON_JOB, cron_job)
     except Permanent as error:
         return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
-    names = {cron_job["metadata"]["name"] for cron_job in wanted}
+    names, waits = {cron_job["metadata"]["name"] for cron_job in wanted}, False
     for live in run.services.cache.of_database(CRON_JOB, run.key):
         # What it started goes with it, and so does what a person made of it (`kubectl create job --from`).
-        if live["metadata"]["name"] not in names and not _is_at_work(run, live):
-            await run.services.applier.delete(CRON_JOB, live)
-    looks = bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec)
+        if live["metadata"]["name"] not in names:
+            if _is_at_work(run, live):
+                waits = True
+            else:
+                await run.services.applier.delete(CRON_JOB, live)
+    looks = waits or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
     return Outcome(facts=(await _possible(run),), next_look=_SECRETS_EVERY if looks else None)
 
 
 def _is_at_work(run: Run, cron_job: Manifest) -> bool:
-    """Whether a Job of it has yet to end."""
+    """Whether a Job of it has yet to end, or ended just now: the status has yet to learn what it came to."""
     uid = cron_job["metadata"].get("uid")
-    return any(
-        Attempt(run, job).is_running
+    attempts = [
+        Attempt(run, job)
         for job in run.backup_jobs
         if any(owner.get("uid") == uid for owner in job["metadata"].get("ownerReferences", []))
-    )
+    ]
+    return any(attempt.is_running or attempt.age < _JUST_NOW for attempt in attempts)
 
 
 def _is_made_later(run: Run, cron_job: Manifest) -> bool:

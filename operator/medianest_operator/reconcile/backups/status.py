@@ -77,8 +77,8 @@ class State:
         problem: why no backup can be taken at all, in words.
         overdue: series whose time has passed without one.
         never: schedules that no moment fits, with their fields, in words.
-    missing: repositories that no Job can reach, each with what is missing, in words.
-    replaced: databases that a restore has replaced.
+        missing: repositories that no Job can reach, each with what is missing, in words.
+        replaced: databases that a restore has replaced.
     """
 
     backups: api.Backups
@@ -112,14 +112,17 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     present = [job for job in jobs if job.is_of_present]
     backups = [job for job in present if job.tier is not None]
     good = [job for job in backups if _is_in(spec, job)]
-    last = _last(good[-1]) if good else None
+    last, holders = (_last(good[-1]), _holders(good[-1])) if good else (None, frozenset[str]())
     repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
-    gone = {item.id for item in before.newest} - {item.id for item in newest} if len(newest) < _KEPT else set()
+    # Of more than are told the older ones may still be there.
+    oldest = newest[-1].id if len(newest) == _KEPT else ""
+    gone = {item.id for item in before.newest if item.id > oldest} - {item.id for item in newest}
     if before.last and (last is None or before.last.at >= last.at):
+        holders = holders if last and before.last.id == last.id else frozenset()
         last = before.last
     checks = [job for job in present if "verification" in job.result or job.tier is None]
     return api.Backups(
-        last=_still_there(last, repositories, newest, gone),
+        last=_still_there(last, holders, repositories, newest, gone),
         tiers=_tiers(spec, before, good, now),
         repositories=repositories,
         newest=newest,
@@ -139,6 +142,11 @@ def _is_in(spec: DatabaseSpec, job: EndedJob) -> bool:
     return not told or any(told.get(item.name, {}).get("ok") for item in spec.backup.repositories)
 
 
+def _holders(job: EndedJob) -> frozenset[str]:
+    """The repositories that its backup reached; none where it doesn't say."""
+    return frozenset(name for name, told in job.result.get("repositories", {}).items() if told.get("ok"))
+
+
 def _last(job: EndedJob) -> api.LastBackup:
     told = job.result
     return api.LastBackup(
@@ -154,6 +162,7 @@ def _last(job: EndedJob) -> api.LastBackup:
 
 def _still_there(
     last: api.LastBackup | None,
+    holders: Collection[str],
     repositories: Sequence[api.RepositoryStatus],
     newest: Sequence[api.KeptBackup],
     gone: Collection[str],
@@ -161,10 +170,11 @@ def _still_there(
     """The last one that there is, where somebody removed the last one that was taken, or the repository that had it."""
     if last is None or any(item.id == last.id for item in newest):
         return last
-    if last.id not in gone and any(item.seen is None or item.seen < last.at for item in repositories):
+    where = [item for item in repositories if not holders or item.name in holders]
+    if last.id not in gone and any(item.seen is None or item.seen < last.at for item in where):
         return last
-    if newest:
-        first = newest[0]
+    first = next((item for item in newest if item.tier != layout.Tier.REPLACED), None)
+    if first is not None:
         # How large its dump is was not said: `newest` counts all its files.
         return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at)
     return None if last.id in gone or all(item.count == 0 for item in repositories) else last
@@ -229,7 +239,8 @@ def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJ
             known = found.get(name)
             if known is not None and known.seen is not None and known.seen > job.finished:
                 continue
-            good = bool(told[name].get("ok")) if name in told else None
+            # That a replaced database was stored says nothing of the series.
+            good = bool(told[name].get("ok")) if name in told and job.is_of_present else None
             summary = summaries.get(name, {})
             found[name] = api.RepositoryStatus(
                 name=name,
@@ -287,7 +298,7 @@ def _verified(
     # Of more than that the older ones aren't told.
     knows_all = 0 < len(newest) < _KEPT
     best = before.verified
-    if best and (best.backup in gone or (knows_all and best.backup not in there)):
+    if best and (best.repository not in named or best.backup in gone or (knows_all and best.backup not in there)):
         best = None
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
@@ -348,10 +359,6 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
     backups = state.backups
     if state.problem:
         return "False", Reason.BACKUP_MISCONFIGURED, f"No backup can be taken: {state.problem}."
-    if state.missing:
-        what = "; ".join(f"repository {name}: {why}" for name, why in sorted(state.missing.items()))
-        message = f"Backups go into the other repositories alone: {what}. {_fallback(backups)}"
-        return "False", Reason.BACKUP_MISCONFIGURED, message
     if state.never:
         message = f"{'; '.join(state.never)}: no month that it names has such a day. {_fallback(backups)}"
         return "False", Reason.BACKUP_MISCONFIGURED, message
@@ -366,22 +373,28 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         failed = backups.failed
         return "False", Reason.BACKUP_FAILED, f"{_sentence(failed.message)} See Job {failed.job}. {_fallback(backups)}"
     if kept := [item for item in state.replaced if item.problem]:
-        return "False", Reason.BACKUP_FAILED, f"{_sentence(str(kept[0].problem))} {_fallback(backups)}"
+        more = f" So do {len(kept) - 1} more (status.replaced)." if len(kept) > 1 else ""
+        return "False", Reason.BACKUP_FAILED, f"{_sentence(str(kept[0].problem))}{more} {_fallback(backups)}"
     if state.overdue:
         series = ", ".join(state.overdue)
         return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
     if spec.backup.suspend:
         message = f"spec.backup.suspend is true: no backup is scheduled. {_fallback(backups)}"
         return "False", Reason.BACKUPS_SUSPENDED, message
+    if state.missing:
+        what = "; ".join(f"repository {name}: {why}" for name, why in sorted(state.missing.items()))
+        message = f"No backup can reach every repository: {what}. {_fallback(backups)}"
+        return "False", Reason.BACKUP_MISCONFIGURED, message
     if backups.last is None:
         coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
         when = f"The first is taken at {coming}." if coming else "None is scheduled."
         return "Unknown", Reason.NO_BACKUP_YET, f"There is no backup yet. {when}"
-    if spec.backup.signing_secret and not any(item.signed for item in backups.repositories):
+    signed = [item.signed for item in backups.repositories if item.signed is not None]
+    if spec.backup.signing_secret and signed and not any(signed):
         coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
         message = (
-            "No backup counts yet: none was taken since spec.backup.signingSecret is set, and one without a signature"
-            " is restored by its id alone, where that is accepted (acceptUnsigned)."
+            "No backup has been taken since spec.backup.encryption.signingSecret was set, and one without a signature"
+            " can only be restored by id, with acceptUnsigned."
             f" {f'The next one is taken at {coming}; take' if coming else 'Take'} one now with a MediaNestBackup."
         )
         return "Unknown", Reason.NO_BACKUP_YET, message

@@ -361,7 +361,9 @@ def _outcome(run: Run, schema: Schema, state: MigrationState | None) -> Outcome:
     # A drifted schema serves, and whoever changed it may have had a reason: it doesn't take Ready away.
     if not state.is_up_to_date:
         message = state.message
-        if state.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED} and schema.history.version:
+        closed = schema.last_run is not None and schema.last_run.keeps_locked_out
+        is_over = state.reason in {Reason.MIGRATION_ROLLED_BACK, Reason.MIGRATION_FAILED}
+        if is_over and not closed and schema.history.version:
             message = _serving_as_before(run, schema, state)
         obstacle = Verdict("False", state.reason, message)
     return Outcome(
