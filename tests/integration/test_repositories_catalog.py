@@ -270,7 +270,7 @@ class TestCleanup:
         for path in reached:
             repository.write(path, [b"1"])
         assert one(repository, place).state is State.INCOMPLETE
-        found = {"count": 0, "bytes": 0, "tiers": {}, "newest": [], "incomplete": 1}
+        found = {"count": 0, "bytes": 0, "tiers": {}, "newest": [], "signed": 0, "incomplete": 1}
         assert Catalog.read(repository).summary() == found
         with pytest.raises(CatalogError, match="it has no complete backup of this database"):
             Catalog.read(repository).choose("latest")

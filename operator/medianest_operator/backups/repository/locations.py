@@ -193,8 +193,8 @@ def _contents(location: Location, path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise RepositoryError(
-            f"repository {location.name}: there is no file {path}; in a Job it is the key {path.name} of the Secret"
-            " that spec.backup.repositories names"
+            f"repository {location.name}: {path}: No such file or directory; in a Job it is the key {path.name} of the"
+            " Secret that spec.backup.repositories names"
         ) from error
     except OSError as error:
         raise RepositoryError(f"repository {location.name}: {path}: {os.strerror(error.errno or 0)}") from error
