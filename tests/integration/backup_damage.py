@@ -111,7 +111,7 @@ def _one_of_two(arena: Arena) -> None:
     """The other repository keeps its backup, and the run fails all the same."""
     _, repository = _bucket(arena, status(500, method="PUT"))
     result = arena.backup(arena.bench.open(), repository)
-    failed(result, "RepositoryFailed", "the server fails", "It is in main", outcome="Transient")
+    failed(result, "RepositoryFailed", "the server fails", "The backup is in main", outcome="Transient")
     assert {name: item["ok"] for name, item in result.more["repositories"].items()} == {"main": True, "bucket": False}
 
 
@@ -222,7 +222,7 @@ def _volume_full_in_the_middle(arena: Arena) -> None:
             answer = arena.start().end()
         finally:
             arena.bench.repositories.pop()
-        failed(answer, "RepositoryFailed", "no space is left", "It is in main", outcome="Failed")
+        failed(answer, "RepositoryFailed", "no space is left", "The backup is in main", outcome="Failed")
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from integration.loops import NAMESPACE
 from integration.postgres_server import Database
-from integration.serving import Serving
+from integration.serving import Serving, serving
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import JOB, OPERATION, POD, Manifest
+from medianest_operator.kubernetes.kinds import DATABASE, JOB, OPERATION, POD, Manifest
 
 REPOSITORY = {"name": "nas", "volume": {"claimName": "nas"}}
 TAKEN = "20261122T020000Z-daily-aaaa"
@@ -31,6 +33,16 @@ def remove(made: Serving, kind: Any, name: str) -> None:
         owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences", [])}
         if gone["metadata"]["uid"] in owners:
             remove(made, JOB if item["kind"] == JOB.kind else POD, item["metadata"]["name"])
+
+
+@contextlib.asynccontextmanager
+async def serving_with_backups() -> AsyncIterator[Serving]:
+    """A Ready database that has a repository."""
+    async with serving() as made:
+        live = made.arena.server.get(DATABASE, *made.key)
+        made.arena.server.put(DATABASE, live | {"spec": {"backup": {"repositories": [REPOSITORY]}}})
+        await run(made)
+        yield made
 
 
 async def restore(made: Serving) -> None:

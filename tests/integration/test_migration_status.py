@@ -41,17 +41,19 @@ async def test_a_run_says_that_it_is_done_once_its_job_is() -> None:
         assert (done["outcome"], done["message"]) == ("Applied", "Applied 3 migrations.")
 
 
+LEFT_LOCKED_OUT = (
+    "INSERT INTO medianest_operator.migration_runs (id, source, step, plan, lockout)"
+    " VALUES (gen_random_uuid(), 'earlier', 'Applying', '{}', '{}');"
+    "DELETE FROM _prisma_migrations WHERE migration_name = (SELECT max(migration_name) FROM _prisma_migrations)"
+)
+"""As a run leaves it that was killed with the last migration before it."""
 CLOSED = "The application is locked out of its database."
 NO_SOURCE = {"migrations": {"source": {"configMap": {"name": "gone"}}}}
 
 
 async def test_a_job_that_ended_without_a_word_does_not_open_the_database() -> None:
     async with serving() as made:
-        made.database.execute(
-            "INSERT INTO medianest_operator.migration_runs (id, source, step, plan, lockout)"
-            " VALUES (gen_random_uuid(), 'earlier', 'Applying', '{}', '{}');"
-            "DELETE FROM _prisma_migrations WHERE migration_name = (SELECT max(migration_name) FROM _prisma_migrations)"
-        )
+        made.database.execute(LEFT_LOCKED_OUT)
         (job,) = made.arena.server.all(JOB)
         killed = {"type": "Failed", "status": "True", "lastTransitionTime": stamp_now(), "reason": "OOMKilled"}
         made.arena.server.put(JOB, job | {"status": {"startTime": stamp_now(), "conditions": [killed]}})
@@ -76,11 +78,7 @@ async def test_a_lockout_that_was_left_comes_first_whoever_speaks(
 ) -> None:
     """A Job that can't connect, or none at all, can't say it."""
     async with serving() as made:
-        made.database.execute(
-            "INSERT INTO medianest_operator.migration_runs (id, source, step, plan, lockout)"
-            " VALUES (gen_random_uuid(), 'earlier', 'Applying', '{}', '{}');"
-            "DELETE FROM _prisma_migrations WHERE migration_name = (SELECT max(migration_name) FROM _prisma_migrations)"
-        )
+        made.database.execute(LEFT_LOCKED_OUT)
         live = made.arena.server.get(DATABASE, *made.key)
         made.arena.server.put(DATABASE, live | {"spec": spec})
         for _ in range(2):

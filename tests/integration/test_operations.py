@@ -28,17 +28,14 @@ from integration.operations import (
     run,
     status,
 )
-from integration.serving import Serving, serving
+from integration.serving import Serving
 from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import DATABASE, JOB, OPERATION
 
 
 @pytest.fixture
 async def made() -> AsyncIterator[Serving]:
-    async with serving() as found:
-        live = found.arena.server.get(DATABASE, *found.key)
-        found.arena.server.put(DATABASE, live | {"spec": {"backup": {"repositories": [REPOSITORY]}}})
-        await run(found)
+    async with operations.serving_with_backups() as found:
         yield found
 
 

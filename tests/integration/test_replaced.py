@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from integration.operations import REPOSITORY, TAKEN, ask, databases, end, jobs, kept_for, restore, run, status
-from integration.serving import Serving, serving
+from integration import operations
+from integration.operations import TAKEN, ask, databases, end, jobs, kept_for, restore, run, status
+from integration.serving import Serving
 from medianest_operator import naming
 from medianest_operator.kubernetes.kinds import DATABASE, Manifest
 from medianest_operator.timestamps import stamp_now
@@ -19,10 +20,7 @@ FULL = "repository nas: could not write: No space left on device"
 
 @pytest.fixture
 async def made() -> AsyncIterator[Serving]:
-    async with serving() as found:
-        live = found.arena.server.get(DATABASE, *found.key)
-        found.arena.server.put(DATABASE, live | {"spec": {"backup": {"repositories": [REPOSITORY]}}})
-        await run(found)
+    async with operations.serving_with_backups() as found:
         yield found
 
 

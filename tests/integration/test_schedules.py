@@ -38,7 +38,7 @@ async def test_a_secret_of_one_repository_stops_no_backup_into_the_others() -> N
         key = made.make("db", {})
         truth, reason, message = await backups(made, key, repositories=[VOLUME, BUCKET])
         assert (truth, reason) == ("False", "BackupMisconfigured")
-        assert "No backup can reach every repository: repository offsite: there is no Secret keys" in message
+        assert "No backup gets into repository offsite: there is no Secret keys" in message
         # The pod starts without it.
         daily = cron_jobs(made)["db-daily"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         [credentials] = [item["secret"] for item in daily["volumes"] if item["name"] == "credentials-offsite"]

@@ -156,7 +156,8 @@ def test_what_somebody_removed_is_neither_the_last_nor_the_verified_one() -> Non
     def job(day: int, *there: int, verified: int) -> EndedJob:
         told = {"backup": held(verified)[0][0], "at": f"2026-03-{verified:02}T03:00:00Z", "seconds": 1.0}
         catalog = {
-            name: {"count": len(there), "newest": held(*there), "lastVerified": told} for name in ("volume", "offsite")
+            name: {"count": len(there), "newest": held(*there, verified=True), "lastVerified": told}
+            for name in ("volume", "offsite")
         }
         return taken(f"2026-03-{day:02}T02:00:00Z", catalog=catalog, backup=held(day)[0][0])
 
@@ -178,7 +179,7 @@ def test_what_somebody_removed_is_neither_the_last_nor_the_verified_one() -> Non
 
 def test_a_repository_that_is_left_takes_its_backups_with_it() -> None:
     verified = {"backup": held(4)[0][0], "at": "2026-03-04T03:00:00Z"}
-    catalog = {"volume": {"count": 1, "newest": held(4), "lastVerified": verified}}
+    catalog = {"volume": {"count": 1, "newest": held(4, verified=True), "lastVerified": verified}}
     job = taken("2026-03-04T02:00:00Z", catalog=catalog, repositories={"volume": {"ok": True}}, backup=held(4)[0][0])
     before = collect(spec(), None, [job], NOW)
     assert before.verified is not None
@@ -187,6 +188,40 @@ def test_a_repository_that_is_left_takes_its_backups_with_it() -> None:
         backups = collect(other, known, [job], NOW)
         assert (backups.last, backups.verified, backups.newest) == (None, None, [])
         assert told(other, backups)[:2] == ("Unknown", Reason.NO_BACKUP_YET)
+
+
+def test_what_is_verified_no_more_is_not_the_verified_one() -> None:
+    """A key came that didn't sign it; or another restore of it failed."""
+    id_ = held(4)[0][0]
+    told_before = {"backup": id_, "at": "2026-03-04T03:00:00Z"}
+    both = ("volume", "offsite")
+    first = taken(
+        "2026-03-04T02:00:00Z", backup=id_,
+        catalog={name: {"newest": held(4, verified=True), "lastVerified": told_before} for name in both},
+    )  # fmt: skip
+    before = collect(spec(), None, [first], NOW)
+    assert before.verified is not None
+    for verified in (None, False):
+        later = taken("2026-03-05T02:00:00Z", catalog={name: {"newest": held(4, verified=verified)} for name in both})
+        after = collect(spec(), before, [first, later], NOW)
+        assert after.newest[0].verified is verified
+        assert after.verified is None
+    # One good copy is enough.
+    later = taken("2026-03-05T02:00:00Z", catalog={"volume": {"newest": held(4, verified=None)}})
+    assert collect(spec(), before, [first, later], NOW).verified is not None
+
+
+def test_a_copy_in_the_repository_that_is_left_is_as_good() -> None:
+    id_ = held(4)[0][0]
+    catalog: dict[str, Any] = {name: {"count": 1, "newest": held(4, verified=True)} for name in ("volume", "offsite")}
+    catalog["volume"]["lastVerified"] = {"backup": id_, "at": "2026-03-04T03:00:00Z"}
+    job = taken("2026-03-04T02:00:00Z", catalog=catalog, backup=id_)
+    before = collect(spec(), None, [job], NOW)
+    left = spec({"backup": {"repositories": [{"name": "offsite", "s3": {"bucket": "backups"}}]}})
+    after = collect(left, before, [job], NOW)
+    assert after.last is not None
+    assert after.verified is not None
+    assert (after.last.id, after.verified.backup, after.verified.repository) == (id_, id_, "offsite")
 
 
 def test_a_backup_that_one_repository_has_is_the_last_one() -> None:
@@ -219,7 +254,7 @@ def test_none_counts_that_was_taken_before_there_was_a_key() -> None:
 def test_of_two_full_repositories_one_is_left() -> None:
     """More than twenty are never told: what isn't in the list may still be there, but not in what is no repository."""
     ids = [f"202603{day:02}T020000Z-daily-{letters}" for day in range(1, 21) for letters in ("aaaa", "bbbb")]
-    newest = {name: [[id_, 1, None, 5] for id_ in ids if id_.endswith(name[0] * 4)] for name in ("aaa", "bbb")}
+    newest = {name: [[id_, 1, True, 5] for id_ in ids if id_.endswith(name[0] * 4)] for name in ("aaa", "bbb")}
     verified = {"backup": "20260320T020000Z-daily-aaaa", "at": "2026-03-20T03:00:00Z"}
     both = spec({"backup": {"repositories": [{"name": name, "volume": {}} for name in ("aaa", "bbb")]}})
     catalog = {name: {"count": 20, "newest": newest[name]} for name in newest}
@@ -268,9 +303,12 @@ def test_a_missing_secret_hides_no_failure() -> None:
     good = collect(spec(), None, [taken("2026-03-04T02:00:00Z")], NOW)
     truth, reason, message = told(spec(), good, missing=missing)
     assert (truth, reason) == ("False", Reason.BACKUP_MISCONFIGURED)
-    assert "No backup can reach every repository: repository offsite: there is no Secret keys" in message
+    assert "No backup gets into repository offsite: there is no Secret keys" in message
     bad = collect(spec(), None, [failed("2026-03-04T02:00:00Z", "permission denied for table x")], NOW)
-    assert told(spec(), bad, missing=missing)[1] == Reason.BACKUP_FAILED
+    _, reason, message = told(spec(), bad, missing=missing)
+    assert reason == Reason.BACKUP_FAILED
+    assert message.startswith("permission denied for table x. See Job medianest-daily-2.")
+    assert "there is no Secret keys" in message
 
 
 def test_a_clock_that_was_ahead_once_does_not_spoil_the_moments() -> None:

@@ -264,8 +264,6 @@ class MigrationResult(_Frozen):
             "applied": (), "pending": (), "warnings": (), "rehearsal": None, "stored_backup": None, "steps": ()
         }  # fmt: skip
         bare = self._shortened(60).model_copy(update=left_out)
-        if bare.rollback is not None:
-            bare = bare.model_copy(update={"rollback": bare.rollback.model_copy(update={"statements": ()})})
         return bare.model_dump_json(exclude_none=True)
 
     def _shortened(self, longest: int) -> MigrationResult:

@@ -323,7 +323,7 @@ class BackupRun:
             more |= {"backup": taken.place.id, "bytes": manifest.bytes}
         if failed:
             text, transient = _why(failed.values())
-            kept = f" It is in {', '.join(good)}." if good else ""
+            kept = f" The backup is in {', '.join(good)}." if good else ""
             return Result.failure(RunFailure(Reason.REPOSITORY_FAILED, f"{text}.{kept}", transient), **more)
         assert taken.manifest is not None
         rows = sum(taken.manifest.rows.values())

@@ -34,7 +34,6 @@ LATEST_VERIFIED = "latest-verified"
 _READERS = 4
 _MOST_LOST = 10
 _MOST_SHOWN = 20
-_STRANGE = "its signature is by another key, or it was changed"
 _ACCEPT = "To restore it all the same, accept that it is unsigned (acceptUnsigned, --accept-unsigned)"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -67,6 +66,8 @@ class Backup:
         manifest: of a complete one, and of a damaged one whose manifest can be read.
         verification: what its newest restore showed, if there was any.
         is_unclear: what a restore showed was noted, and can't be read, or is of another manifest.
+        is_whole: all that its manifest names is there, in its size; a damaged one may still be signed by a key that is
+            lost, or be somebody else's.
         signature: its manifest's.
         read: somebody reads it at the moment.
         modified: of its newest object, by the repository's clock.
@@ -80,6 +81,7 @@ class Backup:
     manifest: Manifest | None = None
     verification: Verification | None = None
     is_unclear: bool = False
+    is_whole: bool = False
     signature: Signature = Signature.UNCHECKED
     read: bool = False
     modified: datetime = _NEVER
@@ -212,10 +214,8 @@ class Catalog:
             raise CatalogError(f"{where} has no backup {which}; {self._told()}")
         if found.state is State.INCOMPLETE:
             raise CatalogError(f"{where}: {which} is no backup: it has no manifest, so it never was complete")
-        # By a key that is lost, perhaps: its contents are compared with its manifest as ever.
-        is_strange = found.reason == _STRANGE
-        if found.state is State.DAMAGED and not (is_strange and accept_unsigned):
-            how = f". {_ACCEPT}" if is_strange else ""
+        if found.state is State.DAMAGED and not (found.is_whole and accept_unsigned):
+            how = f". {_ACCEPT}" if found.is_whole else ""
             raise CatalogError(f"{where}: the backup {which} is damaged: {found.reason}{how}")
         if found.state is State.NEWER:
             raise CatalogError(f"{where}: the backup {which} can't be read by this version: {found.reason}")
@@ -269,7 +269,7 @@ class Catalog:
             return ""
         return (
             f"; {count} of them {'is' if count == 1 else 'are'} not signed by the present key, and can only be restored"
-            " by id, with acceptUnsigned. Take a new backup to have a signed one"
+            " by id, with acceptUnsigned. Take a new backup, with verify: true"
         )
 
     def _told(self) -> str:
@@ -403,8 +403,9 @@ def _look(repository: Repository, place: Place, files: Mapping[str, StoredObject
             reason = f"{file.name} has {stored.size} bytes, and had {file.bytes} when it was stored"
             return Backup(**common, state=State.DAMAGED, reason=reason)
     if manifest.signature is Signature.WRONG:
-        return Backup(**common, state=State.DAMAGED, reason=_STRANGE)
-    return Backup(**common, state=State.COMPLETE)
+        reason = "its signature is by another key, or it was changed"
+        return Backup(**common, state=State.DAMAGED, reason=reason, is_whole=True)
+    return Backup(**common, state=State.COMPLETE, is_whole=True)
 
 
 def _manifest(repository: Repository, place: Place, document: StoredObject) -> tuple[Manifest, str]:

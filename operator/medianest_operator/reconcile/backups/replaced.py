@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+import pydantic
+
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.database import DatabaseSpec
@@ -131,10 +133,18 @@ class Replaced:
                     await databases.end_sessions(connection, name)
 
 
+def known_replaced(run: Run) -> tuple[api.ReplacedDatabase, ...]:
+    """As the status says it so far; none where a newer operator wrote what this one can't read."""
+    try:
+        known = run.database.get("status", {}).get("replaced") or []
+        return tuple(api.ReplacedDatabase.model_validate(item) for item in known)
+    except pydantic.ValidationError:
+        return ()
+
+
 def known_problems(run: Run) -> dict[str, str]:
-    """Why replaced databases are still there, by name, as the status says it."""
-    known = run.database.get("status", {}).get("replaced") or []
-    return {str(item.get("database")): str(item["problem"]) for item in known if item.get("problem")}
+    """Why some of them weren't dropped when their time was over, by name."""
+    return {item.database: item.problem for item in known_replaced(run) if item.problem}
 
 
 def is_of_replaced(attempt: Attempt) -> bool:

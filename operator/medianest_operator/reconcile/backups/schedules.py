@@ -18,7 +18,7 @@ from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
-from medianest_operator.reconcile.backups.replaced import is_of_replaced
+from medianest_operator.reconcile.backups.replaced import is_of_replaced, known_replaced
 from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.backups.status import EndedJob, State, collect, never, overdue, verdict
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
@@ -60,15 +60,16 @@ async def reconcile(run: Run) -> Outcome:
                 await run.services.applier.apply(CRON_JOB, cron_job)
     except Permanent as error:
         return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
-    names, waits = {cron_job["metadata"]["name"] for cron_job in wanted}, False
-    for live in run.services.cache.of_database(CRON_JOB, run.key):
-        # What it started goes with it, and so does what a person made of it (`kubectl create job --from`).
-        if live["metadata"]["name"] not in names:
-            if _is_at_work(run, live):
-                waits = True
-            else:
-                await run.services.applier.delete(CRON_JOB, live)
-    looks = waits or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
+    names = {cron_job["metadata"]["name"] for cron_job in wanted}
+    extra = [
+        live for live in run.services.cache.of_database(CRON_JOB, run.key) if live["metadata"]["name"] not in names
+    ]
+    # What it started goes with it, and so does what a person made of it (`kubectl create job --from`).
+    waiting = [live for live in extra if _is_at_work(run, live)]
+    for live in extra:
+        if live not in waiting:
+            await run.services.applier.delete(CRON_JOB, live)
+    looks = bool(waiting) or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
     return Outcome(facts=(await _possible(run),), next_look=_SECRETS_EVERY if looks else None)
 
 
@@ -155,25 +156,14 @@ async def report(run: Run) -> Outcome:
         overdue(run.spec, backups, since, now),
         never(run.spec, now),
         possible.missing if possible else {},
-        _replaced(run),
+        # Where this run couldn't ask, as they were.
+        found.replaced if (found := run.facts.get(Restores)) else known_replaced(run),
     )
     return Outcome(
         conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
         status={"backup": backups},
         next_look=_next_look(run, backups, now),
     )
-
-
-def _replaced(run: Run) -> tuple[api.ReplacedDatabase, ...]:
-    """As this run found them; where it couldn't ask, as they were."""
-    found = run.facts.get(Restores)
-    if found is not None:
-        return found.replaced
-    try:
-        known = run.database.get("status", {}).get("replaced") or []
-        return tuple(api.ReplacedDatabase.model_validate(item) for item in known)
-    except pydantic.ValidationError:
-        return ()
 
 
 def _next_look(run: Run, backups: api.Backups, now: datetime) -> float | None:

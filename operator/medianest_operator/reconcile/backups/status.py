@@ -114,23 +114,53 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     good = [job for job in backups if _is_in(spec, job)]
     last, holders = (_last(good[-1]), _holders(good[-1])) if good else (None, frozenset[str]())
     repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
-    # Of more than are told the older ones may still be there.
-    oldest = newest[-1].id if len(newest) == _KEPT else ""
-    gone = {item.id for item in before.newest if item.id > oldest} - {item.id for item in newest}
+    there = _There(newest, before.newest)
     if before.last and (last is None or before.last.at >= last.at):
         holders = holders if last and before.last.id == last.id else frozenset()
         last = before.last
     checks = [job for job in present if "verification" in job.result or job.tier is None]
     return api.Backups(
-        last=_still_there(last, holders, repositories, newest, gone),
+        last=_still_there(last, holders, repositories, there),
         tiers=_tiers(spec, before, good, now),
         repositories=repositories,
         newest=newest,
-        verified=_verified(spec, before, jobs, newest, gone),
+        verified=_verified(spec, before, jobs, there),
         failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
         verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
         next_verification=_next_verification(spec, now),
     )
+
+
+class _There:
+    """What the repositories of the spec hold, as far as it is told: the newest twenty.
+
+    Args:
+        newest: as they are now.
+        before: as they were told until now.
+    """
+
+    def __init__(self, newest: Sequence[api.KeptBackup], before: Sequence[api.KeptBackup]) -> None:
+        self._by_id = {item.id: item for item in newest}
+        # Of more than that the older ones aren't told, and may be there.
+        self._oldest = newest[-1].id if len(newest) == _KEPT else ""
+        self._told = {item.id for item in before}
+        # The newest of a replaced database's is none of the present one's.
+        self.newest = next((item for item in newest if item.tier != layout.Tier.REPLACED), None)
+
+    def get(self, id_: str) -> api.KeptBackup | None:
+        return self._by_id.get(id_)
+
+    def has_lost(self, id_: str) -> bool:
+        """Whether it was told, and isn't there any more."""
+        return id_ in self._told and id_ > self._oldest and id_ not in self._by_id
+
+    def may_be_verified(self, id_: str) -> bool:
+        """Whether nothing is known against it: it isn't there, or isn't verified any more (a later test restore, or a
+        signature that is asked for by now)."""
+        if (item := self._by_id.get(id_)) is not None:
+            return item.verified is True
+        knows_all = bool(self._by_id) and not self._oldest
+        return not self.has_lost(id_) and not knows_all
 
 
 def _is_in(spec: DatabaseSpec, job: EndedJob) -> bool:
@@ -164,20 +194,23 @@ def _still_there(
     last: api.LastBackup | None,
     holders: Collection[str],
     repositories: Sequence[api.RepositoryStatus],
-    newest: Sequence[api.KeptBackup],
-    gone: Collection[str],
+    there: _There,
 ) -> api.LastBackup | None:
-    """The last one that there is, where somebody removed the last one that was taken, or the repository that had it."""
-    if last is None or any(item.id == last.id for item in newest):
+    """The last one that there is, where somebody removed the last one that was taken, or the repository that had it.
+
+    Args:
+        holders: the repositories that it reached, where that is known.
+    """
+    if last is None or there.get(last.id) is not None:
         return last
     where = [item for item in repositories if not holders or item.name in holders]
-    if last.id not in gone and any(item.seen is None or item.seen < last.at for item in where):
+    lost = there.has_lost(last.id)
+    if not lost and any(item.seen is None or item.seen < last.at for item in where):
         return last
-    first = next((item for item in newest if item.tier != layout.Tier.REPLACED), None)
-    if first is not None:
+    if there.newest is not None:
         # How large its dump is was not said: `newest` counts all its files.
-        return api.LastBackup(id=first.id, tier=first.tier, at=first.taken_at)
-    return None if last.id in gone or all(item.count == 0 for item in repositories) else last
+        return api.LastBackup(id=there.newest.id, tier=there.newest.tier, at=there.newest.taken_at)
+    return None if lost or all(item.count == 0 for item in repositories) else last
 
 
 def _check(job: EndedJob) -> tuple[EndedJob, bool, str]:
@@ -260,7 +293,8 @@ def _newest(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -
     seen = {item.name: item.seen or "" for item in before.repositories}
     there = {item.name for item in spec.backup.repositories}
     found = {item.id: item for item in before.newest}
-    holding = {item.id: set(item.repositories) & there for item in before.newest}
+    # Where each is, and whether its copy there is known to be good.
+    holding = {item.id: {name: item.verified for name in item.repositories if name in there} for item in before.newest}
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
             if (newest := summary.get("newest")) is None or repository not in there:
@@ -268,13 +302,22 @@ def _newest(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -
             if seen.get(repository, "") > job.finished:
                 continue
             for places in holding.values():
-                places.discard(repository)
+                places.pop(repository, None)
             for id_, size, verified, later in newest:
                 if (kept := _kept(id_, size, verified, later)) is not None:
                     found[id_] = kept
-                    holding.setdefault(id_, set()).add(repository)
+                    holding.setdefault(id_, {})[repository] = verified
     ids = sorted((id_ for id_, places in holding.items() if places), reverse=True)[:_KEPT]
-    return [found[id_].model_copy(update={"repositories": sorted(holding[id_])}) for id_ in ids]
+    return [
+        found[id_].model_copy(update={"repositories": sorted(holding[id_]), "verified": _any(holding[id_].values())})
+        for id_ in ids
+    ]
+
+
+def _any(verified: Collection[bool | None]) -> bool | None:
+    """One good copy is enough; `None` where none was restored."""
+    known = [item for item in verified if item is not None]
+    return any(known) if known else None
 
 
 def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBackup | None:
@@ -285,25 +328,20 @@ def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBac
     return api.KeptBackup(id=id_, tier=tier.value, taken_at=taken, bytes=size, verified=verified)
 
 
-def _verified(
-    spec: DatabaseSpec,
-    before: api.Backups,
-    jobs: Sequence[EndedJob],
-    newest: Sequence[api.KeptBackup],
-    gone: Collection[str],
-) -> api.Verified | None:
+def _verified(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob], there: _There) -> api.Verified | None:
     """The newest of all that any repository of the spec tells, and that is still there."""
     named = {item.name for item in spec.backup.repositories}
-    there = {item.id for item in newest}
-    # Of more than that the older ones aren't told.
-    knows_all = 0 < len(newest) < _KEPT
     best = before.verified
-    if best and (best.repository not in named or best.backup in gone or (knows_all and best.backup not in there)):
+    if best and not there.may_be_verified(best.backup):
         best = None
+    if best and best.repository not in named:
+        # The others' copies were read back, and had the same bytes.
+        copy = there.get(best.backup)
+        best = best.model_copy(update={"repository": copy.repositories[0]}) if copy else None
     for job in jobs:
         for repository, summary in job.result.get("catalog", {}).items():
             told = summary.get("lastVerified")
-            if told is None or repository not in named or (knows_all and told["backup"] not in there):
+            if told is None or repository not in named or not there.may_be_verified(told["backup"]):
                 continue
             if best is None or str(told["at"]) > best.at:
                 best = api.Verified(
@@ -371,7 +409,8 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         )
     if backups.failed:
         failed = backups.failed
-        return "False", Reason.BACKUP_FAILED, f"{_sentence(failed.message)} See Job {failed.job}. {_fallback(backups)}"
+        told = [_sentence(failed.message), f"See Job {failed.job}.", _unreached(state), _fallback(backups)]
+        return "False", Reason.BACKUP_FAILED, " ".join(filter(None, told))
     if kept := [item for item in state.replaced if item.problem]:
         more = f" So do {len(kept) - 1} more (status.replaced)." if len(kept) > 1 else ""
         return "False", Reason.BACKUP_FAILED, f"{_sentence(str(kept[0].problem))}{more} {_fallback(backups)}"
@@ -382,9 +421,7 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         message = f"spec.backup.suspend is true: no backup is scheduled. {_fallback(backups)}"
         return "False", Reason.BACKUPS_SUSPENDED, message
     if state.missing:
-        what = "; ".join(f"repository {name}: {why}" for name, why in sorted(state.missing.items()))
-        message = f"No backup can reach every repository: {what}. {_fallback(backups)}"
-        return "False", Reason.BACKUP_MISCONFIGURED, message
+        return "False", Reason.BACKUP_MISCONFIGURED, f"{_unreached(state)} {_fallback(backups)}"
     if backups.last is None:
         coming = min((tier.next for tier in backups.tiers if tier.next), default=None)
         when = f"The first is taken at {coming}." if coming else "None is scheduled."
@@ -399,6 +436,11 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         )
         return "Unknown", Reason.NO_BACKUP_YET, message
     return "True", Reason.BACKUPS_HEALTHY, _fallback(backups)
+
+
+def _unreached(state: State) -> str:
+    """Which repositories no backup gets into, and why; empty where there is none."""
+    return " ".join(f"No backup gets into repository {name}: {why}." for name, why in sorted(state.missing.items()))
 
 
 def _sentence(text: str) -> str:
