@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import zstandard
 from psycopg import sql
 
 from backup_documents import edit_document
+from integration.forked import Dbctl, alone
 from integration.postgres_server import Database, PostgresServer, binary
 from medianest_operator.backups.repository.client import Repository, open_folder
 
@@ -68,23 +68,23 @@ class Answer:
 class Run:
     """A `medianest-dbctl` under way.
 
+    Args:
+        measured: as people start it, with no page of memory that others have, too.
+
     Attributes:
         lines: what it has printed so far.
     """
 
-    def __init__(self, environment: dict[str, str], *arguments: str, folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], *arguments: str, folder: Path, measured: bool = False) -> None:
         self._result = folder / f"result-{time.monotonic_ns()}.json"
-        command = [sys.executable, "-m", "medianest_operator.agent", *arguments]
-        if arguments[0] != "backups":
-            command.append(f"--result-file={self._result}")
+        result = [] if arguments[0] == "backups" else [f"--result-file={self._result}"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        self.process = subprocess.Popen(
-            command,
-            env={**inherited, "PYTHONPATH": str(OPERATOR), "PYTHONUNBUFFERED": "1", **environment},
-            stdin=subprocess.DEVNULL,
+        start = alone if measured else Dbctl
+        self.process = start(
+            *(*arguments, *result),
+            env={**inherited, "PYTHONUNBUFFERED": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         self.lines: list[str] = []
         self._said = threading.Condition()
@@ -159,9 +159,15 @@ class Bench:
         name, _, url = self.repositories[number].partition("=")
         return open_folder(Path(url.removeprefix("file://")), name)
 
-    def start(self, *arguments: str, database: Database | None = None, user: str = "medianest_backup") -> Run:
+    def start(
+        self,
+        *arguments: str,
+        database: Database | None = None,
+        user: str = "medianest_backup",
+        measured: bool = False,
+    ) -> Run:
         environment = (database or self.source).environment(user)
-        return Run(environment, *arguments, folder=self.folder)
+        return Run(environment, *arguments, folder=self.folder, measured=measured)
 
     def backup(self, *arguments: str, tier: str = "daily", user: str = "medianest_backup") -> Answer:
         """Take one of the source."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
+from integration.forked import Dbctl
 from integration.postgres_server import Database, binary, wait_for_backend, wait_until
 
 OPERATOR = Path(__file__).parents[2] / "operator"
@@ -115,16 +115,12 @@ class Job:
         self.result_file = room / "result.json"
         self.result_file.unlink(missing_ok=True)
         where = ["--bundled"] if source is None else ["--source", str(source)]
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "medianest_operator.agent", "migrate", *where, "--once"),
-                *("--repository", f"file://{room}/backups", "--work-dir", str(room / "work")),
-                *("--result-file", str(self.result_file), *arguments),
-            ],
-            env={**os.environ, **database.environment(), "PYTHONPATH": str(OPERATOR)},
+        self.process = Dbctl(
+            *("migrate", *where, "--once", "--repository", f"file://{room}/backups", "--work-dir", str(room / "work")),
+            *("--result-file", str(self.result_file), *arguments),
+            env={**os.environ, **database.environment()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def kill(self) -> None:

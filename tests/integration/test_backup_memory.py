@@ -48,7 +48,7 @@ def test_jobs_stay_small(large: Database, bucket: Bucket, room: Path) -> None:
     peaks = {}
     try:
         for name, (database, user, arguments) in runs.items():
-            run = bench.start(*arguments, database=database, user=user)
+            run = bench.start(*arguments, database=database, user=user, measured=True)
             watch = Watch(run.process.pid)
             try:
                 answer = run.end()

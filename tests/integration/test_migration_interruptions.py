@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from integration.conftest import migrate, write_folder
+from integration.forked import Dbctl
 from integration.postgres_server import Database, wait_for_backend, wait_until
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.bundled import bundled_migrations
@@ -31,15 +32,11 @@ class Job:
 
     def __init__(self, database: Database, folder: Path, *arguments: str) -> None:
         self.result_file = folder.parent / "termination-log"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "medianest_operator.agent", "migrate", "--source", str(folder)),
-                *("--result-file", str(self.result_file), *arguments),
-            ],
-            env={**os.environ, **database.environment(), "PYTHONPATH": str(OPERATOR)},
+        self.process = Dbctl(
+            *("migrate", "--source", str(folder), "--result-file", str(self.result_file), *arguments),
+            env={**os.environ, **database.environment()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def end(self) -> tuple[int, dict[str, Any], str]:

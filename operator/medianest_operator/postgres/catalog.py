@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -22,6 +22,7 @@ from medianest_operator.naming import RESTORED_TABLES
 from medianest_operator.postgres.catalog_extras import ATTRIBUTES, KINDS, RIGHTS_ON
 from medianest_operator.postgres.catalog_queries import SELECT_TRACES, SET_SEARCH_PATH
 from medianest_operator.postgres.catalog_select import SELECT_CATALOG, SELECT_VERSIONS, catalog_query
+from medianest_operator.postgres.rows import only, only_async
 from medianest_operator.postgres.trusted import bounded, too_large
 
 VERSION: Final = 2
@@ -166,11 +167,12 @@ def _without(item: CatalogObject, attributes: Collection[str] | None) -> Catalog
     return CatalogObject(item.kind, item.table, item.name, kept)
 
 
-def catalog_from_rows(rows: Iterable[Sequence[Any]]) -> Catalog:
-    """Build a catalog from what `SELECT_CATALOG` returns: rows of one JSON array each, a section a row."""
+def _catalog_of(answer: Sequence[Any]) -> Catalog:
+    """From the value that `SELECT_CATALOG` returns: its search path, and an array or nothing for each section."""
     objects = {_MARK: CatalogObject(*_MARK, {"is": VERSION})}
-    for (section,) in rows:
-        for raw in section:
+    _, *sections = answer
+    for section in sections:
+        for raw in section or ():
             if raw["name"] is None:
                 # It was dropped while it was spelled, which doesn't go by the snapshot.
                 continue
@@ -189,7 +191,8 @@ def read_catalog(connection: Connection[Any]) -> Catalog:
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(SET_SEARCH_PATH)
         query = catalog_query(connection.info.server_version)
-        return catalog_from_rows(cursor.execute(query).fetchall())
+        (answer,) = only(cursor.execute(query))
+    return _catalog_of(answer)
 
 
 @dataclass(frozen=True)
@@ -225,10 +228,10 @@ async def read_catalog_async(connection: AsyncConnection[Any]) -> Catalog:
     """
     async with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(SET_SEARCH_PATH)
-        rows = await (await cursor.execute(bounded(SELECT_CATALOG, 1))).fetchall()
-    if any(row[0] is None for row in rows):
+        (answer,) = await only_async(await cursor.execute(bounded(SELECT_CATALOG, 1)))
+    if answer is None:
         raise too_large("The definitions of the schema's objects")
-    return catalog_from_rows(rows)
+    return _catalog_of(answer)
 
 
 @dataclass(frozen=True)

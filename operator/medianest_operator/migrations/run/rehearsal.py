@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -56,8 +57,8 @@ SELECT l.relation::regclass::text, l.mode
 """
 
 
-# strerror(ENOSPC): room comes back.
-_FULL = "No space left on device"
+# A full disk, and room comes back: strerror(ENOSPC), or what PostgreSQL says of a write that was cut short.
+_FULL = re.compile(r"No space left on device|could not extend file .*: wrote only")
 
 
 class CopyError(Exception):
@@ -189,12 +190,12 @@ def make_copy(
         seal(room)
     except ThrowawayError as error:
         text = " ".join(str(error).split())
-        raise CopyError(text, transient=error.transient or _FULL in text) from error
+        raise CopyError(text, transient=error.transient or bool(_FULL.search(text))) from error
     except psycopg.OperationalError as error:
         raise CopyError(f"the sandbox gave up: {' '.join(str(error).split())}", transient=True) from error
     except (DumpError, psycopg.Error, OSError) as error:
         text = " ".join(str(error).split())
-        raise CopyError(text, transient=_FULL in text) from error
+        raise CopyError(text, transient=bool(_FULL.search(text))) from error
     found = replace(found, catalog=left.without_rights(found.catalog))
     wanted = replace(before, catalog=left.without(left.without_rights(before.catalog), found.catalog))
     if schema_only:
