@@ -149,6 +149,7 @@ class Job:
     def end(self) -> tuple[int, dict[str, Any], str]:
         """The exit code, the result and what was printed."""
         output, _ = self.process.communicate(timeout=120)
+        assert self.result_file.exists(), f"it ended with {self.process.returncode} and left no result:\n{output}"
         return self.process.returncode, json.loads(self.result_file.read_text()), output
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.pq import TransactionStatus
 
 from integration.conftest import migrate, write_folder
 from integration.forked import Dbctl
@@ -19,6 +20,7 @@ from integration.postgres_server import Database, wait_for_backend, wait_until
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.run.evidence import application_catalog
+from medianest_operator.migrations.run.session import roll_back
 from medianest_operator.postgres.catalog import read_catalog
 from medianest_operator.postgres.run_lock import LOCK_KEY
 
@@ -192,3 +194,19 @@ def catalog(database: Database) -> str:
 def state(database: Database) -> tuple[str, list[tuple[Any, ...]]]:
     with database.connect() as connection:
         return read_catalog(connection).fingerprint(), database.execute("SELECT * FROM users")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["SELECT pg_sleep(600)", "BEGIN; DELETE FROM users; SELECT pg_sleep(600)", "COPY users FROM STDIN", "SELECT 1"],
+)
+def test_a_signal_between_sending_and_receiving_leaves_a_session_that_can_be_used(
+    medianest: Database, query: str
+) -> None:
+    """psycopg cancels what it waits for; what was just sent, when a signal came, nobody waits for."""
+    medianest.execute("INSERT INTO users (id, email) VALUES ('u1', 'ann@example.org')")
+    with medianest.connect("medianest_migrator") as connection:
+        connection.pgconn.send_query(query.encode())
+        roll_back(connection)
+        assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+        assert connection.info.transaction_status is TransactionStatus.IDLE

@@ -98,11 +98,27 @@ def run_script(connection: Connection[Any], sql: str) -> ScriptOutcome:
     Raises:
         psycopg.OperationalError: the connection broke; what the server did with the file isn't known.
     """
+    return _exchange(connection, sql.encode("utf-8"))
+
+
+def drain(connection: Connection[Any]) -> None:
+    """Cancel a query that was sent and whose answer nobody waits for any more, so that the connection can be used.
+
+    psycopg does so where a signal's exception meets it waiting, and can't where it comes a moment before or after.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        connection.cancel_safe(timeout=CANCEL_TIMEOUT)
+        _exchange(connection, b"")
+
+
+def _exchange(connection: Connection[Any], pending: bytes) -> ScriptOutcome:
     pgconn = connection.pgconn
     completed = 0
     error: ServerError | None = None
     interrupted = False
-    pending = sql.encode("utf-8")
     while True:
         try:
             if pending:

@@ -9,6 +9,7 @@ from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 
 from medianest_operator.api.run_options import RunOptions
+from medianest_operator.postgres.execute import drain
 
 # Deferrable constraints that start out deferred, by schema and name.
 _DEFERRED: LiteralString = """
@@ -95,6 +96,7 @@ def roll_back(connection: Connection[Any]) -> None:
     """Leave whatever transaction is open; on a lost connection the server does it."""
     if connection.broken or connection.closed:
         return
+    drain(connection)
     if connection.info.transaction_status is not TransactionStatus.IDLE:
         connection.execute("ROLLBACK")
 
