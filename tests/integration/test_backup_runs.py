@@ -474,3 +474,18 @@ def test_a_backup_of_a_migration_names_the_large_objects_that_it_lacks(bench: Be
     answer = bench.restore(again, "--strict", "--accept-difference", "large objects")
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
     bench.source.server.drop_database(again)
+
+
+def test_as_many_repositories_as_there_may_be_are_told(medianest: Database, room: Path) -> None:
+    names = [f"repository-of-a-long-name-{number}" for number in range(8)]
+    bench = new_bench(medianest, room, *names)
+    for tier in ("daily", "weekly", "monthly", "on-demand"):
+        answer = bench.backup(tier=tier)
+        assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert set(answer.result["repositories"]) == set(names)
+    assert {told["count"] for told in answer.result["catalog"].values()} == {4}
+    [shown] = {len(told["newest"]) for told in answer.result["catalog"].values()}
+    assert shown >= 3
+    answer = bench.verify()
+    assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
+    assert set(answer.result["catalog"]) == set(names)

@@ -99,22 +99,65 @@ class Result:
         return cls(outcome, failure.reason, failure.message, more)
 
     def to_json(self) -> str:
-        """At most `RESULT_LIMIT` bytes: long texts and lists are cut, the longest first."""
+        """At most `RESULT_LIMIT` bytes: first what only people read goes, then long texts and lists are cut."""
         document: dict[str, Any] = {"outcome": self.outcome, "reason": self.reason, "message": cut(self.message)}
         document |= {name: value for name, value in self.more.items() if value is not None}
-        text = _dump(document)
-        limits = iter(_limits())
-        while len(text.encode()) > RESULT_LIMIT:
-            letters, items = next(limits)
-            text = _dump(_shortened(document, letters, items))
-        return text
+        return next(text for text in map(_dump, _ever_shorter(document)) if len(text.encode()) <= RESULT_LIMIT)
+
+
+_ITEMS = 20
+_LETTERS = 40
+"""So many of each text stay: ids and the names of repositories have no more."""
+_MESSAGE = 200
+
+
+def _ever_shorter(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The document, with less in it each time; the last ones always fit."""
+    yield document
+    if isinstance(catalog := document.get("catalog"), dict):
+        document = document | {"catalog": _read_by_controller(catalog)}
+    most = _ITEMS
+    for letters, items in _limits():
+        # As many of each list as there is room for.
+        for some in range(most, items - 1, -1):
+            yield _with_message(_shortened(document, letters, some), document, max(letters, _MESSAGE))
+        most = items - 1
+    rest = _shortened(document, _LETTERS, 0)
+    yield rest
+    kept = _with_message(rest, document, _MESSAGE)
+    for name in sorted(rest, key=lambda name: len(_dump(rest[name])), reverse=True):
+        if name not in ("outcome", "reason", "message"):
+            del kept[name]
+            yield dict(kept)
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    letters, items = 600, 20
+    letters, items = 600, _ITEMS
     while letters:
         yield letters, items
         letters, items = letters * 2 // 3, items * 2 // 3
+
+
+def _read_by_controller(catalog: Mapping[str, Any]) -> dict[str, Any]:
+    """The summaries without what only people read, and a series' last moment only where it is later than in those
+    before: of the repositories the latest counts."""
+    known = {to_camel(name) for name in Summary.model_fields}
+    latest: dict[str, str] = {}
+    short = {}
+    for repository, summary in catalog.items():
+        if not isinstance(summary, dict):
+            continue
+        tiers = {}
+        for tier, told in (summary.get("tiers") or {}).items():
+            if (last := str(told.get("last") or "")) > latest.get(tier, ""):
+                tiers[tier] = {"last": last}
+                latest[tier] = last
+        short[repository] = {name: value for name, value in summary.items() if name in known} | {"tiers": tiers}
+    return short
+
+
+def _with_message(shortened: dict[str, Any], document: Mapping[str, Any], letters: int) -> dict[str, Any]:
+    return shortened | {"message": cut(document["message"], letters)}
 
 
 def _shortened(value: Any, letters: int, items: int) -> Any:
@@ -124,15 +167,20 @@ def _shortened(value: Any, letters: int, items: int) -> Any:
             kept = list(value.items())[: max(items, 16)]
             return {name: _shortened(item, letters, items) for name, item in kept}
         case list() | tuple():
+            if value and isinstance(value[0], list):
+                # Backups, which are whole or not there: how many there are is told beside them.
+                return value[:items]
             kept_items = [_shortened(item, letters, items) for item in value[:items]]
             return [*kept_items, f"and {len(value) - items} more"] if len(value) > items else kept_items
         case str():
-            return cut(value, max(letters, 40))
+            return cut(value, max(letters, _LETTERS))
     return value
 
 
 def _dump(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
+    # The name of a file may hold bytes that are no text.
+    return text.encode(errors="replace").decode()
 
 
 # What the controller reads of it. A Job's pod is the namespace's: its message is input, like any other.
