@@ -211,6 +211,51 @@ def test_what_is_verified_no_more_is_not_the_verified_one() -> None:
     assert collect(spec(), before, [first, later], NOW).verified is not None
 
 
+def seen(finished: str, told: list[list[Any]], count: int, verified: str | None, *places: str) -> EndedJob:
+    """A Job that took the newest of these backups, and has room to tell of these alone."""
+    summary: dict[str, Any] = {"count": count, "newest": told}
+    if verified is not None:
+        summary["lastVerified"] = {"backup": verified, "at": "2026-03-01T03:00:00Z", "seconds": 1.0}
+    return taken(finished, catalog=dict.fromkeys(places or ("volume", "offsite"), summary), backup=told[0][0])
+
+
+def test_what_there_was_no_room_to_tell_may_be_there_and_verified() -> None:
+    """Of three repositories and more a result tells fewer than twenty backups each."""
+    first, *_ = held(1)[0]
+    backups = None
+    for day in range(3, 10):
+        job = seen(f"2026-03-{day:02}T02:00:00Z", held(day, day - 1), day, first)
+        backups = collect(spec(), backups, [job], NOW)
+        assert backups.verified is not None
+        assert backups.verified.backup == first
+        assert backups.last is not None
+        assert backups.last.id == held(day)[0][0]
+    # A Job that is deleted takes nothing away.
+    assert collect(spec(), backups, [], NOW) == backups
+
+
+@pytest.mark.parametrize("later", [None, held(1)[0][0]], ids=["none", "an older one"])
+def test_what_no_repository_calls_verified_any_more_is_not(later: str | None) -> None:
+    """A key came that didn't sign it, or its folder was removed; however many newer ones there are."""
+    verified = held(2)[0][0]
+    newest = held(*range(30, 10, -1))
+    backups = collect(spec(), None, [seen("2026-03-29T02:00:00Z", newest, 30, verified)], NOW)
+    assert backups.verified is not None
+    # Of the repository that nobody could look into nothing is known.
+    half = collect(spec(), backups, [seen("2026-03-30T02:00:00Z", newest, 30, later, "volume")], NOW)
+    assert half.verified == backups.verified
+    both = [
+        seen(f"2026-03-30T0{hour}:00:00Z", newest, 30, later, name) for hour, name in ((2, "volume"), (3, "offsite"))
+    ]
+    for jobs in (both, [seen("2026-03-30T02:00:00Z", newest, 30, later)]):
+        after = collect(spec(), backups, jobs, NOW)
+        assert (after.verified.backup if after.verified else None) == later
+        # Nor does it come back with an older Job.
+        old = seen("2026-03-28T02:00:00Z", newest, 30, verified)
+        assert collect(spec(), after, [old, *jobs], NOW).verified == after.verified
+        assert collect(spec(), after, [old], NOW).verified == after.verified
+
+
 def test_a_copy_in_the_repository_that_is_left_is_as_good() -> None:
     id_ = held(4)[0][0]
     catalog: dict[str, Any] = {name: {"count": 1, "newest": held(4, verified=True)} for name in ("volume", "offsite")}

@@ -19,6 +19,7 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.api.quantity import to_timedelta
 from medianest_operator.backups.repository import layout
+from medianest_operator.reconcile.backups.there import There
 from medianest_operator.reconcile.concern import Truth
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
 from medianest_operator.timestamps import stamp
@@ -113,8 +114,9 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
     backups = [job for job in present if job.tier is not None]
     good = [job for job in backups if _is_in(spec, job)]
     last, holders = (_last(good[-1]), _holders(good[-1])) if good else (None, frozenset[str]())
-    repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, jobs)
-    there = _There(newest, before.newest)
+    summaries = _summaries(spec, before, jobs)
+    repositories, newest = _repositories(spec, before, jobs), _newest(spec, before, summaries)
+    there = There(newest, before.newest, repositories)
     if before.last and (last is None or before.last.at >= last.at):
         holders = holders if last and before.last.id == last.id else frozenset()
         last = before.last
@@ -124,43 +126,11 @@ def collect(spec: DatabaseSpec, known: api.Backups | None, ended: Sequence[Ended
         tiers=_tiers(spec, before, good, now),
         repositories=repositories,
         newest=newest,
-        verified=_verified(spec, before, jobs, there),
+        verified=_verified(spec, before, summaries, there),
         failed=_failure(before.failed, [(job, job.succeeded, job.message) for job in backups]),
         verification_failed=_failure(before.verification_failed, [_check(job) for job in checks]),
         next_verification=_next_verification(spec, now),
     )
-
-
-class _There:
-    """What the repositories of the spec hold, as far as it is told: the newest twenty.
-
-    Args:
-        newest: as they are now.
-        before: as they were told until now.
-    """
-
-    def __init__(self, newest: Sequence[api.KeptBackup], before: Sequence[api.KeptBackup]) -> None:
-        self._by_id = {item.id: item for item in newest}
-        # Of more than that the older ones aren't told, and may be there.
-        self._oldest = newest[-1].id if len(newest) == _KEPT else ""
-        self._told = {item.id for item in before}
-        # The newest of a replaced database's is none of the present one's.
-        self.newest = next((item for item in newest if item.tier != layout.Tier.REPLACED), None)
-
-    def get(self, id_: str) -> api.KeptBackup | None:
-        return self._by_id.get(id_)
-
-    def has_lost(self, id_: str) -> bool:
-        """Whether it was told, and isn't there any more."""
-        return id_ in self._told and id_ > self._oldest and id_ not in self._by_id
-
-    def may_be_verified(self, id_: str) -> bool:
-        """Whether nothing is known against it: it isn't there, or isn't verified any more (a later test restore, or a
-        signature that is asked for by now)."""
-        if (item := self._by_id.get(id_)) is not None:
-            return item.verified is True
-        knows_all = bool(self._by_id) and not self._oldest
-        return not self.has_lost(id_) and not knows_all
 
 
 def _is_in(spec: DatabaseSpec, job: EndedJob) -> bool:
@@ -194,7 +164,7 @@ def _still_there(
     last: api.LastBackup | None,
     holders: Collection[str],
     repositories: Sequence[api.RepositoryStatus],
-    there: _There,
+    there: There,
 ) -> api.LastBackup | None:
     """The last one that there is, where somebody removed the last one that was taken, or the repository that had it.
 
@@ -288,25 +258,37 @@ def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJ
     return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]
 
 
-def _newest(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -> list[api.KeptBackup]:
-    """What there is to go back to: of each repository as the last Job saw it that looked there."""
+def _summaries(
+    spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """What the Jobs tell of each repository of the spec, without what was seen before the status, the newest last."""
     seen = {item.name: item.seen or "" for item in before.repositories}
+    there = {item.name for item in spec.backup.repositories}
+    return [
+        (repository, summary)
+        for job in jobs
+        for repository, summary in job.result.get("catalog", {}).items()
+        if repository in there and seen.get(repository, "") <= job.finished
+    ]
+
+
+def _newest(
+    spec: DatabaseSpec, before: api.Backups, summaries: Iterable[tuple[str, Mapping[str, Any]]]
+) -> list[api.KeptBackup]:
+    """What there is to go back to: of each repository as the last Job saw it that looked there."""
     there = {item.name for item in spec.backup.repositories}
     found = {item.id: item for item in before.newest}
     # Where each is, and whether its copy there is known to be good.
     holding = {item.id: {name: item.verified for name in item.repositories if name in there} for item in before.newest}
-    for job in jobs:
-        for repository, summary in job.result.get("catalog", {}).items():
-            if (newest := summary.get("newest")) is None or repository not in there:
-                continue
-            if seen.get(repository, "") > job.finished:
-                continue
-            for places in holding.values():
-                places.pop(repository, None)
-            for id_, size, verified, later in newest:
-                if (kept := _kept(id_, size, verified, later)) is not None:
-                    found[id_] = kept
-                    holding.setdefault(id_, {})[repository] = verified
+    for repository, summary in summaries:
+        if (newest := summary.get("newest")) is None:
+            continue
+        for places in holding.values():
+            places.pop(repository, None)
+        for id_, size, verified, later in newest:
+            if (kept := _kept(id_, size, verified, later)) is not None:
+                found[id_] = kept
+                holding.setdefault(id_, {})[repository] = verified
     ids = sorted((id_ for id_, places in holding.items() if places), reverse=True)[:_KEPT]
     return [
         found[id_].model_copy(update={"repositories": sorted(holding[id_]), "verified": _any(holding[id_].values())})
@@ -328,30 +310,43 @@ def _kept(id_: str, size: int, verified: bool | None, later: int) -> api.KeptBac
     return api.KeptBackup(id=id_, tier=tier.value, taken_at=taken, bytes=size, verified=verified)
 
 
-def _verified(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob], there: _There) -> api.Verified | None:
+def _verified(
+    spec: DatabaseSpec, before: api.Backups, summaries: Iterable[tuple[str, Mapping[str, Any]]], there: There
+) -> api.Verified | None:
     """The newest of all that any repository of the spec tells, and that is still there."""
-    named = {item.name for item in spec.backup.repositories}
+    latest = dict(summaries)
     best = before.verified
     if best and not there.may_be_verified(best.backup):
         best = None
-    if best and best.repository not in named:
+    is_told = best is not None and there.get(best.backup) is not None
+    if best and not is_told and all(_denies(latest.get(item.name), best.backup) for item in spec.backup.repositories):
+        best = None
+    if best and best.repository not in {item.name for item in spec.backup.repositories}:
         # The others' copies were read back, and had the same bytes.
         copy = there.get(best.backup)
         best = best.model_copy(update={"repository": copy.repositories[0]}) if copy else None
-    for job in jobs:
-        for repository, summary in job.result.get("catalog", {}).items():
-            told = summary.get("lastVerified")
-            if told is None or repository not in named or not there.may_be_verified(told["backup"]):
-                continue
-            if best is None or str(told["at"]) > best.at:
-                best = api.Verified(
-                    backup=told["backup"],
-                    repository=repository,
-                    at=told["at"],
-                    seconds=told.get("seconds"),
-                    not_in_place=list(told.get("lost", [])),
-                )
+    for repository, summary in latest.items():
+        told = summary.get("lastVerified")
+        if told is None or not there.may_be_verified(told["backup"]):
+            continue
+        if best is None or str(told["at"]) > best.at:
+            best = api.Verified(
+                backup=told["backup"],
+                repository=repository,
+                at=told["at"],
+                seconds=told.get("seconds"),
+                not_in_place=list(told.get("lost", [])),
+            )
     return best
+
+
+def _denies(summary: Mapping[str, Any] | None, id_: str) -> bool:
+    """Whether a repository says that a backup isn't verified there: none is, or none as new. One that nobody could look
+    into says nothing."""
+    if summary is None or "count" not in summary:
+        return False
+    told = summary.get("lastVerified")
+    return told is None or str(told["backup"]) < id_
 
 
 def overdue(spec: DatabaseSpec, backups: api.Backups, since: Mapping[str, datetime], now: datetime) -> tuple[str, ...]:
