@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pyrage
+import pytest
 
+from apiserver import Fault
 from integration.backup_runs import Bench, new_bench
 from integration.loops import NAMESPACE, Arena, arena
 from integration.postgres_server import Database
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import CRON_JOB, JOB, SECRET, Manifest
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, JOB, SECRET, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.timestamps import stamp_now
 
@@ -85,6 +87,45 @@ async def test_what_a_person_made_of_a_cron_job_ends_before_that_goes() -> None:
         )
         await made.run(key)
         assert "db-verify" not in cron_jobs(made)
+
+
+async def test_one_that_is_not_wanted_starts_nothing_more() -> None:
+    """One that comes every minute would never be without a Job of the last minute."""
+    async with arena() as made:
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "identity"}, "data": {}})
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME], **ENCRYPTED)
+        verify = cron_jobs(made)["db-verify"]
+        assert verify["spec"]["suspend"] is False
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "db-verify", "uid": verify["metadata"]["uid"]}
+        labels = verify["spec"]["jobTemplate"]["metadata"]["labels"]
+        metadata = {"namespace": NAMESPACE, "name": "db-verify-1", "labels": labels, "ownerReferences": [owner]}
+        running = made.server.put(JOB, {"metadata": metadata, "spec": verify["spec"]["jobTemplate"]["spec"]})
+        await backups(made, key, repositories=[VOLUME], encryption={"recipients": [RECIPIENT]})
+        assert cron_jobs(made)["db-verify"]["spec"]["suspend"] is True
+        assert cron_jobs(made)["db-verify"]["spec"]["schedule"] == verify["spec"]["schedule"]
+        # Wanted again, it goes on.
+        await backups(made, key, repositories=[VOLUME], **ENCRYPTED)
+        assert cron_jobs(made)["db-verify"]["spec"]["suspend"] is False
+        await backups(made, key, repositories=[VOLUME], encryption={"recipients": [RECIPIENT]})
+        end = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-22T03:00:00Z"}
+        made.server.put(JOB, running | {"status": {"conditions": [end]}})
+        await made.run(key)
+        assert "db-verify" not in cron_jobs(made)
+
+
+@pytest.mark.parametrize("state", [{"hibernate": True}, {"backup": {"suspend": True}}])
+async def test_nothing_starts_while_backups_are_suspended_whatever_else_is_wrong(state: dict[str, Any]) -> None:
+    async with arena() as made:
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME])
+        assert {item["spec"]["suspend"] for item in cron_jobs(made).values()} == {False}
+        refused = Fault(422, "spec.resources.requests.storage: Forbidden", "Invalid")
+        made.server.fault = lambda call: refused if call.kind == CLAIM.plural and call.is_write else None
+        wanted: dict[str, Any] = {"repositories": [VOLUME, {"name": "more", "volume": {}}]}
+        made.make(key[1], state | {"backup": wanted | state.get("backup", {})})
+        await made.run(key)
+        assert {item["spec"]["suspend"] for item in cron_jobs(made).values()} == {True}
 
 
 def test_credentials_that_are_not_there_are_told_of_their_repository(medianest: Database, room: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -51,26 +51,46 @@ class BackupsPossible:
 
 async def reconcile(run: Run) -> Outcome:
     """Make volumes and CronJobs what the spec wants, and find out whether the Jobs would have all that they need."""
+    wanted = backup_jobs.cron_jobs(run.names, run.spec, run.job_image, run.owner)
+    waiting = await _let_go(run, {cron_job["metadata"]["name"] for cron_job in wanted})
+    if is_suspended(run.spec):
+        for cron_job in run.services.cache.of_database(CRON_JOB, run.key):
+            await _suspend(run, cron_job)
     try:
         for claim in repositories.claims(run.names, run.spec, run.owner):
             await _apply_claim(run, claim)
-        wanted = backup_jobs.cron_jobs(run.names, run.spec, run.job_image, run.owner)
         for cron_job in wanted:
             if not _is_made_later(run, cron_job):
                 await run.services.applier.apply(CRON_JOB, cron_job)
     except Permanent as error:
-        return Outcome(facts=(BackupsPossible(error.message.rstrip(".")),))
-    names = {cron_job["metadata"]["name"] for cron_job in wanted}
-    extra = [
-        live for live in run.services.cache.of_database(CRON_JOB, run.key) if live["metadata"]["name"] not in names
-    ]
-    # What it started goes with it, and so does what a person made of it (`kubectl create job --from`).
-    waiting = [live for live in extra if _is_at_work(run, live)]
-    for live in extra:
-        if live not in waiting:
-            await run.services.applier.delete(CRON_JOB, live)
-    looks = bool(waiting) or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
+        facts = (BackupsPossible(error.message.rstrip(".")),)
+        return Outcome(facts=facts, next_look=_SECRETS_EVERY if waiting else None)
+    looks = waiting or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
     return Outcome(facts=(await _possible(run),), next_look=_SECRETS_EVERY if looks else None)
+
+
+async def _let_go(run: Run, wanted: Collection[str]) -> bool:
+    """Delete the CronJobs that aren't wanted any more. Returns whether some have yet to wait, suspended: what one
+    started goes with it, and so does what a person made of it (`kubectl create job --from`)."""
+    waiting = False
+    for live in run.services.cache.of_database(CRON_JOB, run.key):
+        if live["metadata"]["name"] in wanted:
+            continue
+        if _is_at_work(run, live):
+            await _suspend(run, live)
+            waiting = True
+        else:
+            await run.services.applier.delete(CRON_JOB, live)
+    return waiting
+
+
+async def _suspend(run: Run, cron_job: Manifest) -> None:
+    """Let a CronJob start nothing more, whatever else of it can't be as wanted."""
+    if cron_job["spec"].get("suspend"):
+        return
+    namespace, name = run.names.namespace, cron_job["metadata"]["name"]
+    live = await run.services.client.merge(CRON_JOB, namespace, name, {"spec": {"suspend": True}})
+    run.services.cache.put(CRON_JOB, live)
 
 
 def _is_at_work(run: Run, cron_job: Manifest) -> bool:
