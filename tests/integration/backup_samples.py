@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup_documents import sample_manifest
 from medianest_operator.backups.repository import layout
-from medianest_operator.backups.repository.catalog import Backup, Catalog
+from medianest_operator.backups.repository.catalog import Backup, Catalog, ids_ahead
 from medianest_operator.backups.repository.client import Repository
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.repository.manifest import Manifest
@@ -32,8 +32,9 @@ def back_up(
     origin: Origin = ORIGIN,
     tier: Tier = Tier.DAILY,
 ) -> tuple[Place, dict[str, Result]]:
-    known = [id_ for repository in repositories for id_ in Catalog.read(repository, origin).ids]
-    place = Place(origin, tier, layout.new_id(tier, datetime.now(UTC), known))
+    now = datetime.now(UTC)
+    known = [id_ for repository in repositories for id_ in ids_ahead(repository, origin, now)]
+    place = Place(origin, tier, layout.new_id(tier, now, known))
     contents = [Content(Format.CUSTOM, noise(2) if chunks is None else chunks), Content(Format.SCHEMA, [b"schema"])]
     _, results = store(repositories, place, contents, lambda files: sample_manifest(place, datetime.now(UTC), files))
     return place, results

@@ -11,6 +11,7 @@ import pytest
 from backup_documents import edit_document
 from integration.backup_runs import Bench, contents, new_bench
 from integration.postgres_server import Database
+from medianest_operator.backups.repository.manifest import Manifest
 
 
 @pytest.fixture
@@ -162,6 +163,30 @@ def test_strangers_backups_push_no_signed_one_out(bench: Bench, keys: Path) -> N
         (forged / "verification.json").unlink()
     assert bench.backup("--keep", "daily=0d").code == 0
     assert good in [item["id"] for item in bench.listed()]
+
+
+def test_what_does_not_count_moves_no_id(bench: Bench, keys: Path) -> None:
+    """An id is later than those of all backups; a stranger's folder of the year 2198 is none."""
+    signed = bench.backup().result["backup"]
+    [manifest] = files(bench, "manifest.json")
+    for name in ("21981231T235959Z-daily-aaaa", "21981231T235958Z-daily-aaaa"):
+        shutil.copytree(manifest.parent, manifest.parent.with_name(name))
+    manifest.parent.with_name("21981231T235959Z-daily-aaaa").joinpath("manifest.json").unlink()
+    unsigned = manifest.parent.with_name("21981231T235958Z-daily-aaaa").joinpath("manifest.json")
+    edit_document(unsigned, lambda document: document.update(id="21981231T235958Z-daily-aaaa"))
+    taken = [bench.backup().result["backup"] for _ in range(2)]
+    assert [signed, *taken] == sorted([signed, *taken])
+    assert {name[:2] for name in taken} == {"20"}
+    # A signed one may be of a clock that was ahead: it stays older than what comes after it.
+    ahead = manifest.parent.with_name(unsigned.parent.name)
+    ahead.joinpath("manifest.json").write_text(of_another_id(manifest, ahead.name, keys))
+    assert bench.backup().result["backup"].startswith("21981231T235959Z-daily-")
+
+
+def of_another_id(manifest: Path, name: str, keys: Path) -> str:
+    """A signed manifest, as if the clock had been another."""
+    found = Manifest.parse(manifest.read_bytes())
+    return found.model_copy(update={"id": name}).to_bytes([(keys / "key").read_bytes()]).decode()
 
 
 def test_a_short_key_keeps_nobody_out(bench: Bench, keys: Path) -> None:

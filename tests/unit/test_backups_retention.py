@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_documents import sample_manifest
-from medianest_operator.backups.repository.catalog import Backup, State
+from medianest_operator.backups.repository.catalog import Backup, Catalog, State
+from medianest_operator.backups.repository.client import open_folder
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.repository.manifest import File, Verification
 from medianest_operator.backups.repository.retention import AT_ONCE, plan
@@ -228,3 +230,25 @@ def test_of_the_pre_migration_ones_three_stay() -> None:
     backups = [backup(days, Tier.PRE_MIGRATION) for days in range(5)]
 
     assert gone(backups, newest={Tier.PRE_MIGRATION: 3}) == [backups[4], backups[3]]
+
+
+@given(st.permutations("abcdefgh"), st.integers(0, 3))
+def test_of_ids_of_the_same_moment_the_contents_say_which_is_newer(letters: list[str], unclear: int) -> None:
+    """As after one of the last year that an id can have: no later moment is left."""
+    made = [
+        dated(f"21990101T000000Z-daily-{letter}", NOW - timedelta(days=30 - day), day == unclear)
+        for day, letter in enumerate(letters)
+    ]
+    assert list(Catalog(open_folder(Path("/nowhere"), "main"), made[::-1]).backups) == made
+    left = made
+    while removed := gone(left):
+        left = [item for item in left if item not in removed]
+    assert left == [item for item in made if item is made[-1] or item.is_unclear]
+
+
+def dated(id_: str, taken: datetime, is_unclear: bool) -> Backup:
+    like = backup(30)
+    assert like.manifest is not None
+    place = replace(like.place, id=id_)
+    manifest = like.manifest.model_copy(update={"id": id_, "taken_at": taken})
+    return replace(like, place=place, manifest=manifest, is_unclear=is_unclear)

@@ -12,9 +12,7 @@ from medianest_operator.backups.repository.catalog import Backup, State
 
 def as_json(found: Found) -> str:
     """All backups, the oldest first, and what was wrong with repositories."""
-    backups = [_document(backup) for catalog in found.catalogs for backup in catalog.backups]
-    document = {"backups": sorted(backups, key=lambda item: (item["id"], item["repository"])),
-                "failures": found.failures}  # fmt: skip
+    document = {"backups": [_document(backup) for backup in _ordered(found)], "failures": found.failures}
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
@@ -23,11 +21,7 @@ def as_table(found: Found, file: IO[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    backups = sorted(
-        (backup for catalog in found.catalogs for backup in catalog.backups),
-        key=lambda backup: (backup.id, backup.repository),
-        reverse=True,
-    )
+    backups = _ordered(found)[::-1]
     console = Console(file=file, soft_wrap=False, width=None if file.isatty() else 200)
     several = len({backup.place.origin for backup in backups}) > 1
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -51,6 +45,11 @@ def as_table(found: Found, file: IO[str]) -> None:
         console.print(table)
     elif not found.failures:
         console.print("No backups.")
+
+
+def _ordered(found: Found) -> list[Backup]:
+    every = (backup for catalog in found.catalogs for backup in catalog.backups)
+    return sorted(every, key=lambda backup: (backup.rank, backup.repository))
 
 
 def age(seconds: float) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from medianest_operator.backups.repository import layout
-from medianest_operator.backups.repository.catalog import LATEST, LATEST_VERIFIED, Backup, Catalog, CatalogError
+from medianest_operator.backups.repository.catalog import (
+    LATEST,
+    LATEST_VERIFIED,
+    Backup,
+    Catalog,
+    CatalogError,
+    State,
+)
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.layout import Format, Origin
 from medianest_operator.results.backup import Reason, RunFailure
@@ -70,7 +77,10 @@ def look(repositories: Sequence[Repository], wanted: Wanted, report: Callable[[s
 
 def of_newest(found: Found) -> Found:
     """The same of one database: of several of a name, as after a disaster recovery, that with the newest backup."""
-    newest = max((backup.id, backup.place.origin) for catalog in found.catalogs for backup in catalog.backups)[1]
+    backups = [backup for catalog in found.catalogs for backup in catalog.backups]
+    # What is none, or somebody else's, may have any id.
+    counting = [backup for backup in backups if backup.state is State.COMPLETE and backup.is_authentic]
+    newest = max(counting or backups, key=lambda backup: (backup.rank, backup.place)).place.origin
     return Found([catalog.of(newest) for catalog in found.catalogs], found.failures, found.transient)
 
 
@@ -110,7 +120,7 @@ def choose(
     if not places:
         text = "; ".join(dict.fromkeys([*problems, *found.failures.values(), *_others(found)]))
         raise RunFailure(Reason.NO_SUCH_BACKUP, f"{text}.", transient=bool(found.failures) and found.transient)
-    newest = max(backup.id for _, backup in places)
+    newest = max((backup for _, backup in places), key=lambda backup: backup.rank).id
     found_in = [(repository, backup) for repository, backup in places if backup.id == newest]
     # What is accepted unsigned is no match for a copy of it that is signed.
     return [place for place in found_in if place[1].is_authentic] or found_in

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from medianest_operator.backups.repository import layout, retention
-from medianest_operator.backups.repository.catalog import Catalog, remove
+from medianest_operator.backups.repository.catalog import Catalog, ids_ahead, remove
 from medianest_operator.backups.repository.client import NotThereError, Repository, RepositoryError
 from medianest_operator.backups.repository.encryption import EncryptionError
 from medianest_operator.backups.repository.facts import DatabaseFacts, catalog_content, pg_dump_version
@@ -78,7 +78,7 @@ def take(
         DumpError: out of `chunks`; likewise.
     """
     began = datetime.now(UTC)
-    known = [id_ for repository in repositories for id_ in _ids(repository, origin)]
+    known = [id_ for repository in repositories for id_ in _ids_ahead(repository, origin, began)]
     place = Place(origin, Tier.PRE_MIGRATION, layout.new_id(Tier.PRE_MIGRATION, began, known))
     dump = pack(Format.CUSTOM, chunks, recipients)
     contents = [dump, catalog_content(observed.catalog)]
@@ -130,15 +130,12 @@ def prune(repository: Repository, origin: Origin, but: str | None = None) -> lis
     return removed
 
 
-def _ids(repository: Repository, origin: Origin) -> Iterator[str]:
+def _ids_ahead(repository: Repository, origin: Origin, now: datetime) -> list[str]:
     """One that can't be listed says so when it is written to."""
     try:
-        objects = repository.list(origin.prefix)
+        return ids_ahead(repository, origin, now)
     except RepositoryError:
-        return
-    for item in objects:
-        if (parsed := layout.parse(item.path)) is not None:
-            yield parsed[0].id
+        return []
 
 
 def _find(repositories: Sequence[Repository], path: str) -> tuple[Repository, Manifest]:

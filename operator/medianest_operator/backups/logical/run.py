@@ -25,7 +25,7 @@ from medianest_operator.backups.logical.server import (
     read_clock,
 )
 from medianest_operator.backups.repository import layout, retention
-from medianest_operator.backups.repository.catalog import Catalog, remove
+from medianest_operator.backups.repository.catalog import Catalog, ids_ahead, remove
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.encryption import encrypt
 from medianest_operator.backups.repository.facts import catalog_content, pg_dump_version, read_facts
@@ -171,7 +171,7 @@ class BackupRun:
         primary = open_server(self._options.conninfo, self._options.wait, self._report)
         with primary.connection:
             self.origin = self._origin(primary)
-            known = self._known_ids(self.origin)
+            known = self._known_ids(self.origin, began)
             replica = None
             if self._options.replica_host:
                 replica = open_replica(primary, self._options.conninfo, self._options.replica_host, self._report)
@@ -194,13 +194,12 @@ class BackupRun:
         except ValueError as error:
             raise RunFailure(Reason.INVALID_OPTIONS, str(error)) from error
 
-    def _known_ids(self, origin: Origin) -> list[str]:
-        """The ids of the backups that there are; a repository that can't be listed is out of it."""
+    def _known_ids(self, origin: Origin, began: datetime) -> list[str]:
+        """The ids that this one's has to be later than; a repository that can't be listed is out of it."""
 
         def look(repository: Repository) -> list[str] | RepositoryError:
             try:
-                found = (layout.parse(item.path) for item in repository.list(origin.prefix))
-                return [parsed[0].id for parsed in found if parsed is not None]
+                return ids_ahead(repository, origin, began)
             except RepositoryError as error:
                 return error
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -35,6 +35,8 @@ _READERS = 4
 _MOST_LOST = 10
 _MOST_SHOWN = 20
 _ACCEPT = "To restore it all the same, accept that it is unsigned (acceptUnsigned, --accept-unsigned)"
+_BESIDE = timedelta(minutes=1)
+"""The clocks of those that take backups at the same time differ by less."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -112,6 +114,14 @@ class Backup:
         return self.manifest.moment if self.manifest is not None else self.taken_at
 
     @property
+    def rank(self) -> tuple[datetime, datetime, str]:
+        """By which backups are newer than others: the moment of the id, see `layout.new_id`; of several of the same
+        moment what their contents are of, rather than the letters at their ends."""
+        moment = layout.id_moment(self.id)
+        assert moment is not None
+        return moment, self.taken_at, self.id
+
+    @property
     def is_authentic(self) -> bool:
         """Whether it is signed, where there is a key to say so."""
         return self.signature in (Signature.GOOD, Signature.UNCHECKED)
@@ -135,7 +145,7 @@ class Catalog:
 
     def __init__(self, repository: Repository, backups: Sequence[Backup]) -> None:
         self.repository = repository
-        self.backups = tuple(sorted(backups, key=lambda backup: (backup.id, backup.place)))
+        self.backups = tuple(sorted(backups, key=lambda backup: (backup.rank, backup.place)))
 
     @classmethod
     def read(cls, repository: Repository, origin: Origin | None = None) -> Catalog:
@@ -160,11 +170,6 @@ class Catalog:
     def of(self, origin: Origin) -> Catalog:
         """The backups of one database."""
         return Catalog(self.repository, [backup for backup in self.backups if backup.place.origin == origin])
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """All ids, also those of attempts that came to nothing; for `layout.new_id`."""
-        return tuple(backup.id for backup in self.backups)
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -286,6 +291,43 @@ def _in_short(backup: Backup) -> list[Any]:
     assert began is not None
     later = math.ceil((backup.moment - began).total_seconds())
     return [backup.id, backup.bytes, backup.verification.ok if backup.verification else None, later]
+
+
+def ids_ahead(repository: Repository, origin: Origin, now: datetime) -> list[str]:
+    """Of the ids that the clock isn't past those that a new one has to be later than, for `layout.new_id`.
+
+    They are those of backups that count: of anything else somebody may have made that is far ahead, and letters at the
+    end would then say which backup is the newest. What is hardly ahead may be one that is taken at the same time.
+
+    Raises:
+        RepositoryError: it can't be read.
+    """
+    ahead: dict[Place, StoredObject | None] = {}
+    for item in repository.list(origin.prefix):
+        place, name = layout.parse(item.path) or (None, "")
+        if place is None or place.origin != origin or not _is_ahead(place, now.replace(microsecond=0)):
+            continue
+        ahead[place] = item if name == layout.MANIFEST else ahead.get(place)
+    return [
+        place.id
+        for place, document in ahead.items()
+        if not _is_ahead(place, now + _BESIDE) or _counts(repository, place, document)
+    ]
+
+
+def _is_ahead(place: Place, now: datetime) -> bool:
+    moment = layout.id_moment(place.id)
+    return moment is not None and moment >= now
+
+
+def _counts(repository: Repository, place: Place, document: StoredObject | None) -> bool:
+    """Whether there is a manifest that is this backup's, and signed where there is a key."""
+    if document is None:
+        return False
+    try:
+        return _manifest(repository, place, document)[0].signature in (Signature.GOOD, Signature.UNCHECKED)
+    except (ManifestError, NotThereError):
+        return False
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def new_id(tier: Tier, now: datetime, existing: Iterable[str] = ()) -> str:
 
     Args:
         now: aware.
-        existing: the ids of the database's backups in all repositories; others' are ignored.
+        existing: the ids of the database's backups in all repositories, see `catalog.ids_ahead`; others' are ignored.
 
     The letters at its end keep two backups apart that begin in the same second.
     """

@@ -63,7 +63,8 @@ def plan(
         )
         # What was noted of these can't be read: one of them may be the last verified one.
         unclear = _ids(of_origin, lambda backup: backup.is_unclear and backup.tier is not Tier.REPLACED)
-        newer = [id_ for id_ in unclear if not verified or id_ > verified[-1]]
+        ordered = [backup.id for backup in of_origin]
+        newer = [id_ for id_ in unclear if not verified or ordered.index(id_) > ordered.index(verified[-1])]
         spared = {*but, *verified[-1:], *signed[-1:], *newer}
         for of_tier in _grouped(of_origin, lambda backup: backup.tier):
             tier = of_tier[0].tier
@@ -105,9 +106,9 @@ def _ids(backups: Sequence[Backup], fits: Callable[[Backup], bool]) -> list[str]
 
 
 def _grouped(backups: Sequence[Backup], key: Callable[[Backup], Any]) -> list[list[Backup]]:
-    """The backups by what they have in common, each group by id; what isn't known to be one isn't in any."""
+    """The backups by what they have in common, each group the oldest first; what isn't known to be one isn't in any."""
     groups: dict[Any, list[Backup]] = defaultdict(list)
-    for backup in sorted(backups, key=lambda backup: backup.id):
+    for backup in sorted(backups, key=lambda backup: backup.rank):
         if backup.state is State.COMPLETE:
             groups[key(backup)].append(backup)
     return [groups[name] for name in sorted(groups)]

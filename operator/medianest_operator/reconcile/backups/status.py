@@ -35,6 +35,7 @@ _WORDS = {
 }
 _SHOWN = 3
 _KEPT = 20
+_MOMENT = len("20261122T030000Z")
 _LATE = timedelta(hours=1)
 """How much later than planned a backup may begin; the deadline comes on top."""
 
@@ -289,7 +290,9 @@ def _newest(
             if (kept := _kept(id_, size, verified, later)) is not None:
                 found[id_] = kept
                 holding.setdefault(id_, {})[repository] = verified
-    ids = sorted((id_ for id_, places in holding.items() if places), reverse=True)[:_KEPT]
+    there_are = (id_ for id_, places in holding.items() if places)
+    # Of several of the same moment the letters at the end say nothing.
+    ids = sorted(there_are, key=lambda id_: (id_[:_MOMENT], found[id_].taken_at, id_), reverse=True)[:_KEPT]
     return [
         found[id_].model_copy(update={"repositories": sorted(holding[id_]), "verified": _any(holding[id_].values())})
         for id_ in ids
