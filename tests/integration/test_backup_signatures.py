@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup_documents import edit_document
-from integration.backup_runs import Bench, contents, new_bench
+from integration.backup_runs import Bench, candidate, contents, new_bench
 from integration.postgres_server import Database
 from medianest_operator.backups.repository.manifest import Manifest
 
@@ -78,6 +78,37 @@ def test_what_a_lost_key_has_signed_comes_back_by_name(
     answer = bench.restore(target, "--backup", name, "--accept-unsigned")
     assert answer.told == (0, "Succeeded", "Succeeded"), answer.text
     assert contents(target) == contents(bench.source)
+
+
+def test_what_another_key_has_signed_is_told_beside_what_none_has(
+    bench: Bench, target: Database, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest ones are whole: nobody who has lost the key is to restore an older one for want of a word."""
+    unsigned = bench.backup().result["backup"]
+    (room / "keys").mkdir()
+    (room / "keys" / "key").write_text("k" * 64)
+    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
+    lost = [bench.backup().result["backup"] for _ in range(2)]
+    (room / "keys" / "key").write_text("n" * 64)
+    answer = bench.restore(target)
+    assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
+    assert f"it has 3, the newest {lost[1]}, {lost[0]}, {unsigned}; 3 of them are not signed" in answer.text
+    # By hand, where all there are have the other key.
+    shutil.rmtree(next(bench.folder.joinpath("main").rglob(unsigned)))
+    for which in ("latest", "20200101T000000Z-daily-aaaa"):
+        answer = bench.restore(target, "--backup", which)
+        assert f"it has 2, the newest {lost[1]}, {lost[0]}" in answer.text
+    # The present key is an older one: what is taken is not the newest.
+    (room / "keys" / "key").write_text("k" * 64)
+    answer = bench.restore(target, "--backup", "latest")
+    assert "not signed" not in answer.text
+    (room / "keys" / "key").write_text("n" * 64)
+    fresh = bench.backup().result["backup"]
+    (room / "keys" / "key").write_text("k" * 64)
+    other = candidate(target.server)
+    answer = bench.restore(other, "--backup", "latest")
+    assert answer.result["backup"] == lost[1]
+    assert f"Note: a newer one is not signed by the present key ({fresh})." in answer.result["message"]
 
 
 def test_a_signed_copy_goes_before_a_forged_one(medianest: Database, keys: Path, target: Database, room: Path) -> None:

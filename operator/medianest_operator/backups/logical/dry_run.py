@@ -21,7 +21,7 @@ from medianest_operator.backups.logical.restore import (
     check_version,
     eligible,
     open_target,
-    unread_repositories,
+    why_not_newer,
 )
 from medianest_operator.backups.logical.room import fits, lacks_room, used_bytes
 from medianest_operator.backups.logical.server import without_limits
@@ -117,7 +117,7 @@ class DryRun:
         kept = {name: value for name, value in estimate.items() if value is not None}
         sentences = [
             _which(manifest, backup),
-            *(f"Note: {text}." for text in unread_repositories(found, options)),
+            *(f"Note: {text}." for text in why_not_newer(found, options, backup)),
             _losses(lost, live.changed),
             _returns(_more_rows(manifest.rows, live.rows)),
             _refused(backup.verification, options.accepted),

@@ -28,7 +28,7 @@ from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.comparison import ACCEPTED, Comparison, compare
 from medianest_operator.postgres.connect import ConnectError, connect, libpq_environment
 from medianest_operator.results.backup import Reason, Result, RunFailure
-from medianest_operator.results.text import cut
+from medianest_operator.results.text import cut, first_three
 
 COLLATION = "collation of the database"
 """How a difference of it is accepted."""
@@ -247,7 +247,7 @@ def from_newest_whole(
     """
     found = eligible(repositories, options, report)
     places = choose(found, options.which, accept_unsigned=options.accept_unsigned)
-    unread = unread_repositories(found, options)
+    unread = why_not_newer(found, options, places[0][1])
     rotten: dict[str, str] = {}
     while True:
         try:
@@ -263,11 +263,17 @@ def from_newest_whole(
             report(f"{failure.message}; trying the one before")
 
 
-def unread_repositories(found: Found, options: RestoreOptions) -> list[str]:
-    """Those that may have a newer backup than the one that is taken, in words."""
+def why_not_newer(found: Found, options: RestoreOptions, taken: Backup) -> list[str]:
+    """What may be newer than the backup that is taken, and why it isn't that one, in words."""
     if options.which not in (LATEST, LATEST_VERIFIED):
         return []
-    return [f"repository {name} could not be looked into ({text})" for name, text in found.failures.items()]
+    unread = [f"repository {name} could not be looked into ({text})" for name, text in found.failures.items()]
+    every = sorted((backup for catalog in found.catalogs for backup in catalog.backups), key=lambda item: item.rank)
+    newer = [item for item in every if item.rank > taken.rank and item.place.origin == taken.place.origin]
+    if unsigned := list(dict.fromkeys(item.id for item in newer if item.is_whole and not item.is_authentic)):
+        count = f"{len(unsigned)} newer ones are" if len(unsigned) > 1 else "a newer one is"
+        unread.append(f"{count} not signed by the present key ({first_three(unsigned[::-1], ', ')})")
+    return unread
 
 
 @contextmanager

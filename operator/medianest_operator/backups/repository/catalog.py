@@ -268,8 +268,8 @@ class Catalog:
         return summary
 
     def _unsigned(self) -> str:
-        """What to say of those that would be taken if they were signed; begins with a semicolon."""
-        count = sum(backup.state is State.COMPLETE and not backup.is_authentic for backup in self.backups)
+        """What to say of those that would be taken if they were signed by the present key; begins with a semicolon."""
+        count = sum(backup.is_whole and not backup.is_authentic for backup in self.backups)
         if not count:
             return ""
         return (
@@ -278,10 +278,11 @@ class Catalog:
         )
 
     def _told(self) -> str:
-        complete = [backup.id for backup in self.backups if backup.state is State.COMPLETE]
-        if not complete:
+        # Also those that another key has signed: whoever has lost one looks for them.
+        whole = [backup.id for backup in self.backups if backup.is_whole]
+        if not whole:
             return "it has no complete backup of this database"
-        return f"it has {len(complete)}, the newest {', '.join(complete[:-4:-1])}"
+        return f"it has {len(whole)}, the newest {', '.join(whole[:-4:-1])}"
 
 
 def _in_short(backup: Backup) -> list[Any]:
