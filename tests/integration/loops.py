@@ -14,7 +14,7 @@ from medianest_operator.kubernetes.cache import Cache
 from medianest_operator.kubernetes.client import KubernetesClient
 from medianest_operator.kubernetes.events import Recorder
 from medianest_operator.kubernetes.existing import ExistingNames
-from medianest_operator.kubernetes.kinds import CHILDREN, DATABASE, EVENT, OWN, Manifest
+from medianest_operator.kubernetes.kinds import CHILDREN, DATABASE, EVENT, OWN, POD, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.postgres.sessions import Sessions
 from medianest_operator.reconcile.concern import Concern
@@ -102,6 +102,24 @@ class Arena:
         await self.services.handovers.close()
         await self.services.notifier.close()
         await self.sessions.close()
+
+
+def waits_for_a_secret(server: ApiServer, job: Manifest, secret: str) -> None:
+    """Let a Job's pod be on its node, where the kubelet can't mount a Secret."""
+    uid = f"{job['metadata']['uid']}-pod"
+    metadata = {
+        "namespace": NAMESPACE, "name": f"{job['metadata']['name']}-x", "uid": uid, "labels": job["metadata"]["labels"],
+        "ownerReferences": [{"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}],
+    }  # fmt: skip
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    containers = [{"name": "backup", "state": {"waiting": {"reason": "ContainerCreating"}}}]
+    status = {"phase": "Pending", "conditions": [scheduled], "containerStatuses": containers}
+    server.put(POD, {"metadata": metadata, "spec": {"containers": [{"image": "image"}]}, "status": status})
+    server.put(EVENT, {
+        "metadata": {"namespace": NAMESPACE, "name": uid, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "involvedObject": {"uid": uid}, "type": "Warning", "reason": "FailedMount",
+        "message": f'MountVolume.SetUp failed for volume "signing" : secret "{secret}" not found',
+    })  # fmt: skip
 
 
 @contextlib.asynccontextmanager

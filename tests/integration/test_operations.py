@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from apiserver import Call, Fault
 from integration import operations
-from integration.loops import NAMESPACE
+from integration.loops import NAMESPACE, waits_for_a_secret
 from integration.operations import (
     MOMENT,
     REPOSITORY,
@@ -311,3 +312,27 @@ async def test_killed_before_any_of_its_writes_it_is_done_once(made: Serving) ->
         kept = [name for name in after if name.startswith("medianest_old_")]
         assert len(kept) == number
         assert not [name for name in after if name.startswith("medianest_new_")]
+
+
+@pytest.mark.parametrize("asked", [{}, {"dryRun": True}, {"tables": ["users"]}], ids=["in place", "dry run", "tables"])
+async def test_a_restore_that_waits_for_a_secret_begins_anew_without_its_name(
+    made: Serving, asked: dict[str, Any]
+) -> None:
+    live = made.arena.server.get(DATABASE, *made.key)
+    signed = {"backup": live["spec"]["backup"] | {"encryption": {"signingSecret": {"name": "keys"}}}}
+    made.arena.server.put(DATABASE, live | {"spec": live["spec"] | signed})
+    ask(made, "back", restore=asked)
+    await run(made)
+    component = naming.COMPONENT_ASIDE if asked else naming.COMPONENT_RESTORE
+    [job] = jobs(made, component)
+    assert "--signing-keys" in arguments(job)
+    waits_for_a_secret(made.arena.server, job, "keys")
+    await run(made)
+    assert 'secret "keys" not found' in status(made, "back")["message"]
+    assert [item["metadata"]["uid"] for item in jobs(made, component)] == [job["metadata"]["uid"]]
+    made.arena.server.put(DATABASE, made.arena.server.get(DATABASE, *made.key) | {"spec": live["spec"]})
+    await run(made)
+    [anew] = jobs(made, component)
+    assert anew["metadata"]["uid"] != job["metadata"]["uid"]
+    assert "--signing-keys" not in arguments(anew)
+    assert phase(made, "back") == "Running"

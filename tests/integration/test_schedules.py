@@ -9,10 +9,10 @@ import pytest
 
 from apiserver import Fault
 from integration.backup_runs import Bench, new_bench
-from integration.loops import NAMESPACE, Arena, arena
+from integration.loops import NAMESPACE, Arena, arena, waits_for_a_secret
 from integration.postgres_server import Database
 from medianest_operator import naming
-from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, JOB, SECRET, Manifest
+from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, JOB, POD, SECRET, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.timestamps import stamp_now
 
@@ -112,6 +112,39 @@ async def test_one_that_is_not_wanted_starts_nothing_more() -> None:
         made.server.put(JOB, running | {"status": {"conditions": [end]}})
         await made.run(key)
         assert "db-verify" not in cron_jobs(made)
+
+
+@pytest.mark.parametrize("series", ["daily", "verify"])
+async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(series: str) -> None:
+    async with arena() as made:
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "keys"}, "data": {}})
+        key = made.make("db", {})
+        signed = {"encryption": {"signingSecret": {"name": "keys"}}}
+        await backups(made, key, repositories=[VOLUME], **signed)
+        cron_job = cron_jobs(made)[f"db-{series}"]
+        uid = cron_job["metadata"]["uid"]
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": f"db-{series}", "uid": uid}
+        template = cron_job["spec"]["jobTemplate"]
+        metadata = {
+            "namespace": NAMESPACE, "name": f"db-{series}-1", "labels": template["metadata"]["labels"],
+            "ownerReferences": [owner],
+        }  # fmt: skip
+        job = made.server.put(JOB, {"metadata": metadata, "spec": template["spec"]})
+        waits_for_a_secret(made.server, job, "keys")
+        truth, reason, message = await backups(made, key, repositories=[VOLUME], **signed)
+        assert (truth, reason) == ("False", "BackupMisconfigured")
+        assert message.startswith(f"Job db-{series}-1 can't begin: Pod db-{series}-1-x can't start: ")
+        assert 'secret "keys" not found' in message
+        assert made.server.all(JOB)
+        # The spec that it is of is none any more; one that has begun ends all the same.
+        begun = made.server.get(POD, NAMESPACE, f"db-{series}-1-x")
+        running = {"name": "backup", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+        made.server.put(POD, begun | {"status": {"phase": "Running", "containerStatuses": [running]}})
+        await backups(made, key, repositories=[VOLUME])
+        assert made.server.all(JOB)
+        waits_for_a_secret(made.server, job, "keys")
+        await backups(made, key, repositories=[VOLUME])
+        assert list(made.server.all(JOB)) == []
 
 
 @pytest.mark.parametrize("state", [{"hibernate": True}, {"backup": {"suspend": True}}])

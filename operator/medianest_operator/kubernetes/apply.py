@@ -79,6 +79,12 @@ def stamped(kind: Kind, manifest: Manifest) -> Manifest:
     return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
 
 
+def is_as_applied(kind: Kind, live: Manifest, manifest: Manifest) -> bool:
+    """Whether an object was made by this very manifest, whatever became of it since."""
+    wanted = str(stamped(kind, manifest)["metadata"]["annotations"][naming.ANNOTATION_APPLIED])
+    return wanted == (live["metadata"].get("annotations") or {}).get(naming.ANNOTATION_APPLIED)
+
+
 class Applier:
     """Writes children."""
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 STRANDED_AFTER: Final = timedelta(seconds=10)
 """A pod that is still there so long after the end of its grace period is on a lost node."""
+_BEGINS_WITHIN: Final = timedelta(minutes=5)
+"""Whatever is pulled and mounted; after that a pod that has not begun is no reason to wait."""
 _LONGEST: Final = 1000
 """Characters of a text that isn't a result."""
 
@@ -67,6 +69,24 @@ class Attempt:
         limit = datetime.now(UTC) - STRANDED_AFTER
         stamps = [pod["metadata"].get("deletionTimestamp") for pod in self.pods]
         return bool(stamps) and all(stamp is not None and datetime.fromisoformat(stamp) < limit for stamp in stamps)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a container of it was ever started."""
+        statuses = [pod.get("status", {}) for pod in self.pods]
+        containers = [
+            container
+            for status in statuses
+            for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        ]
+        return any({"running", "terminated"} & container.get("state", {}).keys() for container in containers)
+
+    async def is_in_vain(self) -> bool:
+        """Whether it can't begin: nothing is lost with one that is made anew."""
+        if not self.is_running or self.has_begun:
+            return False
+        made = datetime.fromisoformat(self.job["metadata"]["creationTimestamp"])
+        return datetime.now(UTC) - made > _BEGINS_WITHIN or await self.obstacle() is not None
 
     @property
     def age(self) -> timedelta:

@@ -12,7 +12,8 @@ from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.operation import OperationPhase, OperationSpec, OperationStatus
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.kinds import DATABASE, OPERATION, Manifest
+from medianest_operator.kubernetes.apply import is_as_applied
+from medianest_operator.kubernetes.kinds import DATABASE, JOB, OPERATION, Manifest
 from medianest_operator.naming import Key
 from medianest_operator.observability.notifications import Message
 from medianest_operator.postgres import databases
@@ -177,6 +178,11 @@ class _One:
         if attempt.is_stranded:
             # It has changed nothing, or all that it should have: another one finds out.
             await attempt.discard()
+        if await attempt.is_in_vain() and not is_as_applied(JOB, attempt.job, await self._job()):
+            await attempt.discard()
+            message = f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
+            await self._follower.report(Progress(item.uid, OperationPhase.RUNNING, _under_way(item), message, details))
+            return
         if attempt.is_running:
             doing = "finds out what a restore would do" if item.is_dry_run else f"brings tables of {item.which} back"
             message = await attempt.obstacle() or f"Job {attempt.name} {doing}."
@@ -197,6 +203,9 @@ class _One:
         await self._follower.report(done)
 
     async def _start(self) -> Attempt:
+        return await attempts.start(self._run, await self._job())
+
+    async def _job(self) -> Manifest:
         run, item = self._run, self._item
         primary = run.facts.require(Servers).primary
         assert primary is not None
@@ -208,11 +217,10 @@ class _One:
             async with run.services.sessions.use(instance, run.credentials) as connection:
                 identifier = await databases.system_identifier(connection)
         owner = owner_reference(item.manifest, OPERATION)
-        wanted = aside_job(
+        return aside_job(
             run.names, run.spec, source, item.digest, run.job_image, owner,
             system_identifier=identifier, asked=item.restore, others=item.others(run.spec), schema=item.schema,
         )  # fmt: skip
-        return await attempts.start(run, wanted)
 
 
 class _Follower:

@@ -21,6 +21,7 @@ from medianest_operator.api.bootstrap import Import
 from medianest_operator.api.conditions import Reason
 from medianest_operator.api.operation import MOST_DIFFERENCES, OperationPhase
 from medianest_operator.errors import Permanent, Transient
+from medianest_operator.kubernetes.apply import is_as_applied
 from medianest_operator.kubernetes.kinds import JOB, OPERATION, Manifest, digest
 from medianest_operator.postgres import copies, databases, logins, roles
 from medianest_operator.postgres.databases import LiveDatabase, Mark, Role
@@ -174,6 +175,10 @@ class _Restore:
             return await self._start(request, live, [])
         attempt = tries[-1]
         if attempt.is_running and not attempt.is_stranded:
+            if await attempt.is_in_vain() and not await self._is_of_present(request, tries):
+                await attempt.discard()
+                message = f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
+                return self._report(request, live, RESTORING, message)
             doing = await attempt.obstacle() or f"Job {attempt.name} {request.doing}."
             return self._report(request, live, RESTORING, doing, attempt)
         if attempt.succeeded:
@@ -197,9 +202,7 @@ class _Restore:
     async def _start(self, request: Request, live: LiveDatabase | None, tries: Sequence[Attempt]) -> Restores:
         """An empty candidate, and a Job to fill it."""
         run, candidate = self._run, self._candidate(request)
-        needed: dict[str, str] = {}
-        for before in tries:
-            needed |= RestoreReport.read(before.result).extensions
+        needed = _needed(tries)
         wanted = await self._job(request, candidate, len(tries), asks=not needed)
         made = await run.services.applier.live(JOB, run.names.namespace, wanted["metadata"]["name"])
         if made is not None and _request_of(known := Attempt(run, made)) == request.digest[:16]:
@@ -223,6 +226,12 @@ class _Restore:
             told = f"{_unchanged(request, error.message)} {_what_to_do(request)}"
             return self._report(request, live, FAILED, told)
         return self._report(request, live, RESTORING, f"Job {attempt.name} {request.doing}.", attempt)
+
+    async def _is_of_present(self, request: Request, tries: Sequence[Attempt]) -> bool:
+        """Whether the last try's Job is the one that the spec makes now."""
+        *before, last = tries
+        wanted = await self._job(request, self._candidate(request), _number_of(last), asks=not _needed(before))
+        return is_as_applied(JOB, last.job, wanted)
 
     async def _job(self, request: Request, candidate: str, number: int, *, asks: bool) -> Manifest:
         run, image = self._run, self._run.job_image
@@ -414,6 +423,14 @@ def _what_to_do(request: Request, reason: str | None = None) -> str:
 
 def _request_of(attempt: Attempt) -> str | None:
     return attempt.annotations.get(naming.ANNOTATION_REQUEST)
+
+
+def _needed(tries: Sequence[Attempt]) -> dict[str, str]:
+    """The extensions that earlier tries asked for, with their schemas."""
+    needed: dict[str, str] = {}
+    for before in tries:
+        needed |= RestoreReport.read(before.result).extensions
+    return needed
 
 
 def _number_of(attempt: Attempt) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -15,6 +15,7 @@ from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.errors import Permanent
+from medianest_operator.kubernetes.apply import covers
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _SECRETS_EVERY: Final = 60.0
 """Seconds after which the Secrets that Jobs need are looked for again."""
+_BEGIN_EVERY: Final = 15.0
+"""Seconds after which it is asked again why a Job doesn't begin: no watched object tells."""
 _JUST_NOW: Final = timedelta(seconds=60)
 _REPORT_EVERY: Final = 600.0
 """Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
@@ -52,6 +55,7 @@ class BackupsPossible:
 async def reconcile(run: Run) -> Outcome:
     """Make volumes and CronJobs what the spec wants, and find out whether the Jobs would have all that they need."""
     wanted = backup_jobs.cron_jobs(run.names, run.spec, run.job_image, run.owner)
+    await _discard_outdated(run, wanted)
     waiting = await _let_go(run, {cron_job["metadata"]["name"] for cron_job in wanted})
     if is_suspended(run.spec):
         for cron_job in run.services.cache.of_database(CRON_JOB, run.key):
@@ -65,8 +69,39 @@ async def reconcile(run: Run) -> Outcome:
     except Permanent as error:
         facts = (BackupsPossible(error.message.rstrip(".")),)
         return Outcome(facts=facts, next_look=_SECRETS_EVERY if waiting else None)
+    waiting = waiting or bool(_not_begun(run))
     looks = waiting or (bool(_keys(run) or _credentials(run)) and not is_suspended(run.spec))
     return Outcome(facts=(await _possible(run),), next_look=_SECRETS_EVERY if looks else None)
+
+
+def _not_begun(run: Run) -> list[Attempt]:
+    """The Jobs of which no container was started yet."""
+    attempts = [Attempt(run, job) for job in run.backup_jobs]
+    return [attempt for attempt in attempts if attempt.is_running and not attempt.has_begun]
+
+
+async def _discard_outdated(run: Run, wanted: Sequence[Manifest]) -> None:
+    """Delete the CronJobs' Jobs that can't begin, and would be others by now: each keeps its series from going on."""
+    templates = {item["metadata"]["name"]: item["spec"]["jobTemplate"]["spec"]["template"] for item in wanted}
+    for attempt in _not_begun(run):
+        owners = attempt.job["metadata"].get("ownerReferences", [])
+        cron_job = next((owner["name"] for owner in owners if owner["kind"] == CRON_JOB.kind), None)
+        if cron_job is None:
+            continue
+        template = templates.get(cron_job)
+        fits = template is not None and covers(attempt.job["spec"]["template"], template)
+        if not fits and await attempt.is_in_vain():
+            log.info("Job %s can't begin, and is of an earlier spec: it goes", attempt.name,
+                     extra={"database": "/".join(run.key)})  # fmt: skip
+            await attempt.discard()
+
+
+async def _waiting(run: Run) -> str | None:
+    """Which Job can't begin, and why, as a sentence."""
+    for attempt in _not_begun(run):
+        if obstacle := await attempt.obstacle():
+            return f"Job {attempt.name} can't begin: {obstacle}"
+    return None
 
 
 async def _let_go(run: Run, wanted: Collection[str]) -> bool:
@@ -178,6 +213,7 @@ async def report(run: Run) -> Outcome:
         possible.missing if possible else {},
         # Where this run couldn't ask, as they were.
         found.replaced if (found := run.facts.get(Restores)) else known_replaced(run),
+        await _waiting(run),
     )
     return Outcome(
         conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
@@ -188,13 +224,14 @@ async def report(run: Run) -> Outcome:
 
 def _next_look(run: Run, backups: api.Backups, now: datetime) -> float | None:
     """Seconds until the status is out of date by the clock alone; `None` while nothing is scheduled."""
+    soon = [_BEGIN_EVERY] if _not_begun(run) else []
     if is_suspended(run.spec):
-        return None
+        return min(soon, default=None)
     coming = [tier.next for tier in backups.tiers if tier.next]
     if backups.next_verification:
         coming.append(backups.next_verification)
     seconds = ((datetime.fromisoformat(moment) - now).total_seconds() for moment in coming)
-    return min([_REPORT_EVERY, *(max(0.0, wait) + 1.0 for wait in seconds)])
+    return min([_REPORT_EVERY, *soon, *(max(0.0, wait) + 1.0 for wait in seconds)])
 
 
 def _known(run: Run) -> api.Backups | None:

@@ -81,6 +81,7 @@ class State:
         never: schedules that no moment fits, with their fields, in words.
         missing: repositories that no Job can reach, each with what is missing, in words.
         replaced: databases that a restore has replaced.
+        waiting: which Job can't begin, and why, as a sentence.
     """
 
     backups: api.Backups
@@ -89,6 +90,7 @@ class State:
     never: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     replaced: tuple[api.ReplacedDatabase, ...] = ()
+    waiting: str | None = None
 
 
 def next_run(schedule: str, time_zone: str, after: datetime) -> datetime:
@@ -412,6 +414,8 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
     if kept := [item for item in state.replaced if item.problem]:
         more = f" So do {len(kept) - 1} more (status.replaced)." if len(kept) > 1 else ""
         return "False", Reason.BACKUP_FAILED, f"{_sentence(str(kept[0].problem))}{more} {_fallback(backups)}"
+    if state.waiting:
+        return "False", Reason.BACKUP_MISCONFIGURED, f"{state.waiting} {_fallback(backups)}"
     if state.overdue:
         series = ", ".join(state.overdue)
         return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
