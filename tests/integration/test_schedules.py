@@ -114,6 +114,32 @@ async def test_one_that_is_not_wanted_starts_nothing_more() -> None:
         assert "db-verify" not in cron_jobs(made)
 
 
+async def test_while_paused_the_status_speaks_of_the_cron_jobs_that_there_are() -> None:
+    """The operator changes nothing then: what the spec says by now isn't so."""
+    async with arena() as made:
+        key = made.make("db", {})
+        early = {"logical": {"daily": {"schedule": "30 1 * * *"}}, "timeZone": "Etc/UTC"}
+        await backups(made, key, repositories=[VOLUME], **early)
+        made.make(key[1], {"paused": True, "backup": {"repositories": [VOLUME], "suspend": True}})
+        await made.run(key)
+        assert cron_jobs(made)["db-daily"]["spec"]["suspend"] is False
+        coming = {item["name"]: item["next"] for item in made.status(key)["backup"]["tiers"]}
+        assert coming["daily"].endswith("T01:30:00Z")
+        assert made.status(key)["backup"]["nextVerification"]
+        assert made.conditions(key)["BackupsHealthy"] == ("Unknown", "NoBackupYet")
+        assert f"The first is taken at {min(coming.values())}." in made.message(key, "BackupsHealthy")
+        # And the other way round.
+        await backups(made, key, repositories=[VOLUME], suspend=True)
+        assert made.message(key, "BackupsHealthy").startswith("spec.backup.suspend is true: no backup is scheduled.")
+        made.make(key[1], {"paused": True, "backup": {"repositories": [VOLUME]}})
+        await made.run(key)
+        assert cron_jobs(made)["db-daily"]["spec"]["suspend"] is True
+        assert "tiers" not in made.status(key)["backup"]
+        assert made.conditions(key)["BackupsHealthy"] == ("False", "BackupsSuspended")
+        message = made.message(key, "BackupsHealthy")
+        assert message.startswith("The CronJobs are suspended, and stay so while spec.paused is true: no backup is")
+
+
 @pytest.mark.parametrize("series", ["daily", "verify"])
 async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(series: str) -> None:
     async with arena() as made:

@@ -69,6 +69,36 @@ def is_suspended(spec: DatabaseSpec) -> bool:
     return spec.backup.suspend or spec.hibernate
 
 
+def as_scheduled(spec: DatabaseSpec, live: Sequence[Manifest]) -> DatabaseSpec:
+    """The spec with the schedules of the CronJobs that there are: while nothing may be changed, these are what comes.
+
+    Args:
+        live: the database's CronJobs.
+    """
+    running = {
+        item["metadata"]["labels"].get(naming.LABEL_TIER): item["spec"]
+        for item in live
+        if not item["spec"].get("suspend")
+    }
+
+    def of(name: TierName | None, wanted: Any) -> Any:
+        found = running.get(name)
+        known = {"enabled": True, "schedule": found["schedule"]} if found else {"enabled": False}
+        return wanted.model_copy(update=known)
+
+    backup = spec.backup
+    logical = backup.logical.model_copy(update={name: of(name, tier_of(spec, name)) for name in TIERS})
+    zones = {str(item["timeZone"]) for item in running.values() if item.get("timeZone")}
+    still = bool(live) and not running
+    update = {
+        "logical": logical,
+        "verification": of(None, backup.verification),
+        "time_zone": min(zones, default=backup.time_zone),
+        "suspend": still and not spec.hibernate,
+    }
+    return spec.model_copy(update={"backup": backup.model_copy(update=update), "hibernate": still and spec.hibernate})
+
+
 def _cron_job(
     names: Names, spec: DatabaseSpec, name: str, tier: TierName | None, image: str, owner: Mapping[str, Any]
 ) -> Manifest:

@@ -13,6 +13,7 @@ import pydantic
 from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.errors import Permanent
 from medianest_operator.kubernetes.apply import covers
@@ -34,6 +35,7 @@ _SECRETS_EVERY: Final = 60.0
 """Seconds after which the Secrets that Jobs need are looked for again."""
 _BEGIN_EVERY: Final = 15.0
 """Seconds after which it is asked again why a Job doesn't begin: no watched object tells."""
+_STILL_SUSPENDED: Final = "The CronJobs are suspended, and stay so while spec.paused is true"
 _JUST_NOW: Final = timedelta(seconds=60)
 _REPORT_EVERY: Final = 600.0
 """Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
@@ -193,8 +195,9 @@ async def report(run: Run) -> Outcome:
     now = datetime.now(UTC)
     ended = [job for manifest in run.backup_jobs if (job := _ended(Attempt(run, manifest))) is not None]
     ended += [job for manifest in run.restore_jobs if (job := _ended_of_replaced(Attempt(run, manifest))) is not None]
-    backups = collect(run.spec, _known(run), ended, now)
     crons = run.services.cache.of_database(CRON_JOB, run.key)
+    spec = backup_jobs.as_scheduled(run.spec, crons) if run.spec.paused else run.spec
+    backups = collect(spec, _known(run), ended, now)
     since = {
         labels_of(item).get(naming.LABEL_TIER, ""): datetime.fromisoformat(item["metadata"]["creationTimestamp"])
         for item in crons
@@ -208,24 +211,25 @@ async def report(run: Run) -> Outcome:
     state = State(
         backups,
         problem,
-        overdue(run.spec, backups, since, now),
-        never(run.spec, now),
+        overdue(spec, backups, since, now),
+        never(spec, now),
         possible.missing if possible else {},
         # Where this run couldn't ask, as they were.
         found.replaced if (found := run.facts.get(Restores)) else known_replaced(run),
         await _waiting(run),
+        State.suspended if run.spec.backup.suspend else _STILL_SUSPENDED,
     )
     return Outcome(
-        conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(run.spec, state))},
+        conditions={Condition.BACKUPS_HEALTHY: Verdict(*verdict(spec, state))},
         status={"backup": backups},
-        next_look=_next_look(run, backups, now),
+        next_look=_next_look(run, spec, backups, now),
     )
 
 
-def _next_look(run: Run, backups: api.Backups, now: datetime) -> float | None:
+def _next_look(run: Run, spec: DatabaseSpec, backups: api.Backups, now: datetime) -> float | None:
     """Seconds until the status is out of date by the clock alone; `None` while nothing is scheduled."""
     soon = [_BEGIN_EVERY] if _not_begun(run) else []
-    if is_suspended(run.spec):
+    if is_suspended(spec):
         return min(soon, default=None)
     coming = [tier.next for tier in backups.tiers if tier.next]
     if backups.next_verification:

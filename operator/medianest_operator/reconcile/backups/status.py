@@ -82,6 +82,7 @@ class State:
         missing: repositories that no Job can reach, each with what is missing, in words.
         replaced: databases that a restore has replaced.
         waiting: which Job can't begin, and why, as a sentence.
+        suspended: why no backup is scheduled, where they are suspended, as a clause.
     """
 
     backups: api.Backups
@@ -91,6 +92,7 @@ class State:
     missing: Mapping[str, str] = field(default_factory=dict)
     replaced: tuple[api.ReplacedDatabase, ...] = ()
     waiting: str | None = None
+    suspended: str = "spec.backup.suspend is true"
 
 
 def next_run(schedule: str, time_zone: str, after: datetime) -> datetime:
@@ -420,7 +422,7 @@ def verdict(spec: DatabaseSpec, state: State) -> tuple[Truth, Reason, str]:
         series = ", ".join(state.overdue)
         return "False", Reason.BACKUP_OVERDUE, f"No {series} backup when it was due. {_fallback(backups)}"
     if spec.backup.suspend:
-        message = f"spec.backup.suspend is true: no backup is scheduled. {_fallback(backups)}"
+        message = f"{state.suspended}: no backup is scheduled. {_fallback(backups)}"
         return "False", Reason.BACKUPS_SUSPENDED, message
     if state.missing:
         return "False", Reason.BACKUP_MISCONFIGURED, f"{_unreached(state)} {_fallback(backups)}"
