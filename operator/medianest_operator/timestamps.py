@@ -14,6 +14,11 @@ def stamp(moment: datetime, *, up: bool = False) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def stamp_exactly(moment: datetime) -> str:
+    """The same to the millisecond: `2026-11-22T03:00:00.125Z`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
+
+
 def stamp_now() -> str:
     """This moment."""
     return stamp(datetime.now(UTC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -254,6 +255,34 @@ def test_what_no_repository_calls_verified_any_more_is_not(later: str | None) ->
         old = seen("2026-03-28T02:00:00Z", newest, 30, verified)
         assert collect(spec(), after, [old, *jobs], NOW).verified == after.verified
         assert collect(spec(), after, [old], NOW).verified == after.verified
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_was_looked_at_last_counts_whichever_job_ended_first(order: tuple[int, ...]) -> None:
+    """Several that end within a second, as those of replaced databases do."""
+    jobs = []
+    for number in range(3):
+        newest = [[f"20260304T02000{other}Z-replaced-aaaa", 1, None, 5] for other in range(number, -1, -1)]
+        summary = {"count": len(newest), "newest": newest, "asOf": f"2026-03-04T02:00:09.{number}25Z"}
+        job = taken("2026-03-04T02:00:09Z", tier="replaced", catalog={"volume": summary})
+        jobs.append(dataclasses.replace(job, started="2026-03-04T02:00:00Z"))
+    backups = collect(spec(), None, [jobs[number] for number in order], NOW)
+    assert len(backups.newest) == 3
+    assert {item.name: item.count for item in backups.repositories}["volume"] == 3
+    # An earlier one that is still there brings nothing back, nor does one after which nobody looked.
+    assert collect(spec(), backups, [jobs[0]], NOW) == backups
+
+
+@pytest.mark.parametrize("clock", ["2036-03-04T02:00:00.000Z", "2016-03-04T02:00:00.000Z"])
+def test_a_job_has_looked_while_it_ran_whatever_its_clock_says(clock: str) -> None:
+    def looked(minute: int, count: int, as_of: str | None = None) -> EndedJob:
+        summary = {"count": count, "newest": held(*range(count, 0, -1))} | ({"asOf": as_of} if as_of else {})
+        job = taken(f"2026-03-04T02:{minute}:30Z", catalog={"volume": summary})
+        return dataclasses.replace(job, started=f"2026-03-04T02:{minute}:00Z")
+
+    backups = collect(spec(), None, [looked(10, 1), looked(20, 2, clock)], NOW)
+    assert len(backups.newest) == 2
+    assert len(collect(spec(), backups, [looked(30, 3)], NOW).newest) == 3
 
 
 def test_a_copy_in_the_repository_that_is_left_is_as_good() -> None:

@@ -256,6 +256,7 @@ class Summary(_Read):
     Attributes:
         newest: `None` where an earlier version of the program reported.
         signed: how many of them are signed by the Job's key; none where it had no key.
+        as_of: when it was looked at, by the Job's clock; `None` where an earlier version reported.
     """
 
     count: Annotated[int, Field(ge=0, le=2**31)] | None = None
@@ -263,6 +264,7 @@ class Summary(_Read):
     last_verified: Verified | None = None
     newest: Annotated[list[Newest] | None, BeforeValidator(_whole)] = None
     signed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    as_of: Moment | None = None
 
 
 class Check(_Read):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from medianest_operator.backups.repository import layout
 from medianest_operator.backups.repository.catalog import (
@@ -129,7 +130,9 @@ def choose(
 def _read(repository: Repository, wanted: Wanted) -> Catalog:
     if not (wanted.namespace and wanted.name):
         catalog = Catalog.read(repository)
-        return Catalog(repository, [backup for backup in catalog.backups if wanted.fits(backup.place.origin)])
+        fitting = [backup for backup in catalog.backups if wanted.fits(backup.place.origin)]
+        return Catalog(repository, fitting, catalog.as_of)
+    as_of = datetime.now(UTC)
     objects = repository.list(f"{wanted.namespace}/{wanted.name}")
     origins = {parsed[0].origin for item in objects if (parsed := layout.parse(item.path)) is not None}
     return Catalog(
@@ -140,6 +143,7 @@ def _read(repository: Repository, wanted: Wanted) -> Catalog:
             if wanted.fits(origin)
             for backup in Catalog.read(repository, origin).backups
         ],
+        as_of,
     )
 
 

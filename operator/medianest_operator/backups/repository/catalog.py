@@ -26,7 +26,7 @@ from medianest_operator.backups.repository.manifest import (
 )
 from medianest_operator.backups.repository.seals import Signature
 from medianest_operator.backups.repository.store import ABANDONED, READ_AT_MOST
-from medianest_operator.timestamps import stamp, stamp_now
+from medianest_operator.timestamps import stamp, stamp_exactly, stamp_now
 
 LATEST = "latest"
 LATEST_VERIFIED = "latest-verified"
@@ -141,10 +141,14 @@ class Catalog:
     """The backups of a repository, the oldest first.
 
     Ids, not clocks, say which is newer: see `layout.new_id`.
+
+    Args:
+        as_of: when it was looked at; what was changed later isn't in it.
     """
 
-    def __init__(self, repository: Repository, backups: Sequence[Backup]) -> None:
+    def __init__(self, repository: Repository, backups: Sequence[Backup], as_of: datetime | None = None) -> None:
         self.repository = repository
+        self.as_of = as_of
         self.backups = tuple(sorted(backups, key=lambda backup: (backup.rank, backup.place)))
 
     @classmethod
@@ -154,6 +158,7 @@ class Catalog:
         Raises:
             RepositoryError: it can't be read; never because of what a document says.
         """
+        as_of = datetime.now(UTC)
         objects = repository.list(origin.prefix if origin else "")
         folders: dict[Place, dict[str, StoredObject]] = defaultdict(dict)
         for item in objects:
@@ -161,15 +166,17 @@ class Catalog:
             if parsed is not None:
                 folders[parsed[0]][parsed[1]] = item
         if not folders:
-            return cls(repository, ())
+            return cls(repository, (), as_of)
         newest = max(item.modified for item in objects)
         with ThreadPoolExecutor(_READERS, "catalog") as pool:
             found = pool.map(lambda place: _look(repository, place, folders[place], newest), list(folders))
-            return cls(repository, [backup for backup in found if backup is not None])
+            return cls(repository, [backup for backup in found if backup is not None], as_of)
 
     def of(self, origin: Origin) -> Catalog:
         """The backups of one database."""
-        return Catalog(self.repository, [backup for backup in self.backups if backup.place.origin == origin])
+        return Catalog(
+            self.repository, [backup for backup in self.backups if backup.place.origin == origin], self.as_of
+        )
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -253,6 +260,8 @@ class Catalog:
                 backup.signature is Signature.GOOD and backup.tier is not Tier.REPLACED for backup in complete
             ),
         }
+        if self.as_of is not None:
+            summary["asOf"] = stamp_exactly(self.as_of)
         verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]
         if verified and (verification := verified[-1].verification) is not None:
             summary["lastVerified"] = {

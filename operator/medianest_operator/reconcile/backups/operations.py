@@ -180,7 +180,9 @@ class _One:
             await attempt.discard()
         if await attempt.is_in_vain() and not is_as_applied(JOB, attempt.job, await self._job()):
             await attempt.discard()
-            message = f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
+            message = (
+                f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
+            )
             await self._follower.report(Progress(item.uid, OperationPhase.RUNNING, _under_way(item), message, details))
             return
         if attempt.is_running:

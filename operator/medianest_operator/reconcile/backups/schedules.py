@@ -260,6 +260,7 @@ def _as_ended(attempt: Attempt, tier: str | None) -> EndedJob:
         name=attempt.name,
         tier=tier,
         finished=str(attempt.finished_at),
+        started=attempt.started_at,
         succeeded=attempt.succeeded,
         result=BackupReport.read(attempt.result).as_document(),
     )

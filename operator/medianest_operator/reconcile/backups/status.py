@@ -22,7 +22,7 @@ from medianest_operator.backups.repository import layout
 from medianest_operator.reconcile.backups.there import There
 from medianest_operator.reconcile.concern import Truth
 from medianest_operator.resources.backup_jobs import TIERS, can_verify, is_suspended, tier_of
-from medianest_operator.timestamps import stamp
+from medianest_operator.timestamps import stamp, stamp_exactly
 
 _WORDS = {
     "@hourly": "0 * * * *",
@@ -35,6 +35,7 @@ _WORDS = {
 }
 _SHOWN = 3
 _KEPT = 20
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _MOMENT = len("20261122T030000Z")
 _LATE = timedelta(hours=1)
 """How much later than planned a backup may begin; the deadline comes on top."""
@@ -50,6 +51,7 @@ class EndedJob:
         finished: when, as Kubernetes writes times.
         succeeded: as Kubernetes says.
         result: what its pod left; empty where it left nothing.
+        started: when, as `finished`.
     """
 
     name: str
@@ -57,6 +59,17 @@ class EndedJob:
     finished: str
     succeeded: bool
     result: Mapping[str, Any] = field(default_factory=dict)
+    started: str | None = None
+
+    def looked_at(self, repository: str) -> datetime:
+        """When it looked into a repository, which was while it ran: its clock may be another one."""
+        ended = datetime.fromisoformat(self.finished)
+        told = self.result.get("catalog", {}).get(repository, {}).get("asOf")
+        if told is None or self.started is None:
+            return ended
+        # The API server leaves fractions of a second out.
+        latest = ended + timedelta(seconds=1)
+        return min(max(datetime.fromisoformat(told), datetime.fromisoformat(self.started)), latest)
 
     @property
     def is_of_present(self) -> bool:
@@ -180,7 +193,7 @@ def _still_there(
         return last
     where = [item for item in repositories if not holders or item.name in holders]
     lost = there.has_lost(last.id)
-    if not lost and any(item.seen is None or item.seen < last.at for item in where):
+    if not lost and any(_seen(item) < datetime.fromisoformat(last.at) for item in where):
         return last
     if there.newest is not None:
         # How large its dump is was not said: `newest` counts all its files.
@@ -240,41 +253,48 @@ def _next_verification(spec: DatabaseSpec, now: datetime) -> str | None:
 
 def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -> list[api.RepositoryStatus]:
     found = {item.name: item for item in before.repositories}
+    known_since = {name: _seen(item) for name, item in found.items()}
     for job in jobs:
         told = job.result.get("repositories", {})
         summaries = job.result.get("catalog", {})
         for name in {*told, *summaries}:
-            known = found.get(name)
-            if known is not None and known.seen is not None and known.seen > job.finished:
+            if known_since.get(name, _NEVER) > job.looked_at(name):
                 continue
+            known = found.get(name) or api.RepositoryStatus(name=name)
+            update: dict[str, Any] = {}
             # That a replaced database was stored says nothing of the series.
-            good = bool(told[name].get("ok")) if name in told and job.is_of_present else None
-            summary = summaries.get(name, {})
-            found[name] = api.RepositoryStatus(
-                name=name,
-                count=summary.get("count", known.count if known else None),
-                last_success=job.finished if good else known.last_success if known else None,
-                message=(told[name].get("message") if good is False else None)
-                if good is not None
-                else (known.message if known else None),
-                seen=job.finished,
-                signed=summary.get("signed", known.signed if known else None),
-            )
+            if name in told and job.is_of_present:
+                good = bool(told[name].get("ok"))
+                update["message"] = None if good else told[name].get("message")
+                if good:
+                    update["last_success"] = job.finished
+            if _seen(known) <= (looked := job.looked_at(name)):
+                summary = summaries.get(name, {})
+                update |= {field: summary[field] for field in ("count", "signed") if field in summary}
+                update["seen"] = stamp_exactly(looked)
+            found[name] = known.model_copy(update=update)
     return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]
+
+
+def _seen(repository: api.RepositoryStatus | None) -> datetime:
+    if repository is None or repository.seen is None:
+        return _NEVER
+    return datetime.fromisoformat(repository.seen)
 
 
 def _summaries(
     spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """What the Jobs tell of each repository of the spec, without what was seen before the status, the newest last."""
-    seen = {item.name: item.seen or "" for item in before.repositories}
+    seen = {item.name: _seen(item) for item in before.repositories}
     there = {item.name for item in spec.backup.repositories}
-    return [
-        (repository, summary)
+    told = [
+        (looked, repository, summary)
         for job in jobs
         for repository, summary in job.result.get("catalog", {}).items()
-        if repository in there and seen.get(repository, "") <= job.finished
+        if repository in there and seen.get(repository, _NEVER) <= (looked := job.looked_at(repository))
     ]
+    return [(repository, summary) for _, repository, summary in sorted(told, key=lambda item: item[0])]
 
 
 def _newest(
