@@ -86,6 +86,15 @@ def bring(room: Path, target: Database, url: str, **environment: str) -> Answer:
     return start(room, target, url, **environment).end()
 
 
+def test_a_database_that_is_not_empty_is_left_alone(source: Source, target: Database, room: Path) -> None:
+    target.execute("CREATE TABLE mine (n int)")
+    answer = bring(room, target, source.url())
+    assert answer.told == (1, "Failed", "TargetNotEmpty"), answer.text
+    # An option that the command hasn't is no advice.
+    assert "it has public.mine. Import into a new one (CREATE DATABASE); nothing was changed." in answer.text
+    assert "--create" not in answer.text
+
+
 @pytest.mark.parametrize("major", [12, 13, 14, 15])
 def test_a_database_comes_over_from_each_version(major: int, target: Database, room: Path) -> None:
     with started(major) as source:

@@ -100,8 +100,21 @@ class Plan:
     rights: list[str] = field(default_factory=list)
 
 
-def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inherit: bool = True) -> Target:
+RESTORE_ELSEWHERE = "Restore into a new one (--create makes it)"
+IMPORT_ELSEWHERE = "Import into a new one (CREATE DATABASE)"
+
+
+def inspect(
+    connection: Connection[Any],
+    environment: Mapping[str, str],
+    *,
+    inherit: bool = True,
+    elsewhere: str = RESTORE_ELSEWHERE,
+) -> Target:
     """Look whether a database can be filled.
+
+    Args:
+        elsewhere: what to do where it isn't empty, as a clause.
 
     Raises:
         RunFailure: it isn't empty, or the role may not.
@@ -114,8 +127,8 @@ def inspect(connection: Connection[Any], environment: Mapping[str, str], *, inhe
     if found:
         raise RunFailure(
             Reason.TARGET_NOT_EMPTY,
-            f"Database {connection.info.dbname} is not empty, it has {', '.join(found)}. Restore into a new one"
-            " (--create makes it); nothing was changed.",
+            f"Database {connection.info.dbname} is not empty, it has {', '.join(found)}. {elsewhere}; nothing was"
+            " changed.",
         )
     return Target(connection, environment, owner, is_superuser, inherit)
 

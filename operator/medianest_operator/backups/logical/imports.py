@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from medianest_operator.backups.ending import timed_result
 from medianest_operator.backups.logical.counting import Counting
 from medianest_operator.backups.logical.dump import DumpError, dump, sequence_values
-from medianest_operator.backups.logical.filling import Target, act_as_owner, inspect, read_restored
+from medianest_operator.backups.logical.filling import IMPORT_ELSEWHERE, Target, act_as_owner, inspect, read_restored
 from medianest_operator.backups.logical.loading import load
 from medianest_operator.backups.logical.restore import open_target
 from medianest_operator.backups.logical.server import Server, check_readable, lock_tables, lost
@@ -203,7 +203,7 @@ class ImportRun:
         options = self._options
         # The target first: it must not be found unfit after an hour's dump.
         with closing(open_target(options.conninfo, options.wait, self._report)) as connection:
-            target = inspect(connection, libpq_environment(connection))
+            target = inspect(connection, libpq_environment(connection), elsewhere=IMPORT_ELSEWHERE)
             with scratch_folder(options.work, "import-") as folder:
                 path = folder / "data.dump"
                 source = open_source(options.source_file, self._report)
