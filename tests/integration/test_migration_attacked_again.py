@@ -297,12 +297,13 @@ def test_an_index_of_large_values_that_was_left_half_built_is_told(database: Dat
         job.wait_for_line("reverting: ")
         reader.execute("COMMIT")
     code, result, output = job.end()
-    assert (code, result["reason"]) == (1, "RollbackUnverified"), output
+    assert (code, result["reason"], result["rollback"]["verified"]) == (1, "StatementTimeout", True), output
     left = database.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
-    assert [name.removeprefix("pg_toast.") in result["message"] for (name,) in left] == [True], result
-    database.execute(f"DROP INDEX {left[0][0]}")
+    assert [f"DROP INDEX IF EXISTS {name}" in result["message"] for (name,) in left] == [True], result
+    # It holds up no other run.
     _, result, output = start({A: "SELECT 1;\n"}).end()
     assert result["reason"] == "MigrationsApplied", output
+    database.execute(f"DROP INDEX {left[0][0]}")
     assert not unlike(before, outside(database))
 
 

@@ -134,7 +134,9 @@ SELECT id::pg_catalog.text AS id, pg_catalog.left(source, 128) AS source, pg_cat
        {clamped("finished_at")} AS finished_at, pg_catalog.left(ending, 64) AS ending,
        pg_catalog.left(backup, 1024) AS backup, pg_catalog.octet_length(result::pg_catalog.text) AS size,
        CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) <= {LARGEST_RESULT} THEN result::pg_catalog.text END
-         AS result, lockout IS NOT NULL AS locked_out
+         AS result,
+       lockout IS NOT NULL AND (lockout OPERATOR(pg_catalog.->) 'mark'::pg_catalog.text)::pg_catalog.text
+         IS DISTINCT FROM 'null' AS locked_out
   FROM ONLY medianest_operator.migration_runs
  ORDER BY started_at DESC
  LIMIT 1
@@ -171,7 +173,7 @@ class Entry:
         strategy: how the run would be rolled back.
         plan: the parts with each migration's name, history row and way of reverting it, as JSON.
         before: the evidence from before, as JSON; `None` until it was taken.
-        lockout: the rights that were taken from writers, as JSON; `None` while nobody is locked out.
+        lockout: the rights that are taken from writers, as JSON; `None` while nobody is to be locked out.
         backup: the pre-migration backup's path in the repository.
         unverified: an earlier attempt to revert the run ended unverified.
     """
@@ -185,6 +187,11 @@ class Entry:
     lockout: Mapping[str, Any] | None = None
     backup: str | None = None
     unverified: bool = False
+
+    @property
+    def is_locked_out(self) -> bool:
+        """Whether the rights are taken: what is to be taken is written down before."""
+        return self.lockout is not None and self.lockout.get("mark", "") is not None
 
 
 @dataclass(frozen=True)
@@ -269,7 +276,7 @@ class Journal:
         if not self.exists():
             return False
         entry = self.open_entry()
-        return entry is not None and entry.lockout is not None
+        return entry is not None and entry.is_locked_out
 
     def result_of(self, source: str) -> tuple[Ending, Mapping[str, Any]] | None:
         """How the last run of a source ended, and its result; `None` where none did."""

@@ -6,21 +6,28 @@ from collections.abc import Collection, Iterator
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 from psycopg.rows import tuple_row
 
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, Key
 from medianest_operator.postgres.rows import only
 
 # The tables in which a column lies: its own, its partitions, what inherits it. And what the rows in each got that were
-# there when it came, whatever its default is now (PostgreSQL manual, pg_attribute, attmissingval: an array of one).
+# there when it came, whatever its default is now (PostgreSQL manual, pg_attribute, attmissingval: an array of one). A
+# table that was written anew, by another column that is computed or by VACUUM FULL, has the values in its rows instead:
+# those of a default that is a constant, and so runs nobody's code, are known all the same.
 _GIVEN: LiteralString = """
 WITH RECURSIVE tables (oid) AS (
   SELECT %s::pg_catalog.regclass::oid
   UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tables t ON t.oid = i.inhparent)
-SELECT c.oid::pg_catalog.regclass::text, (a.attmissingval::text::text[])[1]
+SELECT c.oid::pg_catalog.regclass::text, (a.attmissingval::text::text[])[1],
+       CASE WHEN NOT a.atthasmissing AND NOT EXISTS (
+              SELECT FROM pg_catalog.regexp_matches(d.adbin::text, '{([A-Z]+)', 'g') node(name)
+               WHERE node.name[1] NOT IN ('CONST', 'RELABELTYPE', 'COERCETODOMAIN'))
+            THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END
   FROM tables t JOIN pg_catalog.pg_class c ON c.oid = t.oid
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND pg_catalog.quote_ident(a.attname) = %s
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE c.relkind = 'r'
 """
 
@@ -59,7 +66,8 @@ def written_by_others(connection: Connection[Any], items: Collection[CatalogObje
         try:
             with connection.transaction():
                 connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
-                count = _count(connection, item, table)
+                with connection.transaction(force_rollback=True):
+                    count = _count(connection, item, table)
         except (psycopg.errors.UndefinedTable, psycopg.errors.WrongObjectType, psycopg.errors.UndefinedColumn):
             continue
         if count:
@@ -71,15 +79,35 @@ def _count(connection: Connection[Any], item: CatalogObject, table: str) -> int:
     cursor = connection.cursor(row_factory=tuple_row)
     if item.kind == "table":
         # Partitions and what inherits go with it.
+        _show_all(cursor, table)
         (count,) = only(cursor.execute(f"SELECT count(*) FROM {table}".encode()))
         return int(count)
     column, kind, total = item.name, item.attributes["type"], 0
-    for holder, given in cursor.execute(_GIVEN, (table, column)).fetchall():
-        # As text: not every type can be compared. By way of its type: a text of it may be spelled in several ways.
-        start = sql.SQL(f"SELECT count(*) FROM ONLY {holder} WHERE {column}::text IS DISTINCT FROM (")
-        (count,) = only(cursor.execute(start + sql.Literal(given) + sql.SQL(f"::{kind})::text")))
+    for holder, given, constant in cursor.execute(_GIVEN, (table, column)).fetchall():
+        _show_all(cursor, holder)
+        # As text: not every type can be compared, and what a collation calls equal may differ. By way of its type: a
+        # text of it may be spelled in several ways.
+        value: sql.Composable = sql.Literal(given)
+        if constant is not None and not _has_nulls(cursor, holder, column):
+            # One without nulls was written anew: a default that came later than the column left those that were there.
+            value = sql.SQL(f"({constant})")
+        start = sql.SQL(f'SELECT count(*) FROM ONLY {holder} WHERE {column}::text COLLATE "C" IS DISTINCT FROM (')
+        (count,) = only(cursor.execute(start + value + sql.SQL(f'::{kind})::text COLLATE "C"')))
         total += int(count)
     return total
+
+
+def _show_all(cursor: Cursor[Any], table: str) -> None:
+    """Until the transaction is rolled back: policies hide rows from a table's owner where they are forced on it."""
+    query = "SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = %s::pg_catalog.regclass"
+    (forced,) = only(cursor.execute(query, (table,)))
+    if forced:
+        cursor.execute(f"ALTER TABLE ONLY {table} NO FORCE ROW LEVEL SECURITY".encode())
+
+
+def _has_nulls(cursor: Cursor[Any], holder: str, column: str) -> bool:
+    (found,) = only(cursor.execute(f"SELECT EXISTS (SELECT FROM ONLY {holder} WHERE {column} IS NULL)".encode()))
+    return bool(found)
 
 
 def _is_generated(item: CatalogObject) -> bool:

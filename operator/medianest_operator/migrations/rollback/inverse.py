@@ -76,10 +76,12 @@ def inverse(before: Catalog, after: Catalog) -> list[str]:
     ]
     statements: list[str] = []
     rebuilt: list[str] = []
+    comments: list[str] = []
     for was, now in changed:
-        rebuilt += _change_back(was, now)
+        (comments if was.kind == "comment" else rebuilt).extend(_change_back(was, now))
     for item in sorted(removed.values(), key=lambda item: item.key):
-        rebuilt += _bring_back(item)
+        # A comment is on something that has to be there again.
+        (comments if item.kind == "comment" else rebuilt).extend(_bring_back(item))
     dropped_tables = {item.name for item in added.values() if item.kind in HOLDERS}
     for kind in _DROPS:
         for item in sorted((item for item in added.values() if item.kind == kind), key=lambda item: item.key):
@@ -92,7 +94,7 @@ def inverse(before: Catalog, after: Catalog) -> list[str]:
             raise NoInverse(f"{item.label} was added, and nothing is known that removes it")
         elif item.kind in _FOLLOWERS and not _is_of_added(item, added):
             raise NoInverse(f"{item.label} was added")
-    return statements + rebuilt
+    return statements + rebuilt + comments
 
 
 def _goes_with_another(item: CatalogObject, dropped_tables: set[str], added: Mapping[Key, CatalogObject]) -> bool:
@@ -101,7 +103,11 @@ def _goes_with_another(item: CatalogObject, dropped_tables: set[str], added: Map
     if item.kind == "index":
         # A constraint's index is named like it and goes with it.
         return ("constraint", item.table, item.name) in added
-    return item.kind == "sequence" and "owned_by" in item.attributes
+    if item.kind == "sequence" and "owned_by" in item.attributes:
+        owner = str(item.attributes["owned_by"])
+        columns = (f"{other.table}.{other.name}" for other in added.values() if other.kind == "column")
+        return owner in columns or any(owner.startswith(f"{table}.") for table in dropped_tables)
+    return False
 
 
 def _is_of_added(item: CatalogObject, added: Mapping[Key, CatalogObject]) -> bool:

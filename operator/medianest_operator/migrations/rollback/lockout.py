@@ -309,8 +309,7 @@ def _starting(connection: Connection[Any]) -> set[int]:
 
 def _end(connection: Connection[Any], pids: Sequence[int]) -> None:
     row = connection.execute("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user").fetchone()
-    # A member that doesn't inherit has the right only as that role. Whatever ends this ends the transaction, and with it
-    # the role.
+    # A member that doesn't inherit has the right only as that role, which ends with the transaction, however that ends.
     with connection.transaction():
         connection.execute("RESET ROLE" if row and row[0] else "SET LOCAL ROLE pg_signal_backend")
         connection.execute("SELECT pg_catalog.pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", (list(pids),))

@@ -99,7 +99,7 @@ def way_back(
     prisma.put_rows_back(connection, () if entry.unverified else entry.plan.get("history", ()))
     work.journal.step(entry, Step.ROLLING_BACK)
     names = list(entry.plan["names"])
-    locked_out = entry.lockout is not None
+    locked_out = entry.is_locked_out
     backup = None
     if workbench.no_restore is None and entry.backup is not None:
         # The journal is the migrator's to write; the Job can read other databases' backups, too.
@@ -142,9 +142,10 @@ def way_back(
             " RollbackUnfinished says what may hold it up.",
             failure.failed if failure else None,
         ) from error
-    verification = _with_transaction(connection, reverted.verification, transaction)
+    verification = reverted.verification
     if entry.strategy == Strategy.TRANSACTION and not committed:
         verification = replace(verification, uncommitted=True)
+    verification = _with_transaction(connection, verification, None if locked_out else transaction)
     rollback = Rollback(
         strategy=reverted.strategy,
         verified=verification.is_equal,
@@ -226,13 +227,17 @@ def _said(error: Exception) -> str:
 
 
 def _with_transaction(connection: Connection[Any], verification: Verification, transaction: int | None) -> Verification:
-    """Rows that differ with writers at work are the writers' only if the server says that the run's transaction ended
-    without a commit (PostgreSQL manual, pg_xact_status)."""
-    if transaction is None or not verification.writers:
+    """What differs with others at work is theirs only if the server says that the run's transaction ended without a
+    commit (PostgreSQL manual, pg_xact_status)."""
+    if transaction is None or not (verification.writers or verification.differences):
         return verification
     row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
     if row is not None and row[0] == "aborted":
+        if verification.uncommitted:
+            verification = replace(verification, differences=(), others=verification.differences)
         return replace(verification, aborted=True)
+    if not verification.writers:
+        return verification
     told = row[0] if row else "nothing"
     lines = (*verification.differences, f"the server says {told} of transaction {transaction}, expected aborted")
     return Verification(lines, verification.tables, verification.rows)
@@ -307,7 +312,7 @@ class Recovery:
             raise RunEnd(
                 MigrationResult.of(
                     Reason.ROLLBACK_UNVERIFIED,
-                    f"{access(entry.lockout is not None)} The rollback of {', '.join(names)} is unverified, and the"
+                    f"{access(entry.is_locked_out)} The rollback of {', '.join(names)} is unverified, and the"
                     f" journal no longer holds what was before it. {UNVERIFIED_ADVICE}",
                 )
             )
@@ -333,7 +338,7 @@ class Recovery:
             finish=lambda rollback: {
                 "outcome": Outcome.TRANSIENT,
                 "reason": Reason.INTERRUPTED,
-                "message": _cut_off(rollback, entry.lockout is not None),
+                "message": _cut_off(rollback, entry.is_locked_out),
                 "rollback": rollback.model_dump(mode="json"),
             },
         )
@@ -341,7 +346,7 @@ class Recovery:
             raise RunEnd(
                 MigrationResult.of(
                     Reason.ROLLBACK_UNVERIFIED,
-                    f"{access(entry.lockout is not None)} An earlier run of {', '.join(names)} was cut off or failed,"
+                    f"{access(entry.is_locked_out)} An earlier run of {', '.join(names)} was cut off or failed,"
                     f" and its rollback could not be verified: {rollback.verification}. {UNVERIFIED_ADVICE}",
                     rollback=rollback,
                     backup=entry.backup,

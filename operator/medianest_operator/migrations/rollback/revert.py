@@ -23,6 +23,7 @@ from medianest_operator.migrations.rollback.rights import put_back
 from medianest_operator.migrations.run import session
 from medianest_operator.migrations.run.description import Description, differences, read_description
 from medianest_operator.migrations.run.evidence import (
+    INVALID,
     Evidence,
     Verification,
     application_catalog,
@@ -92,6 +93,7 @@ class Revert:
         known: what was there beside `before` when an earlier attempt could not be verified; `None` where there was
             none. What came later somebody has made since, and stays.
         is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
+        looks: look for others' rows in what is dropped; as a rule where writers aren't locked out.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Revert:
         hands_off: str | None = None,
         known: Collection[Key] | None = None,
         is_copy: bool = False,
+        looks: bool | None = None,
     ) -> None:
         self._connection = connection
         self._report = report
@@ -118,12 +121,15 @@ class Revert:
         self._backup = backup if locked_out else None
         self._changed = changed
         self._is_copy = is_copy
+        self._looks = not locked_out if looks is None else looks
         self._hands_off = hands_off is not None
         self._known = known
         self._held: list[str] = [] if hands_off is None else [hands_off]
         self._restored = False
         self._cleared = False
         self._executed: list[str] = []
+        self._depended_on: list[str] = []
+        self._denied: set[str] = set()
 
     def run(self) -> Reverted:
         """Go back.
@@ -161,11 +167,22 @@ class Revert:
     def _verify(self) -> Verification:
         self._set_sequences_back()
         after = read_evidence(self._connection, contents=self._locked_out)
+        after, left = self._without_denied(after)
         compare = partial(verify, self._before, writers_may_write=not self._locked_out, restored=self._restored)
         found = compare(after)
-        if not found.is_equal or self._before.description is None or not self._changed:
-            return found
-        return compare(replace(after, description=self._describe()))
+        if found.is_equal and self._before.description is not None and self._changed:
+            found = compare(replace(after, description=self._describe()))
+        return replace(found, left=left)
+
+    def _without_denied(self, after: Evidence) -> tuple[Evidence, tuple[str, ...]]:
+        """Without the indexes of large values that a REINDEX left half built: the schema they are in is a superuser's,
+        so that their owner can't drop them. They cost writes, and change nothing else."""
+        left = [item for item in after.catalog.of_kind(INVALID) if drop_of(item) in self._denied]
+        if not left:
+            return after, ()
+        keys = {item.key for item in left}
+        catalog = Catalog({key: item for key, item in after.catalog.objects.items() if key not in keys})
+        return replace(after, catalog=catalog), tuple(drop_of(item) for item in left)
 
     def _by_down_scripts(self) -> bool:
         if self._held_by_others():
@@ -205,14 +222,19 @@ class Revert:
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
-        holders = {} if self._locked_out else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
+        holders = {} if not self._looks else {drop_of(item): item for item in added_holders(self._before.catalog, now)}
         relations = {drop_of(item): item.name for item in now.objects.values() if item.kind in HOLDERS}
-        for statement in statements:
-            if statement in relations and (built := built_on(self._connection, relations[statement])):
-                self._held.insert(0, f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}")
-                continue
-            if self._try(statement, holders.get(statement)):
-                self._executed.append(statement)
+        while statements:
+            self._depended_on = []
+            count = len(self._executed)
+            for statement in statements:
+                if statement in relations and (built := built_on(self._connection, relations[statement])):
+                    line = f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}"
+                    self._held[:0] = [line] if line not in self._held else []
+                elif self._try(statement, holders.get(statement)):
+                    self._executed.append(statement)
+            # Once what depends on them is gone, which no order of kinds foresees: types within types, defaults.
+            statements = self._depended_on if len(self._executed) > count else []
         return True
 
     def _by_rights_alone(self) -> bool:
@@ -253,7 +275,7 @@ class Revert:
 
     def _held_by_others(self) -> bool:
         """Whether what the run has added holds something that others wrote; where it does, `_held` says so."""
-        if self._locked_out:
+        if not self._looks:
             return False
         holders = added_holders(self._before.catalog, self._own(self._now()))
         try:
@@ -280,6 +302,10 @@ class Revert:
         except psycopg.Error as error:
             if self._connection.broken:
                 raise
+            if isinstance(error, psycopg.errors.DependentObjectsStillExist):
+                self._depended_on.append(statement)
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                self._denied.add(statement)
             self._report(f"that failed: {error.diag.message_primary or error}")
             return False
 
@@ -367,7 +393,8 @@ class Revert:
         if self._before.description is None:
             return
         for statement in put_back(self._before.description, self._describe(), locked_out=self._locked_out):
-            self._try(statement)
+            if self._try(statement):
+                self._executed.append(statement)
 
     def _describe(self) -> Description:
         try:

@@ -26,9 +26,14 @@ from medianest_operator.postgres.catalog import Catalog
 from medianest_operator.results.migration import FailedMigration, Reason
 from medianest_operator.results.text import first_three
 
+# PostgreSQL's own, and those of extensions, which no catalog lists.
 _BUILT_IN: LiteralString = """
-SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
- WHERE pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND proname = ANY(%s)
+SELECT DISTINCT p.proname::text FROM pg_catalog.pg_proc p
+ WHERE p.proname = ANY(%s)
+   AND (p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+        OR EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                      AND d.deptype = 'e'))
 """
 
 

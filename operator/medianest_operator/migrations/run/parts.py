@@ -141,7 +141,7 @@ def plan_revert(
         with_rows: the copy holds rows, so that a definition which changes them is found out, too.
         catalog: the database's own before the run: whether a dropped index can be built again without a conflict
             depends on whether it is unique.
-        built_in: the functions of the run's names that PostgreSQL itself has.
+        built_in: the functions of the run's names that PostgreSQL itself or an extension has.
     """
     known = _Known.of(catalog, parts, built_in)
     moving = next((s for part in parts for s in part.statements if known.moves_sequence(s)), None)
@@ -169,7 +169,15 @@ def plan_revert(
     have_down = all(item.migration.down is not None for part in committed for item in part.planned)
     if lasting is None and have_down:
         lasting = next(
-            ((item, s) for part in committed for item in part.planned for s in parse_down(item) if known.takes_rows(s)),
+            (
+                (item, s)
+                for part in committed
+                for item in part.planned
+                for down in (parse_down(item),)
+                for s in down
+                # A look at what is dropped holds until a commit of the script's own, no longer.
+                if known.takes_rows(s) or (s.removes and _commits_by_itself(down))
+            ),
             None,
         )
     if lasting is None and unread is None and moving is None:
@@ -194,11 +202,12 @@ class _Known:
         partitioned: the partitioned tables.
         holders: tables, and columns and constraints as (table, name).
         callable: functions and procedures that aren't PostgreSQL's own.
-        built_in: PostgreSQL's own, where the run makes one of that name.
+        built_in: PostgreSQL's own and those of extensions, where the run makes one of that name.
         views: the views.
         moving: functions and procedures that set a sequence.
         made: the functions and domains that the run itself makes.
-        types: domains and composite types.
+        domains: domains, which have checks and a default of their own.
+        types: these and composite types.
     """
 
     lasting: Set[str]
@@ -209,6 +218,7 @@ class _Known:
     views: Set[str]
     moving: Set[str]
     made: Set[str]
+    domains: Set[str]
     types: Set[str]
 
     @classmethod
@@ -235,6 +245,7 @@ class _Known:
                 {_bare(item.name): str(item.attributes.get("definition")).lower() for item in functions}, "setval"
             ),
             made={name for part in parts for s in part.statements if (name := s.makes) is not None},
+            domains={_bare(item.name) for item in catalog.of_kind("domain")},
             types={_bare(item.name) for item in types},
         )
 
@@ -263,8 +274,10 @@ class _Known:
         has functions of its own, an operator, a cast or a domain may be made of them."""
         if any(name.startswith(_WRITING) or name.endswith(_RUNNING) for name in statement.calls):
             return True
+        if statement.types & (self.domains | self.made):
+            return True
         has_functions = bool(self.callable or self.made)
-        return has_functions and (statement.computes or bool(statement.types & (self.types | self.made)))
+        return has_functions and (statement.computes or bool(statement.types & self.types))
 
     def takes_rows(self, statement: Statement) -> bool:
         """Whether a statement of a down script writes rows, or may take some that the run didn't bring."""
@@ -292,6 +305,10 @@ def _bare(name: str) -> str:
     if match is None:
         return name
     return name_in_ascii(match["plain"] or match["quoted"].replace('""', '"'))
+
+
+def _commits_by_itself(statements: Iterable[Statement]) -> bool:
+    return any(statement.kind in (Kind.BEGINS, Kind.COMMITS) for statement in statements)
 
 
 def parse_down(item: Planned) -> tuple[Statement, ...]:

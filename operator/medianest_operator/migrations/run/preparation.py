@@ -34,6 +34,8 @@ from medianest_operator.results.migration import Outcome, Reason, Rehearsal, Sto
 from medianest_operator.results.text import first_three
 
 _NO_RIGHT = "42501"
+# Undefined table, function, object, schema.
+_NOT_THERE = frozenset({"42P01", "42883", "42704", "3F000"})
 """SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
 # foreign_key_violation, not_null_violation, null_value_not_allowed, raise_exception, no_data_found, assert_failure
 # (likewise).
@@ -252,6 +254,12 @@ class Preparation:
             if schema_only and _wants_rows(failure):
                 raise rehearsal.CopyError(
                     f"{failure.text} The copy holds no rows, which may be the reason", lacks_rows=True
+                ) from failure
+            lacked = sorted({name.name for name in copy.left.names})
+            if lacked and failure.failed is not None and failure.failed.sqlstate in _NOT_THERE:
+                raise rehearsal.CopyError(
+                    f"{failure.text} The copy lacks what the run's role may not read or make"
+                    f" ({first_three(lacked, ', ')}), which may be the reason"
                 ) from failure
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(

@@ -106,7 +106,7 @@ class Records:
             return HISTORY_DROPPED
         own = {item.name for item in part.planned}
         if any(now.get(id_) != row for id_, row in self._before.items() if row[0] not in own):
-            return "changed rows of _prisma_migrations, which says what is applied"
+            return "changed rows of _prisma_migrations, which says what is applied, or somebody did meanwhile"
         finished = {name for name, is_finished, _ in now.values() if is_finished}
         if part.is_transaction and not own <= finished:
             return "changed rows of _prisma_migrations, which says what is applied"

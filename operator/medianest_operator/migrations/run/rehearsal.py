@@ -331,6 +331,8 @@ def _go_back(
         environment=copy.environment(),
         backup=None if backup is None else replace(backup, environment=copy.environment()),
         is_copy=True,
+        # What it would hold here, where nobody else writes, it would hold there.
+        looks=not revert_plan.locked_out,
     )
     try:
         reverted = revert.run()

@@ -88,7 +88,7 @@ def server_failure(work: Work, error: psycopg.Error) -> MigrationResult:
 
 def _access(work: Work) -> str:
     """Said first where a run ends with writers locked out, or with that in doubt."""
-    if work.entry is None or work.entry.lockout is None or (work.is_connected and work.entry.step not in CHANGING):
+    if work.entry is None or not work.entry.is_locked_out or (work.is_connected and work.entry.step not in CHANGING):
         return ""
     return f"{access(True)} "
 
