@@ -28,13 +28,14 @@ from typing import Any
 OPERATOR = Path(__file__).resolve().parents[2] / "operator"
 _ROOMS = ("agent", "api", "backups", "migrations", "postgres", "results")
 _FDS = 4
+_LONGEST = 1 << 20
 
 
 class Dbctl(subprocess.Popen[str]):
     """`subprocess.Popen` of `medianest-dbctl` with these arguments; standard input is empty."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str], **streams: Any) -> None:
-        ours, self._theirs = socket.socketpair()
+        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ended = ours
         self._status: int | None = None
         super().__init__(["medianest-dbctl", *arguments], env=env, stdin=subprocess.DEVNULL, text=True, **streams)
@@ -46,16 +47,17 @@ class Dbctl(subprocess.Popen[str]):
         with self._theirs:
             socket.send_fds(_server(), [b"run"], [*streams, self._theirs.fileno()])
         request = {"arguments": args, "environment": dict(environment), "folder": str(Path.cwd())}
-        self._ended.sendall(json.dumps(request).encode() + b"\n")
-        answer = self._ended.recv(64)
-        assert answer, "the server that forks is gone"
-        self.pid = int(answer)
+        self._ended.sendall(json.dumps(request).encode())
+        what, _, number = self._ended.recv(64).decode().partition(" ")
+        assert what == "begun", "the server that forks is gone, or the run before it began"
+        self.pid = int(number)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
     def _ending(self, timeout: float | None) -> int | None:
         if self._status is None and select.select([self._ended], [], [], timeout)[0]:
-            self._status = int(self._ended.recv(64) or signal.SIGKILL)
+            _, _, number = self._ended.recv(64).decode().partition(" ")
+            self._status = int(number or signal.SIGKILL)
             self._ended.close()
         return self._status
 
@@ -126,7 +128,7 @@ def _serve(control: socket.socket) -> list[int] | None:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     with ended, contextlib.suppress(OSError):
-                        ended.sendall(str(status).encode())
+                        ended.sendall(f"ended {status}".encode())
                     continue
                 message, fds, _, _ = socket.recv_fds(control, 16, _FDS)
                 if not message:
@@ -146,9 +148,9 @@ def _become(fds: list[int]) -> list[str]:
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
-    with socket.socket(fileno=asked) as connection, connection.makefile() as lines:
-        request = json.loads(lines.readline())
-        connection.sendall(str(os.getpid()).encode())
+    with socket.socket(fileno=asked) as connection:
+        request = json.loads(connection.recv(_LONGEST))
+        connection.sendall(f"begun {os.getpid()}".encode())
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -150,7 +150,7 @@ def test_what_others_made_meanwhile_is_not_reverted(database: Database, start: S
         database.execute("SET ROLE medianest; CREATE TABLE kept_by_hand AS SELECT 1 AS one")
     code, result, output = job.end()
     assert (code, result["reason"], result["rollback"]["verified"]) == (1, "MigrationFailed", True), output
-    assert "somebody else has changed the database meanwhile: table kept_by_hand" in result["message"]
+    assert "other sessions have changed the database meanwhile: table kept_by_hand" in result["message"]
     assert database.execute("SELECT one FROM kept_by_hand") == [(1,)]
 
 

@@ -63,6 +63,7 @@ class Statement:
         computes: it leaves definitions, and evaluates more than constants for them.
         deletes_along: the table to which it adds a foreign key that deletes, or clears, rows with those of others.
         types: of the columns that it adds.
+        gives: the columns, as (table, name), that it adds with a default.
         replaces: the function or the view that it replaces where there is one.
         removes: the tables, columns and constraints that it removes; `None` where it may take rows in other ways.
     """
@@ -84,6 +85,7 @@ class Statement:
     computes: bool = False
     deletes_along: str | None = None
     types: frozenset[str] = frozenset()
+    gives: frozenset[tuple[str, str]] = frozenset()
     replaces: str | None = None
     removes: frozenset[tuple[str, str | None]] | None = None
 
@@ -168,6 +170,7 @@ def parse(sql: str) -> Script:
                 computes=traces.computes(raw.stmt),
                 deletes_along=traces.deletes_along(raw.stmt),
                 types=traces.types_of_columns(raw.stmt),
+                gives=traces.given(raw.stmt),
                 replaces=traces.replaced(raw.stmt),
                 removes=traces.removed(raw.stmt),
             )

@@ -183,6 +183,22 @@ def types_of_columns(node: Any) -> frozenset[str]:
     return frozenset(column.typeName.names[-1].sval for column in columns if column.typeName)
 
 
+def given(node: Any) -> frozenset[tuple[str, str]]:
+    """The columns, as (table, name) without the table's schema, that a statement adds with a default: the rows that are
+    there have it from then on."""
+    from pglast import ast, enums
+
+    if not isinstance(node, ast.AlterTableStmt) or node.relation is None:
+        return frozenset()
+    columns = [c.def_ for c in node.cmds or () if c.subtype == enums.AlterTableType.AT_AddColumn]
+    default = enums.ConstrType.CONSTR_DEFAULT
+    return frozenset(
+        (str(node.relation.relname), str(column.colname))
+        for column in columns
+        if any(constraint.contype == default for constraint in column.constraints or ())
+    )
+
+
 def made(node: Any) -> str | None:
     """The name, without its schema, of the function or the domain that a statement makes."""
     from pglast import ast

@@ -130,6 +130,7 @@ def way_back(
         changed=entry.strategy != Strategy.TRANSACTION or bool(committed),
         hands_off=hands_off,
         known=_known(entry),
+        given={(table, column) for table, column in entry.plan.get("given", ())},
     )
     try:
         reverted = revert.run()
@@ -142,10 +143,10 @@ def way_back(
             " RollbackUnfinished says what may hold it up.",
             failure.failed if failure else None,
         ) from error
-    verification = reverted.verification
-    if entry.strategy == Strategy.TRANSACTION and not committed:
-        verification = replace(verification, uncommitted=True)
-    verification = _with_transaction(connection, verification, None if locked_out else transaction)
+    uncommitted = entry.strategy == Strategy.TRANSACTION and not committed
+    verification = _by_transactions(
+        connection, reverted.verification, transaction, uncommitted=uncommitted, locked_out=locked_out
+    )
     rollback = Rollback(
         strategy=reverted.strategy,
         verified=verification.is_equal,
@@ -226,21 +227,34 @@ def _said(error: Exception) -> str:
     return " ".join((primary or str(error)).split())
 
 
-def _with_transaction(connection: Connection[Any], verification: Verification, transaction: int | None) -> Verification:
-    """What differs with others at work is theirs only if the server says that the run's transaction ended without a
-    commit (PostgreSQL manual, pg_xact_status)."""
-    if transaction is None or not (verification.writers or verification.differences):
+def _by_transactions(
+    connection: Connection[Any],
+    verification: Verification,
+    transaction: int | None,
+    *,
+    uncommitted: bool,
+    locked_out: bool,
+) -> Verification:
+    """Whose what differs is.
+
+    Args:
+        transaction: with others at work it is theirs only if the server says that the run's transaction ended without
+            a commit (PostgreSQL manual, pg_xact_status).
+        uncommitted: the run was one transaction, is over, as its lock says, and its history, which commits with it,
+            isn't there.
+    """
+    if not (verification.writers or verification.differences):
         return verification
-    row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
-    if row is not None and row[0] == "aborted":
-        if verification.uncommitted:
-            verification = replace(verification, differences=(), others=verification.differences)
-        return replace(verification, aborted=True)
-    if not verification.writers:
-        return verification
-    told = row[0] if row else "nothing"
-    lines = (*verification.differences, f"the server says {told} of transaction {transaction}, expected aborted")
-    return Verification(lines, verification.tables, verification.rows)
+    if transaction is not None:
+        row = connection.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", (str(transaction),)).fetchone()
+        told = row[0] if row else "nothing"
+        if told != "aborted":
+            line = f"the server says {told} of transaction {transaction}, expected aborted"
+            return replace(verification, differences=(*verification.differences, line), writers=False)
+        verification = replace(verification, aborted=True)
+    if uncommitted and not locked_out:
+        verification = replace(verification, differences=(), others=verification.differences)
+    return replace(verification, uncommitted=uncommitted)
 
 
 def _rows_of_run(connection: Connection[Any], names: list[str]) -> dict[str, bool]:

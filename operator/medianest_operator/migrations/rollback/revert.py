@@ -27,6 +27,7 @@ from medianest_operator.migrations.run.evidence import (
     Evidence,
     Verification,
     application_catalog,
+    but_for_gone,
     read_evidence,
     tables_changed,
     verify,
@@ -94,6 +95,7 @@ class Revert:
             none. What came later somebody has made since, and stays.
         is_copy: the server is a copy's: programs that talk to it see nothing of this process's environment.
         looks: look for others' rows in what is dropped; as a rule where writers aren't locked out.
+        given: the columns, as (table, name), that the run has added with a default.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Revert:
         known: Collection[Key] | None = None,
         is_copy: bool = False,
         looks: bool | None = None,
+        given: Collection[tuple[str, str]] = (),
     ) -> None:
         self._connection = connection
         self._report = report
@@ -122,6 +125,7 @@ class Revert:
         self._changed = changed
         self._is_copy = is_copy
         self._looks = not locked_out if looks is None else looks
+        self._given = frozenset(given)
         self._hands_off = hands_off is not None
         self._known = known
         self._held: list[str] = [] if hands_off is None else [hands_off]
@@ -218,7 +222,8 @@ class Revert:
         self._put_rights_back()
         now = self._own(self._now())
         try:
-            statements = inverse(self._without_settings(self._before.catalog), self._without_settings(now))
+            before = but_for_gone(self._before.catalog, now)
+            statements = inverse(self._without_settings(before), self._without_settings(now))
         except NoInverse as missing:
             self._report(f"no inverse: {missing}")
             return False
@@ -280,7 +285,7 @@ class Revert:
         holders = added_holders(self._before.catalog, self._own(self._now()))
         try:
             with self._connection.transaction():
-                held = list(written_by_others(self._connection, holders))
+                held = list(written_by_others(self._connection, holders, self._given))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise RevertUnfinished(
                 f"what the run has added can't be looked at: {error.diag.message_primary}"
@@ -317,7 +322,7 @@ class Revert:
                     self._connection.execute(statement.encode())
                     return True
                 with self._connection.transaction():
-                    held = list(written_by_others(self._connection, [holder]))
+                    held = list(written_by_others(self._connection, [holder], self._given))
                     if not held:
                         self._connection.execute(statement.encode())
                 for line in held:
@@ -357,7 +362,7 @@ class Revert:
     def _refill(self, backup: Backup) -> bool:
         """Where every definition is as before, rows alone are brought back; false where that isn't enough."""
         after = read_evidence(self._connection, contents=True)
-        if difference(self._before.catalog, after.catalog):
+        if difference(but_for_gone(self._before.catalog, after.catalog), after.catalog):
             return False
         if self._before.description is not None and differences(self._before.description, self._describe()):
             return False

@@ -146,7 +146,7 @@ class Application:
             for item in part.planned:
                 started = time.monotonic()
                 self._announce(item, len(applied))
-                rows.append(self._run_in_transaction(item))
+                rows.append(self._run_in_transaction(item, is_last=item is part.planned[-1]))
                 milliseconds = round((time.monotonic() - started) * 1000)
                 applied.append(AppliedMigration(name=item.name, milliseconds=milliseconds))
             self._before_commit(part)
@@ -161,7 +161,7 @@ class Application:
         for done in applied:
             self._report(f"applied {done.name} in {done.milliseconds} ms")
 
-    def _run_in_transaction(self, item: Planned) -> str:
+    def _run_in_transaction(self, item: Planned, is_last: bool) -> str:
         started_at = datetime.now(UTC)
         row_id = prisma.insert_started(self._connection, item.migration, started_at)
         session.limit(self._connection, self._options)
@@ -174,9 +174,10 @@ class Application:
         if outcome.error is None:
             session.reset(self._connection)
             try:
-                # The last file's, too: what a deferred trigger does is looked at before the commit like all else.
-                session.settle_constraints(self._connection)
-                session.discard(self._connection)
+                # The last file's, too: what a deferred trigger does is looked at before the commit.
+                session.settle_constraints(self._connection, is_last=is_last)
+                if not is_last:
+                    session.discard(self._connection)
             except psycopg.Error as error:
                 if self._connection.broken:
                     raise

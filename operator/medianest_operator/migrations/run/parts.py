@@ -226,27 +226,25 @@ class _Known:
         """What a catalog holds, and what the parts of a run make."""
         tables, indexes = catalog.of_kind("table"), catalog.of_kind("index")
         functions = [*catalog.of_kind("function"), *catalog.of_kind("procedure")]
-        partitioned = {_bare(item.name) for item in tables if item.attributes.get("partitioned")}
+        partitioned = {bare(item.name) for item in tables if item.attributes.get("partitioned")}
         parts_of_tables = [*catalog.of_kind("column"), *catalog.of_kind("constraint")]
         types = [*catalog.of_kind("domain"), *catalog.of_kind("composite type")]
         return cls(
             lasting={
-                _bare(item.name)
-                for item in indexes
-                if item.attributes.get("unique") or _bare(item.table) in partitioned
+                bare(item.name) for item in indexes if item.attributes.get("unique") or bare(item.table) in partitioned
             },
             partitioned=partitioned,
-            holders={(_bare(item.name), None) for item in tables}
-            | {(_bare(item.table), _bare(item.name)) for item in parts_of_tables},
-            callable={_bare(item.name) for item in functions},
+            holders={(bare(item.name), None) for item in tables}
+            | {(bare(item.table), bare(item.name)) for item in parts_of_tables},
+            callable={bare(item.name) for item in functions},
             built_in=built_in,
-            views={_bare(item.name) for item in catalog.of_kind("view")},
+            views={bare(item.name) for item in catalog.of_kind("view")},
             moving=_with_callers(
-                {_bare(item.name): str(item.attributes.get("definition")).lower() for item in functions}, "setval"
+                {bare(item.name): str(item.attributes.get("definition")).lower() for item in functions}, "setval"
             ),
             made={name for part in parts for s in part.statements if (name := s.makes) is not None},
-            domains={_bare(item.name) for item in catalog.of_kind("domain")},
-            types={_bare(item.name) for item in types},
+            domains={bare(item.name) for item in catalog.of_kind("domain")},
+            types={bare(item.name) for item in types},
         )
 
     def moves_sequence(self, statement: Statement) -> bool:
@@ -299,7 +297,12 @@ def _with_callers(definitions: Mapping[str, str], called: str) -> Set[str]:
     return found
 
 
-def _bare(name: str) -> str:
+def columns_given(parts: Iterable[Part]) -> frozenset[tuple[str, str]]:
+    """The columns, as (table, name), that a run adds with a default: the rows that are there get it."""
+    return frozenset(column for part in parts for statement in part.statements for column in statement.gives)
+
+
+def bare(name: str) -> str:
     """A catalog's name as a tree has it: without schema, arguments and quotes."""
     match = _NAME.match(name)
     if match is None:

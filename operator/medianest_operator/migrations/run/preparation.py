@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,12 +35,12 @@ from medianest_operator.results.migration import Outcome, Reason, Rehearsal, Sto
 from medianest_operator.results.text import first_three
 
 _NO_RIGHT = "42501"
-# Undefined table, function, object, schema.
-_NOT_THERE = frozenset({"42P01", "42883", "42704", "3F000"})
 """SQLSTATE insufficient_privilege (PostgreSQL manual, appendix A)."""
 # foreign_key_violation, not_null_violation, null_value_not_allowed, raise_exception, no_data_found, assert_failure
 # (likewise).
 _WITHOUT_ROWS = frozenset({"23503", "23502", "22004", "P0001", "P0002", "P0004"})
+# undefined_table, undefined_function, undefined_object, invalid_schema_name (likewise).
+_NOT_THERE = frozenset({"42P01", "42883", "42704", "3F000"})
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 _ON_THE_COPY = "That was the rehearsal on a copy; the database itself was not touched."
 
@@ -255,11 +256,9 @@ class Preparation:
                 raise rehearsal.CopyError(
                     f"{failure.text} The copy holds no rows, which may be the reason", lacks_rows=True
                 ) from failure
-            lacked = sorted({name.name for name in copy.left.names})
-            if lacked and failure.failed is not None and failure.failed.sqlstate in _NOT_THERE:
+            if (lacked := _lacked(copy, failure)) is not None:
                 raise rehearsal.CopyError(
-                    f"{failure.text} The copy lacks what the run's role may not read or make"
-                    f" ({first_three(lacked, ', ')}), which may be the reason"
+                    f"{failure.text} The copy lacks {lacked}, which the run's role may not read or make"
                 ) from failure
             transient = failure.reason.outcome is not Outcome.FAILED
             raise RunError(
@@ -277,6 +276,19 @@ class Preparation:
                 " trying again.",
             ) from error
         return done
+
+
+def _lacked(copy: rehearsal.Copy, failure: Failure) -> str | None:
+    """What isn't in a copy and a statement failed for want of."""
+    failed = failure.failed
+    if failed is None or failed.sqlstate not in _NOT_THERE:
+        return None
+    for name in sorted(item.name for item in copy.left.names):
+        # As a statement may call it: without its schema, and a function by its name alone.
+        last = name.partition("(")[0].rpartition(".")[2]
+        if re.search(rf"(?<![\w$]){re.escape(last)}(?![\w$])", failed.message):
+            return name
+    return None
 
 
 def _wants_rows(failure: Failure) -> bool:

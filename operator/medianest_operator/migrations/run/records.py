@@ -19,6 +19,15 @@ from medianest_operator.migrations.run.parts import Part
 from medianest_operator.postgres import run_lock
 from medianest_operator.postgres.rows import only
 
+# What would act as the run writes its last words, after the last look.
+_ACTING: LiteralString = """
+WITH tables AS (
+  SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = 'medianest_operator' OR (n.nspname = 'public' AND c.relname = '_prisma_migrations'))
+SELECT t.oid, t.xmin::text FROM pg_catalog.pg_trigger t JOIN tables ON tables.oid = t.tgrelid WHERE NOT t.tgisinternal
+ UNION ALL
+SELECT r.oid, r.xmin::text FROM pg_catalog.pg_rewrite r JOIN tables ON tables.oid = r.ev_class
+"""
 _ROWS: LiteralString = "SELECT id, migration_name, finished_at, h::text FROM public._prisma_migrations h"
 
 
@@ -80,6 +89,7 @@ class Records:
         self._journal = journal
         self._entry = entry
         self._before = self._read()
+        self._acting = self._read_acting()
 
     def check(self, part: Part) -> None:
         """Look before a part is committed, or once a file that stands alone has run.
@@ -104,6 +114,8 @@ class Records:
                 now = self._read()
         except psycopg.errors.UndefinedTable:
             return HISTORY_DROPPED
+        if self._read_acting() - self._acting:
+            return "put a trigger or a rule on _prisma_migrations or on the run's journal, or somebody did meanwhile"
         own = {item.name for item in part.planned}
         if any(now.get(id_) != row for id_, row in self._before.items() if row[0] not in own):
             return "changed rows of _prisma_migrations, which says what is applied, or somebody did meanwhile"
@@ -111,6 +123,10 @@ class Records:
         if part.is_transaction and not own <= finished:
             return "changed rows of _prisma_migrations, which says what is applied"
         return None
+
+    def _read_acting(self) -> set[tuple[int, str]]:
+        rows = self._connection.cursor(row_factory=tuple_row).execute(_ACTING).fetchall()
+        return {(oid, version) for oid, version in rows}
 
     def _read(self) -> Mapping[str, tuple[str, bool, str]]:
         rows = self._connection.cursor(row_factory=tuple_row).execute(_ROWS).fetchall()

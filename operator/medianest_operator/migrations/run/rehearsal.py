@@ -28,10 +28,11 @@ from medianest_operator.migrations.run.evidence import (
     LARGE_OBJECTS,
     Evidence,
     application_catalog,
+    but_for_gone,
     read_evidence,
     verify,
 )
-from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy
+from medianest_operator.migrations.run.parts import Part, RevertPlan, Strategy, columns_given
 from medianest_operator.migrations.run.records import DatabaseRights
 from medianest_operator.postgres.catalog import Catalog, CatalogObject, difference
 from medianest_operator.postgres.copies import (
@@ -199,7 +200,7 @@ def make_copy(
     found = replace(found, catalog=left.without_rights(found.catalog))
     wanted = replace(before, catalog=left.without(left.without_rights(before.catalog), found.catalog))
     if schema_only:
-        unlike: list[str] = difference(wanted.catalog, found.catalog)
+        unlike: list[str] = difference(but_for_gone(wanted.catalog, found.catalog), found.catalog)
     else:
         # A sequence stands where it stands, in no snapshot (PostgreSQL manual, Sequence Manipulation Functions): those
         # who write meanwhile have moved it on before it was dumped.
@@ -333,6 +334,7 @@ def _go_back(
         is_copy=True,
         # What it would hold here, where nobody else writes, it would hold there.
         looks=not revert_plan.locked_out,
+        given=columns_given(committed),
     )
     try:
         reverted = revert.run()

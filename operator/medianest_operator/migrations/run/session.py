@@ -11,11 +11,13 @@ from psycopg.pq import TransactionStatus
 from medianest_operator.api.run_options import RunOptions
 from medianest_operator.postgres.execute import drain
 
-# Deferrable constraints that start out deferred, by schema and name.
+# Deferrable constraints that start out deferred, by schema and name, as far as they can be named: others of the name in
+# the schema would have to be deferrable, too.
 _DEFERRED: LiteralString = """
-SELECT DISTINCT n.nspname, k.conname
+SELECT n.nspname, k.conname
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
- WHERE k.condeferred AND n.nspname !~ '^pg_'
+ WHERE n.nspname !~ '^pg_' AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND k.contype <> 'c'
+ GROUP BY n.nspname, k.conname HAVING bool_or(k.condeferred) AND bool_and(k.condeferrable)
 """
 
 
@@ -101,13 +103,18 @@ def roll_back(connection: Connection[Any]) -> None:
         connection.execute("ROLLBACK")
 
 
-def settle_constraints(connection: Connection[Any]) -> None:
-    """Between two files of one transaction: check what is deferred, as the first file's own commit would have.
+def settle_constraints(connection: Connection[Any], *, is_last: bool) -> None:
+    """At the end of a file in a transaction: check what is deferred, as the file's own commit would have.
+
+    Args:
+        is_last: no other file comes, which would find everything as a new transaction does.
 
     Raises:
         psycopg.Error: a constraint is broken.
     """
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    if is_last:
+        return
     names = [sql.Identifier(schema, name) for schema, name in connection.execute(_DEFERRED).fetchall()]
     if names:
         # Back to what a new transaction begins with.

@@ -21,6 +21,7 @@ from medianest_operator.migrations.run.apply import Application
 from medianest_operator.migrations.run.checks import named_indexes
 from medianest_operator.migrations.run.clock import Clock
 from medianest_operator.migrations.run.options import Workbench
+from medianest_operator.migrations.run.parts import columns_given
 from medianest_operator.migrations.run.stages import Admitted
 from medianest_operator.migrations.source import Migration, content_digest
 from medianest_operator.postgres.throwaway import ThrowawayServer
@@ -121,6 +122,7 @@ class Work:
         plan["history"] = prisma.rows_as_json(self.connection)
         plan["checksums"] = {m.name: m.checksum for m in self.plan.pending}
         plan["indexes"] = sorted(named_indexes(admitted.parts))
+        plan["given"] = sorted(columns_given(admitted.parts))
         if admitted.parts and not admitted.parts[-1].is_transaction and not self.options.allow_destructive:
             # For whoever takes the last look, if this run is cut off before it does.
             plan["holders"] = [[*key, label] for key, label in admitted.holders.items()]
