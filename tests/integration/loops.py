@@ -114,7 +114,11 @@ def waits_for_a_secret(server: ApiServer, job: Manifest, secret: str) -> None:
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     containers = [{"name": "backup", "state": {"waiting": {"reason": "ContainerCreating"}}}]
     status = {"phase": "Pending", "conditions": [scheduled], "containerStatuses": containers}
-    server.put(POD, {"metadata": metadata, "spec": {"containers": [{"image": "image"}]}, "status": status})
+    pod = {"metadata": metadata, "spec": {"containers": [{"image": "image"}]}, "status": status}
+    server.put(POD, pod)
+    server.get(POD, NAMESPACE, str(metadata["name"]))["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    # Watches tell of it as it is now.
+    server.put(POD, pod)
     server.put(EVENT, {
         "metadata": {"namespace": NAMESPACE, "name": uid, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "involvedObject": {"uid": uid}, "type": "Warning", "reason": "FailedMount",

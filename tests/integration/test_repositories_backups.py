@@ -30,7 +30,7 @@ from integration.postgres_server import Database
 from medianest_operator.backups.logical import premigration
 from medianest_operator.backups.logical.dump import dump
 from medianest_operator.backups.repository import facts, layout
-from medianest_operator.backups.repository.catalog import Catalog, State
+from medianest_operator.backups.repository.catalog import Catalog, State, ids_ahead
 from medianest_operator.backups.repository.client import Repository, RepositoryError, open_folder
 from medianest_operator.backups.repository.layout import Format, Origin, Place, Tier
 from medianest_operator.backups.repository.manifest import File, Manifest
@@ -83,6 +83,15 @@ class TestStoring:
         _, results = back_up([bucket.open(IMPATIENT, endpoint=front.endpoint), folder])
         assert (results["bucket"].ok, results["folder"].ok) == (False, True)
         assert bucket.files == []
+
+    def test_a_manifest_that_nobody_can_read_stops_no_backup(self, bucket: Bucket, front: Front) -> None:
+        """Such as one in an archive class; its id is of a year to come."""
+        repository = bucket.open(IMPATIENT, endpoint=front.endpoint)
+        origin = Origin("media", "nest", "1")
+        far = Place(origin, Tier.DAILY, "21981231T235959Z-daily-aaaa")
+        repository.write(far.file("manifest.json"), [b"{}"])
+        front.spoil(status(403, "InvalidObjectState", "GET", "21981231"))
+        assert ids_ahead(repository, origin, datetime.now(UTC)) == []
 
     def test_where_all_fail_the_stream_is_not_read_to_its_end(self, bucket: Bucket, front: Front) -> None:
         read = 0

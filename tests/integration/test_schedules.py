@@ -149,7 +149,7 @@ async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(seri
         await backups(made, key, repositories=[VOLUME], **signed)
         cron_job = cron_jobs(made)[f"db-{series}"]
         uid = cron_job["metadata"]["uid"]
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": f"db-{series}", "uid": uid}
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": f"db-{series}", "uid": uid, "controller": True}
         template = cron_job["spec"]["jobTemplate"]
         metadata = {
             "namespace": NAMESPACE, "name": f"db-{series}-1", "labels": template["metadata"]["labels"],
@@ -171,6 +171,74 @@ async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(seri
         waits_for_a_secret(made.server, job, "keys")
         await backups(made, key, repositories=[VOLUME])
         assert list(made.server.all(JOB)) == []
+
+
+def started_by(made: Arena, cron_job: str, **metadata: Any) -> Manifest:
+    """A Job of a CronJob's, as the controller makes it."""
+    live = cron_jobs(made)[cron_job]
+    uid, template = live["metadata"]["uid"], live["spec"]["jobTemplate"]
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job, "uid": uid, "controller": True}
+    own = {"namespace": NAMESPACE, "name": f"{cron_job}-1", "labels": template["metadata"]["labels"]}
+    return made.server.put(JOB, {"metadata": {**own, "ownerReferences": [owner], **metadata}, "spec": template["spec"]})
+
+
+STAYING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "of a person": ({"annotations": {"cronjob.kubernetes.io/instantiate": "manual"}}, {}),
+    "begun in another pod": ({}, {"failed": 1}),
+}
+
+
+@pytest.mark.parametrize(("metadata", "status"), STAYING.values(), ids=STAYING.keys())
+async def test_no_other_job_goes_with_a_name(metadata: dict[str, Any], status: dict[str, Any]) -> None:
+    async with arena() as made:
+        made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "keys"}, "data": {}})
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME], encryption={"signingSecret": {"name": "keys"}})
+        job = started_by(made, "db-daily", **metadata)
+        made.server.put(JOB, job | {"status": status})
+        waits_for_a_secret(made.server, job, "keys")
+        await backups(made, key, repositories=[VOLUME])
+        assert made.server.all(JOB)
+
+
+async def test_a_job_that_has_yet_to_begin_is_given_its_time() -> None:
+    """A node is being made for it, say; whatever else of the spec is another by now."""
+    async with arena() as made:
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME])
+        job = started_by(made, "db-daily")
+        waits_for_a_secret(made.server, job, "keys")
+        unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+
+        def wait(since: str) -> None:
+            pod = made.server.get(POD, NAMESPACE, "db-daily-1-x")
+            pod["metadata"]["creationTimestamp"] = since
+            made.server.put(POD, pod | {"status": {"phase": "Pending", "conditions": [dict(unschedulable)]}})
+
+        wait(stamp_now())
+        assert (await backups(made, key, repositories=[VOLUME], logical={"daily": {"keep": "9d"}}))[0] == "Unknown"
+        # Then it is said, in words that stay the same.
+        wait("2026-01-01T00:00:00Z")
+        told = await backups(made, key, repositories=[VOLUME])
+        assert told[:2] == ("False", "BackupMisconfigured")
+        assert told[2].startswith("Job db-daily-1 can't begin: its pod can't be scheduled;")
+        unschedulable["message"] = "0/4 nodes"
+        wait("2026-01-01T00:00:00Z")
+        assert await backups(made, key, repositories=[VOLUME]) == told
+        # Nor does it pass because nobody can ask.
+        made.server.fault = lambda call: Fault(503, "away", "ServiceUnavailable") if call.kind == "events" else None
+        assert (await backups(made, key, repositories=[VOLUME]))[:2] == told[:2]
+        assert made.server.all(JOB)
+
+
+async def test_suspending_and_dropping_a_series_at_once_suspends_the_others_at_once() -> None:
+    async with arena() as made:
+        key = made.make("db", {})
+        await backups(made, key, repositories=[VOLUME])
+        await backups(made, key, repositories=[VOLUME], suspend=True, logical={"daily": {"enabled": False}})
+        assert {name: item["spec"]["suspend"] for name, item in cron_jobs(made).items()} == {
+            "db-weekly": True, "db-monthly": True, "db-verify": True
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("state", [{"hibernate": True}, {"backup": {"suspend": True}}])

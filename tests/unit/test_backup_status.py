@@ -285,6 +285,21 @@ def test_a_job_has_looked_while_it_ran_whatever_its_clock_says(clock: str) -> No
     assert len(collect(spec(), backups, [looked(30, 3)], NOW).newest) == 3
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_job_that_did_not_reach_a_repository_takes_nothing_from_one_that_did(together: bool) -> None:
+    """It ended later than the other one looked, and earlier than that one ended."""
+    away = taken("2026-03-04T03:00:00Z", repositories={"volume": {"ok": False, "message": "away"}}, catalog={})
+    summary = {"count": 1, "newest": held(4), "asOf": "2026-03-04T02:59:58.500Z"}
+    good = taken("2026-03-04T03:00:05Z", repositories={"volume": {"ok": True}}, catalog={"volume": summary})
+    good = dataclasses.replace(good, started="2026-03-04T02:59:00Z")
+    backups = None if together else collect(spec(), None, [away], NOW)
+    for _ in range(2):
+        backups = collect(spec(), backups, [away, good], NOW)
+        [volume] = [item for item in backups.repositories if item.name == "volume"]
+        assert (volume.count, volume.message, volume.last_success) == (1, None, "2026-03-04T03:00:05Z")
+        assert len(backups.newest) == 1
+
+
 def test_a_copy_in_the_repository_that_is_left_is_as_good() -> None:
     id_ = held(4)[0][0]
     catalog: dict[str, Any] = {name: {"count": 1, "newest": held(4, verified=True)} for name in ("volume", "offsite")}

@@ -18,6 +18,7 @@ from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.kubernetes.kinds import JOB, POD, Manifest
 from medianest_operator.reconcile import findings
 from medianest_operator.reconcile.context import Run
+from medianest_operator.reconcile.findings import Finding
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ STRANDED_AFTER: Final = timedelta(seconds=10)
 """A pod that is still there so long after the end of its grace period is on a lost node."""
 _BEGINS_WITHIN: Final = timedelta(minutes=5)
 """Whatever is pulled and mounted; after that a pod that has not begun is no reason to wait."""
+_PATIENCE: Final = timedelta(minutes=1)
+"""Until then what keeps a pod from beginning may pass: a node that is being made, a volume on its way."""
 _LONGEST: Final = 1000
 """Characters of a text that isn't a result."""
 
@@ -72,7 +75,11 @@ class Attempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a container of it was ever started."""
+        """Whether a container of it was ever started, also in a pod that is gone."""
+        status = self.job.get("status", {})
+        counts = (status.get(name) for name in ("ready", "failed", "succeeded", "terminating"))
+        if any(counts) or any((status.get("uncountedTerminatedPods") or {}).values()):
+            return True
         statuses = [pod.get("status", {}) for pod in self.pods]
         containers = [
             container
@@ -85,8 +92,22 @@ class Attempt:
         """Whether it can't begin: nothing is lost with one that is made anew."""
         if not self.is_running or self.has_begun:
             return False
-        made = datetime.fromisoformat(self.job["metadata"]["creationTimestamp"])
-        return datetime.now(UTC) - made > _BEGINS_WITHIN or await self.obstacle() is not None
+        return self._has_waited(_BEGINS_WITHIN) or (self._has_waited(_PATIENCE) and await self.obstacle() is not None)
+
+    async def lasting_obstacle(self) -> Finding | None:
+        """What keeps a Job from beginning that should have begun by now.
+
+        Raises:
+            ApiError: its Events can't be read, among others.
+        """
+        if not self.is_running or self.has_begun or self.job["spec"].get("suspend") or not self._has_waited(_PATIENCE):
+            return None
+        return await self._finding()
+
+    def _has_waited(self, limit: timedelta) -> bool:
+        """Whether its newest pod is as old, or it is itself where it has none."""
+        made = [item["metadata"]["creationTimestamp"] for item in (self.pods or [self.job])]
+        return datetime.now(UTC) - max(map(datetime.fromisoformat, made)) > limit
 
     @property
     def age(self) -> timedelta:
@@ -142,14 +163,17 @@ class Attempt:
     async def obstacle(self) -> str | None:
         """What keeps its pods from working, or from being made, as a sentence; `None` where nothing is known to."""
         try:
-            for pod in self.pods:
-                if finding := await findings.of_job_pod(self.run, pod):
-                    return f"{finding.message}."
-            if not self.pods and (finding := await findings.of_job(self.run, self.job)):
-                return f"{finding.message}."
+            finding = await self._finding()
         except (ApiError, *TRANSIENT_ERRORS) as error:
             log.info("could not read the pods' Events: %s", error, extra={"database": "/".join(self.run.key)})
-        return None
+            return None
+        return f"{finding.message}." if finding else None
+
+    async def _finding(self) -> Finding | None:
+        for pod in self.pods:
+            if finding := await findings.of_job_pod(self.run, pod):
+                return finding
+        return None if self.pods else await findings.of_job(self.run, self.job)
 
     async def discard(self) -> None:
         """Delete the Job with its pods."""

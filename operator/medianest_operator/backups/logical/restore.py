@@ -23,6 +23,7 @@ from medianest_operator.backups.logical.server import is_final
 from medianest_operator.backups.repository.catalog import LATEST, LATEST_VERIFIED, Backup, write_verification
 from medianest_operator.backups.repository.client import Repository, RepositoryError
 from medianest_operator.backups.repository.facts import Collation, read_collation
+from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.backups.repository.manifest import Manifest, Verification
 from medianest_operator.backups.verification.archive import Archive, downloaded
 from medianest_operator.backups.verification.comparison import ACCEPTED, Comparison, compare
@@ -269,7 +270,11 @@ def why_not_newer(found: Found, options: RestoreOptions, taken: Backup) -> list[
         return []
     unread = [f"repository {name} could not be looked into ({text})" for name, text in found.failures.items()]
     every = sorted((backup for catalog in found.catalogs for backup in catalog.backups), key=lambda item: item.rank)
-    newer = [item for item in every if item.rank > taken.rank and item.place.origin == taken.place.origin]
+    newer = [
+        item
+        for item in every
+        if item.rank > taken.rank and item.place.origin == taken.place.origin and item.tier != Tier.REPLACED
+    ]
     if unsigned := list(dict.fromkeys(item.id for item in newer if item.is_whole and not item.is_authentic)):
         count = f"{len(unsigned)} newer ones are" if len(unsigned) > 1 else "a newer one is"
         unread.append(f"{count} not signed by the present key ({first_three(unsigned[::-1], ', ')})")

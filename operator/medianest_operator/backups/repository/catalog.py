@@ -336,7 +336,12 @@ def _counts(repository: Repository, place: Place, document: StoredObject | None)
         return False
     try:
         return _manifest(repository, place, document)[0].signature in (Signature.GOOD, Signature.UNCHECKED)
-    except (ManifestError, NotThereError):
+    except ManifestError:
+        return False
+    except RepositoryError as error:
+        # One that can't be read at all must not stop the backups.
+        if error.transient:
+            raise
         return False
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Final
 
 import pydantic
@@ -16,7 +17,7 @@ from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.backups.repository.layout import Tier
 from medianest_operator.errors import Permanent
-from medianest_operator.kubernetes.apply import covers
+from medianest_operator.kubernetes.client import ApiError
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
@@ -37,6 +38,11 @@ _BEGIN_EVERY: Final = 15.0
 """Seconds after which it is asked again why a Job doesn't begin: no watched object tells."""
 _STILL_SUSPENDED: Final = "The CronJobs are suspended, and stay so while spec.paused is true"
 _JUST_NOW: Final = timedelta(seconds=60)
+_WHY_NOT_BEGUN: Final[Mapping[Reason, str]] = {
+    Reason.UNSCHEDULABLE: "its pod can't be scheduled; kubectl describe pod says why",
+    Reason.QUOTA_EXCEEDED: "a quota leaves no room for its pod; kubectl describe job says which",
+    Reason.POD_REJECTED: "its pod is refused; kubectl describe job says by what",
+}
 _REPORT_EVERY: Final = 600.0
 """Seconds after which the schedules are compared with the clock again, unless one of them comes before."""
 
@@ -83,26 +89,47 @@ def _not_begun(run: Run) -> list[Attempt]:
 
 
 async def _discard_outdated(run: Run, wanted: Sequence[Manifest]) -> None:
-    """Delete the CronJobs' Jobs that can't begin, and would be others by now: each keeps its series from going on."""
-    templates = {item["metadata"]["name"]: item["spec"]["jobTemplate"]["spec"]["template"] for item in wanted}
+    """Delete the CronJobs' Jobs that wait for a Secret or a volume which the spec no longer names: a series goes on
+    only once its Job has ended."""
+    mounts = {item["metadata"]["name"]: _mounted(item["spec"]["jobTemplate"]) for item in wanted}
     for attempt in _not_begun(run):
-        owners = attempt.job["metadata"].get("ownerReferences", [])
-        cron_job = next((owner["name"] for owner in owners if owner["kind"] == CRON_JOB.kind), None)
-        if cron_job is None:
+        cron_job = _scheduled_by(attempt.job)
+        if cron_job is None or not _mounted(attempt.job) - mounts.get(cron_job, set()):
             continue
-        template = templates.get(cron_job)
-        fits = template is not None and covers(attempt.job["spec"]["template"], template)
-        if not fits and await attempt.is_in_vain():
+        if await attempt.is_in_vain():
             log.info("Job %s can't begin, and is of an earlier spec: it goes", attempt.name,
                      extra={"database": "/".join(run.key)})  # fmt: skip
             await attempt.discard()
 
 
+def _scheduled_by(job: Manifest) -> str | None:
+    """The CronJob that has started a Job at its time; `None` for one that a person made of it."""
+    metadata = job["metadata"]
+    if (metadata.get("annotations") or {}).get("cronjob.kubernetes.io/instantiate") == "manual":
+        return None
+    owners = metadata.get("ownerReferences", [])
+    return next((o["name"] for o in owners if o["kind"] == CRON_JOB.kind and o.get("controller")), None)
+
+
+def _mounted(job: Manifest) -> set[tuple[str, str]]:
+    """The Secrets and claims that a Job's pods wait for."""
+    volumes = job["spec"]["template"]["spec"].get("volumes") or []
+    secrets = {("Secret", str(v["secret"]["secretName"])) for v in volumes if "secret" in v}
+    claims = (v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v)
+    return secrets | {("PersistentVolumeClaim", str(name)) for name in claims}
+
+
 async def _waiting(run: Run) -> str | None:
-    """Which Job can't begin, and why, as a sentence."""
+    """Which Job can't begin, and why, as a sentence.
+
+    Raises:
+        ApiError: the Events that would tell can't be read.
+    """
     for attempt in _not_begun(run):
-        if obstacle := await attempt.obstacle():
-            return f"Job {attempt.name} can't begin: {obstacle}"
+        if finding := await attempt.lasting_obstacle():
+            # Counts of nodes and names of pods come and go in the others' messages.
+            why = _WHY_NOT_BEGUN.get(finding.reason, finding.message)
+            return f"Job {attempt.name} can't begin: {why}."
     return None
 
 
@@ -118,6 +145,7 @@ async def _let_go(run: Run, wanted: Collection[str]) -> bool:
             waiting = True
         else:
             await run.services.applier.delete(CRON_JOB, live)
+            run.services.cache.remove(CRON_JOB, live)
     return waiting
 
 
@@ -126,7 +154,12 @@ async def _suspend(run: Run, cron_job: Manifest) -> None:
     if cron_job["spec"].get("suspend"):
         return
     namespace, name = run.names.namespace, cron_job["metadata"]["name"]
-    live = await run.services.client.merge(CRON_JOB, namespace, name, {"spec": {"suspend": True}})
+    try:
+        live = await run.services.client.merge(CRON_JOB, namespace, name, {"spec": {"suspend": True}})
+    except ApiError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return
     run.services.cache.put(CRON_JOB, live)
 
 

@@ -253,23 +253,20 @@ def _next_verification(spec: DatabaseSpec, now: datetime) -> str | None:
 
 def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJob]) -> list[api.RepositoryStatus]:
     found = {item.name: item for item in before.repositories}
-    known_since = {name: _seen(item) for name, item in found.items()}
     for job in jobs:
         told = job.result.get("repositories", {})
         summaries = job.result.get("catalog", {})
         for name in {*told, *summaries}:
-            if known_since.get(name, _NEVER) > job.looked_at(name):
-                continue
             known = found.get(name) or api.RepositoryStatus(name=name)
             update: dict[str, Any] = {}
             # That a replaced database was stored says nothing of the series.
-            if name in told and job.is_of_present:
+            if name in told and job.is_of_present and job.finished >= (known.last_success or ""):
                 good = bool(told[name].get("ok"))
                 update["message"] = None if good else told[name].get("message")
                 if good:
                     update["last_success"] = job.finished
-            if _seen(known) <= (looked := job.looked_at(name)):
-                summary = summaries.get(name, {})
+            # Only who has looked there has something to say of what is there.
+            if (summary := summaries.get(name)) is not None and _seen(known) <= (looked := job.looked_at(name)):
                 update |= {field: summary[field] for field in ("count", "signed") if field in summary}
                 update["seen"] = stamp_exactly(looked)
             found[name] = known.model_copy(update=update)
