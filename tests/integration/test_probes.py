@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from integration.loops import NAMESPACE, arena
+from integration.postgres_server import wait_until
 from integration.serving import SPEC, serving
 from medianest_operator.kubernetes.kinds import DATABASE, SECRET
 
@@ -29,7 +30,12 @@ async def test_a_change_by_hand_is_in_the_status_after_the_next_probe(
 ) -> None:
     async with serving() as made:
         await made.arena.run(made.key)
-        made.database.execute(statement)
+        with made.database.connect() as connection:
+            pid = connection.info.backend_pid
+            connection.execute(statement.encode())
+        with made.postgres.maintenance.connect() as watcher:
+            # What a session has written counts at its end, which comes after its client's.
+            wait_until(watcher, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
         await made.arena.run(made.key)
         assert made.arena.conditions(made.key)[condition][1] == reason, made.arena.status(made.key)["conditions"]
 
