@@ -8,7 +8,6 @@ find nothing in their environment. PostgreSQL refuses to run as root; in the Job
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import re
@@ -33,7 +32,6 @@ from medianest_operator.postgres.scratch import scratch_folder
 
 START_LIMIT = 60.0
 """Seconds until a server that doesn't answer is given up."""
-_PR_SET_PDEATHSIG = 1
 # Nothing here outlives the process, so nothing has to reach the disk.
 _SETTINGS = {
     "listen_addresses": "",
@@ -181,7 +179,7 @@ def running(folder: Path, verifier: str, settings: Mapping[str, str]) -> Iterato
         os.chown(folder, account["user"], account["group"])
     data = folder / "data"
     _make(data, verifier, account)
-    arguments = [postgres_program("postgres"), "-D", str(data), "-k", str(folder)]
+    arguments = [*_ending_with_parent(), postgres_program("postgres"), "-D", str(data), "-k", str(folder)]
     for name, value in {**_SETTINGS, **settings}.items():
         arguments += ["-c", f"{name}={value}"]
     with (folder / "log").open("wb") as log:
@@ -192,7 +190,6 @@ def running(folder: Path, verifier: str, settings: Mapping[str, str]) -> Iterato
             stderr=log,
             cwd=folder,
             env=plain_environment(),
-            preexec_fn=_end_with_parent,
             **account,
         )
     try:
@@ -261,8 +258,13 @@ def _account() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+def _ending_with_parent() -> list[str]:
+    """What lets a server stop at once with the process that started it (prctl(2), PR_SET_PDEATHSIG).
+
+    A program of Debian's, not `preexec_fn`: that runs Python between fork and exec, which hangs where another thread
+    is just beginning (Python's documentation, subprocess).
+    """
+    return [setpriv, "--pdeathsig", "QUIT", "--"] if (setpriv := shutil.which("setpriv")) else []
 
 
 def _wait_until_ready(folder: Path, process: subprocess.Popen[bytes]) -> None:
