@@ -30,6 +30,10 @@ RUN = "medianest-dbctl migrate"
 TRAP, GATE = 4711, 4712
 """Keys of advisory locks: one stops a run as it writes a step, one in the middle of a file."""
 AT_THE_GATE = f"SELECT pg_advisory_xact_lock({GATE});\n"
+FAILS = AT_THE_GATE + "SELECT 1/0;\n"
+A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
+CONCURRENTLY = "CREATE INDEX CONCURRENTLY users_by_night ON users (name);\n"
+"""Stands alone, so that what comes before it is committed."""
 PATIENT = ("--lock-timeout", "60s")
 
 RESTORING = "DO $clear$"
@@ -361,6 +365,15 @@ def at_the_gate(database: Database, start: Start, files: Mapping[str, str], *opt
         job = start(files, *(options or PATIENT))
         wait_for_backend(keeper, f"lock({GATE})", waiting=True)
         yield job
+
+
+def is_locked_out(database: Database) -> bool:
+    """Whether the application is refused for want of the right to connect."""
+    try:
+        database.connect("medianest_app").close()
+    except psycopg.OperationalError as error:
+        return "permission denied for database" in str(error)
+    return False
 
 
 def end_under_a_reader(

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 OPERATOR = Path(__file__).resolve().parents[2] / "operator"
-_ROOMS = ("agent", "api", "backups", "migrations", "postgres", "results")
+_ROOMS = ("agent", "api", "backups", "hardening", "health", "migrations", "postgres", "results")
 _FDS = 4
 _LONGEST = 1 << 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,23 @@ def bench(medianest: Database, room: Path) -> Bench:
 
 
 @pytest.fixture
-def keys(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a key, as a Secret is mounted."""
-    folder = room / "keys"
-    folder.mkdir()
-    (folder / "key").write_text("k" * 64)
-    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(folder))
-    return folder
+def sign(room: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """From now on there is a folder with a key, as a Secret is mounted."""
+
+    def begin() -> Path:
+        folder = room / "keys"
+        folder.mkdir()
+        (folder / "key").write_text("k" * 64)
+        monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(folder))
+        return folder
+
+    return begin
+
+
+@pytest.fixture
+def keys(sign: Callable[[], Path]) -> Path:
+    """Such a folder from the beginning."""
+    return sign()
 
 
 def files(bench: Bench, name: str) -> list[Path]:
@@ -45,13 +56,11 @@ def test_what_is_signed_comes_back(bench: Bench, keys: Path, target: Database) -
 
 
 def test_what_is_not_signed_is_refused_until_it_is_accepted_by_name(
-    bench: Bench, target: Database, room: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, target: Database, sign: Callable[[], Path]
 ) -> None:
     """An older one, or a stranger's who has the public key that backups are encrypted for."""
     name = bench.backup().result["backup"]
-    (room / "keys").mkdir()
-    (room / "keys" / "key").write_text("k" * 64)
-    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
+    sign()
     for which, words in (
         ("latest", "1 of them is not signed by the present key"),
         (name, "accept that it is unsigned"),
@@ -81,15 +90,13 @@ def test_what_a_lost_key_has_signed_comes_back_by_name(
 
 
 def test_what_another_key_has_signed_is_told_beside_what_none_has(
-    bench: Bench, target: Database, room: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, target: Database, sign: Callable[[], Path]
 ) -> None:
     """The newest ones are whole: nobody who has lost the key is to restore an older one for want of a word."""
     unsigned = bench.backup().result["backup"]
-    (room / "keys").mkdir()
-    (room / "keys" / "key").write_text("k" * 64)
-    monkeypatch.setenv("MEDIANEST_SIGNING_KEYS", str(room / "keys"))
+    keys = sign()
     lost = [bench.backup().result["backup"] for _ in range(2)]
-    (room / "keys" / "key").write_text("n" * 64)
+    (keys / "key").write_text("n" * 64)
     answer = bench.restore(target)
     assert answer.told == (1, "Failed", "NoSuchBackup"), answer.text
     assert f"it has 3, the newest {lost[1]}, {lost[0]}, {unsigned}; 3 of them are not signed" in answer.text
@@ -99,12 +106,12 @@ def test_what_another_key_has_signed_is_told_beside_what_none_has(
         answer = bench.restore(target, "--backup", which)
         assert f"it has 2, the newest {lost[1]}, {lost[0]}" in answer.text
     # The present key is an older one: what is taken is not the newest.
-    (room / "keys" / "key").write_text("k" * 64)
+    (keys / "key").write_text("k" * 64)
     answer = bench.restore(target, "--backup", "latest")
     assert "not signed" not in answer.text
-    (room / "keys" / "key").write_text("n" * 64)
+    (keys / "key").write_text("n" * 64)
     fresh = bench.backup().result["backup"]
-    (room / "keys" / "key").write_text("k" * 64)
+    (keys / "key").write_text("k" * 64)
     other = candidate(target.server)
     answer = bench.restore(other, "--backup", "latest")
     assert answer.result["backup"] == lost[1]

@@ -6,13 +6,9 @@ import psycopg
 import pytest
 
 from integration.commands import dbctl
-from integration.crashes import AT_THE_GATE, Start, applied, at_the_gate, open_runs
+from integration.crashes import CONCURRENTLY, FAILS, A, B, C, Start, applied, at_the_gate, open_runs
 from integration.outside import outside, unlike
 from integration.postgres_server import Database
-
-A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
-CONCURRENTLY = "CREATE INDEX CONCURRENTLY users_by_night ON users (name);\n"
-FAILS = AT_THE_GATE + "SELECT 1/0;\n"
 
 PARENTS = {
     "partitioned": "CREATE TABLE ev (id int, d int) PARTITION BY LIST (d);"

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
-from integration.crashes import AT_THE_GATE, Start, at_the_gate
+from integration.crashes import AT_THE_GATE, CONCURRENTLY, FAILS, A, B, C, Start, at_the_gate, is_locked_out
 from integration.outside import outside, unlike
 from integration.postgres_server import Database
-
-A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
-CONCURRENTLY = "CREATE INDEX CONCURRENTLY users_by_night ON users (name);\n"
-FAILS = AT_THE_GATE + "SELECT 1/0;\n"
-
-
-def is_locked_out(database: Database) -> bool:
-    try:
-        database.connect("medianest_app").close()
-    except psycopg.OperationalError as error:
-        return "permission denied for database" in str(error)
-    return False
 
 
 def test_a_table_with_a_column_named_as_an_alias_is_compared(database: Database, start: Start) -> None:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
-from integration.crashes import AT_THE_GATE, Start, at_the_gate
+from integration.crashes import AT_THE_GATE, CONCURRENTLY, FAILS, A, B, C, Start, at_the_gate, is_locked_out
 from integration.outside import outside, unlike
 from integration.postgres_server import Database, wait_for_backend
 
-A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
-CONCURRENTLY = "CREATE INDEX CONCURRENTLY users_by_night ON users (name);\n"
-FAILS = AT_THE_GATE + "SELECT 1/0;\n"
 FAILS_THERE = AT_THE_GATE + "CREATE UNIQUE INDEX titles ON media_requests (title);\n"
 """In the database alone, once the application has used a title twice: the rehearsal goes well."""
 TWICE = "INSERT INTO media_requests (id, user_id, title, media_type) VALUES ('twice', 'u1', 'Title 1', 'movie')"
-
-
-def is_locked_out(database: Database) -> bool:
-    try:
-        database.connect("medianest_app").close()
-    except psycopg.OperationalError as error:
-        return "permission denied for database" in str(error)
-    return False
 
 
 @pytest.fixture

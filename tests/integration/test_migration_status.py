@@ -90,3 +90,12 @@ async def test_a_lockout_that_was_left_comes_first_whoever_speaks(
             assert message.startswith(CLOSED), message
             assert words in message
             assert "serves the schema" not in message
+
+
+async def test_a_job_whose_pod_has_yet_to_begin_is_not_said_to_apply() -> None:
+    async with serving() as made:
+        made.database.execute("DELETE FROM _prisma_migrations WHERE migration_name LIKE '2025090%'")
+        made.arena.services.memory.forget(made.key)
+        await made.arena.run(made.key)
+        message = made.arena.message(made.key, "SchemaUpToDate")
+        assert message.endswith(" is starting, and will apply 20250905150611_add_password_hash_to_users."), message

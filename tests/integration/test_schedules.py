@@ -26,6 +26,15 @@ def cron_jobs(made: Arena) -> dict[str, Manifest]:
     return {item["metadata"]["name"]: item for item in made.server.all(CRON_JOB)}
 
 
+def started_by(made: Arena, cron_job: str, **metadata: Any) -> Manifest:
+    """A Job of a CronJob's, as the controller makes it."""
+    live = cron_jobs(made)[cron_job]
+    uid, template = live["metadata"]["uid"], live["spec"]["jobTemplate"]
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job, "uid": uid, "controller": True}
+    own = {"namespace": NAMESPACE, "name": f"{cron_job}-1", "labels": template["metadata"]["labels"]}
+    return made.server.put(JOB, {"metadata": {**own, "ownerReferences": [owner], **metadata}, "spec": template["spec"]})
+
+
 async def backups(made: Arena, key: Key, **backup: Any) -> tuple[str, str, str]:
     """What BackupsHealthy says of a spec."""
     made.make(key[1], {"backup": backup})
@@ -68,12 +77,10 @@ async def test_what_a_person_made_of_a_cron_job_ends_before_that_goes() -> None:
         made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "identity"}, "data": {}})
         key = made.make("db", {})
         await backups(made, key, repositories=[VOLUME], **ENCRYPTED)
-        verify = cron_jobs(made)["db-verify"]
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "db-verify", "uid": verify["metadata"]["uid"]}
-        labels = verify["spec"]["jobTemplate"]["metadata"]["labels"]
-        assert labels[naming.LABEL_COMPONENT] == naming.COMPONENT_VERIFICATION
-        metadata = {"namespace": NAMESPACE, "name": "by-hand", "labels": labels, "ownerReferences": [owner]}
-        by_hand = made.server.put(JOB, {"metadata": metadata, "spec": verify["spec"]["jobTemplate"]["spec"]})
+        by_hand = started_by(
+            made, "db-verify", name="by-hand", annotations={"cronjob.kubernetes.io/instantiate": "manual"}
+        )
+        assert by_hand["metadata"]["labels"][naming.LABEL_COMPONENT] == naming.COMPONENT_VERIFICATION
         only = {"encryption": {"recipients": [RECIPIENT]}}
         await backups(made, key, repositories=[VOLUME], **only)
         assert "db-verify" in cron_jobs(made)
@@ -97,10 +104,7 @@ async def test_one_that_is_not_wanted_starts_nothing_more() -> None:
         await backups(made, key, repositories=[VOLUME], **ENCRYPTED)
         verify = cron_jobs(made)["db-verify"]
         assert verify["spec"]["suspend"] is False
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "db-verify", "uid": verify["metadata"]["uid"]}
-        labels = verify["spec"]["jobTemplate"]["metadata"]["labels"]
-        metadata = {"namespace": NAMESPACE, "name": "db-verify-1", "labels": labels, "ownerReferences": [owner]}
-        running = made.server.put(JOB, {"metadata": metadata, "spec": verify["spec"]["jobTemplate"]["spec"]})
+        running = started_by(made, "db-verify")
         await backups(made, key, repositories=[VOLUME], encryption={"recipients": [RECIPIENT]})
         assert cron_jobs(made)["db-verify"]["spec"]["suspend"] is True
         assert cron_jobs(made)["db-verify"]["spec"]["schedule"] == verify["spec"]["schedule"]
@@ -147,15 +151,7 @@ async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(seri
         key = made.make("db", {})
         signed = {"encryption": {"signingSecret": {"name": "keys"}}}
         await backups(made, key, repositories=[VOLUME], **signed)
-        cron_job = cron_jobs(made)[f"db-{series}"]
-        uid = cron_job["metadata"]["uid"]
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": f"db-{series}", "uid": uid, "controller": True}
-        template = cron_job["spec"]["jobTemplate"]
-        metadata = {
-            "namespace": NAMESPACE, "name": f"db-{series}-1", "labels": template["metadata"]["labels"],
-            "ownerReferences": [owner],
-        }  # fmt: skip
-        job = made.server.put(JOB, {"metadata": metadata, "spec": template["spec"]})
+        job = started_by(made, f"db-{series}")
         waits_for_a_secret(made.server, job, "keys")
         truth, reason, message = await backups(made, key, repositories=[VOLUME], **signed)
         assert (truth, reason) == ("False", "BackupMisconfigured")
@@ -171,15 +167,6 @@ async def test_a_job_that_waits_for_a_secret_is_told_and_goes_with_its_name(seri
         waits_for_a_secret(made.server, job, "keys")
         await backups(made, key, repositories=[VOLUME])
         assert list(made.server.all(JOB)) == []
-
-
-def started_by(made: Arena, cron_job: str, **metadata: Any) -> Manifest:
-    """A Job of a CronJob's, as the controller makes it."""
-    live = cron_jobs(made)[cron_job]
-    uid, template = live["metadata"]["uid"], live["spec"]["jobTemplate"]
-    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job, "uid": uid, "controller": True}
-    own = {"namespace": NAMESPACE, "name": f"{cron_job}-1", "labels": template["metadata"]["labels"]}
-    return made.server.put(JOB, {"metadata": {**own, "ownerReferences": [owner], **metadata}, "spec": template["spec"]})
 
 
 STAYING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

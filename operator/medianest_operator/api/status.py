@@ -77,7 +77,7 @@ class Rollback(ApiModel):
     """How a failed run was rolled back."""
 
     strategy: str
-    """Transaction (PostgreSQL's own rollback was enough), Down, Inverse or Restore."""
+    """Transaction (PostgreSQL's own rollback), Down, Inverse or Restore."""
     verified: bool
     verification: str
     """The comparison with before, in words."""

@@ -261,8 +261,9 @@ def _account() -> dict[str, Any]:
 def _ending_with_parent() -> list[str]:
     """What lets a server stop at once with the process that started it (prctl(2), PR_SET_PDEATHSIG).
 
-    A program of Debian's, not `preexec_fn`: that runs Python between fork and exec, which hangs where another thread
-    is just beginning (Python's documentation, subprocess).
+    A program of util-linux, not `preexec_fn`: that runs Python between fork and exec, which hangs where another thread
+    is just beginning (Python's documentation, subprocess). On a laptop that has none, a server is stopped as usual, but
+    survives a process that is killed.
     """
     return [setpriv, "--pdeathsig", "QUIT", "--"] if (setpriv := shutil.which("setpriv")) else []
 

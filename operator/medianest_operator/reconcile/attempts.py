@@ -175,6 +175,11 @@ class Attempt:
                 return finding
         return None if self.pods else await findings.of_job(self.run, self.job)
 
+    async def give_way(self) -> str:
+        """Delete one that is in vain, and that would be another by now; returns that as a sentence."""
+        await self.discard()
+        return f"Job {self.name} could not begin, and the spec has changed since: another one takes its place."
+
     async def discard(self) -> None:
         """Delete the Job with its pods."""
         await self.run.services.applier.delete(JOB, self.job)

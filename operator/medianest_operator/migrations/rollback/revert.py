@@ -180,7 +180,7 @@ class Revert:
 
     def _without_denied(self, after: Evidence) -> tuple[Evidence, tuple[str, ...]]:
         """Without the indexes of large values that a REINDEX left half built: the schema they are in is a superuser's,
-        so that their owner can't drop them. They cost writes, and change nothing else."""
+        so that their owner can't drop them. They cost writes, and nothing reads them."""
         left = [item for item in after.catalog.of_kind(INVALID) if drop_of(item) in self._denied]
         if not left:
             return after, ()
@@ -234,8 +234,9 @@ class Revert:
             count = len(self._executed)
             for statement in statements:
                 if statement in relations and (built := built_on(self._connection, relations[statement])):
-                    line = f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}"
-                    self._held[:0] = [line] if line not in self._held else []
+                    self._held.insert(
+                        0, f"{relations[statement]} was not dropped, because of {first_three(built, ', ')}"
+                    )
                 elif self._try(statement, holders.get(statement)):
                     self._executed.append(statement)
             # Once what depends on them is gone, which no order of kinds foresees: types within types, defaults.

@@ -179,10 +179,7 @@ class _One:
             # It has changed nothing, or all that it should have: another one finds out.
             await attempt.discard()
         if await attempt.is_in_vain() and not is_as_applied(JOB, attempt.job, await self._job()):
-            await attempt.discard()
-            message = (
-                f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
-            )
+            message = await attempt.give_way()
             await self._follower.report(Progress(item.uid, OperationPhase.RUNNING, _under_way(item), message, details))
             return
         if attempt.is_running:

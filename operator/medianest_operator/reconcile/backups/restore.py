@@ -176,11 +176,7 @@ class _Restore:
         attempt = tries[-1]
         if attempt.is_running and not attempt.is_stranded:
             if await attempt.is_in_vain() and not await self._is_of_present(request, tries):
-                await attempt.discard()
-                message = (
-                    f"Job {attempt.name} could not begin, and the spec has changed since: another one takes its place."
-                )
-                return self._report(request, live, RESTORING, message)
+                return self._report(request, live, RESTORING, await attempt.give_way())
             doing = await attempt.obstacle() or f"Job {attempt.name} {request.doing}."
             return self._report(request, live, RESTORING, doing, attempt)
         if attempt.succeeded:

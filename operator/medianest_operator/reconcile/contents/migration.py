@@ -258,7 +258,11 @@ _STEPS: Final[Mapping[str, str]] = {
 def _progress(state: MigrationState) -> str:
     last = state.run
     names = ", ".join(state.pending) or "the migrations"
-    doing = _STEPS.get(last.step or "", "is applying") if last else "will apply"
+    if last is None:
+        doing = "will apply"
+    else:
+        # Until its pod has written the first into the journal.
+        doing = _STEPS.get(last.step, "is applying") if last.step else "is starting, and will apply"
     more = f" {last.message}" if last and last.message else ""
     return f"{f'Job {last.job}' if last else 'A Job'} {doing} {names}.{more}"
 
