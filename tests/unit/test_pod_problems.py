@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medianest_operator.reconcile.context import Pod
-from medianest_operator.reconcile.findings import of_pod
+from medianest_operator.reconcile.pod_problems import of_pod
 
 IMAGE = "images.example/none:1"
 PULL = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": '

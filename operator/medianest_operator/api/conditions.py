@@ -20,6 +20,9 @@ class Condition(StrEnum):
     """Of what ends: it has, well (then it is Ready, too) or not."""
     AVAILABLE = "Available"
     SCHEMA_UP_TO_DATE = "SchemaUpToDate"
+    HEALTHY = "Healthy"
+    """The servers, their replication, and what is asked of them."""
+    STORAGE_HEALTHY = "StorageHealthy"
     INDEXES_HEALTHY = "IndexesHealthy"
     HARDENING_APPLIED = "HardeningApplied"
     BACKUPS_HEALTHY = "BackupsHealthy"
@@ -108,6 +111,29 @@ class Reason(StrEnum):
     SOURCE_INVALID = "MigrationSourceInvalid"
     MIGRATIONS_PENDING = "MigrationsPending"
     UNKNOWN = "Unknown"
+    # Healthy
+    HEALTHY = "Healthy"
+    PROBE_FAILED = "ProbeFailed"
+    QUERY_SLOW = "QuerySlow"
+    CONNECT_SLOW = "ConnectSlow"
+    CONNECTIONS_NEAR_LIMIT = "ConnectionsNearLimit"
+    TRANSACTION_LEFT_OPEN = "TransactionLeftOpen"
+    SESSIONS_BLOCKED = "SessionsBlocked"
+    DEADLOCKS = "Deadlocks"
+    PREPARED_TRANSACTION_LEFT = "PreparedTransactionLeft"
+    REPLICA_LAGGING = "ReplicaLagging"
+    REPLAY_PAUSED = "ReplayPaused"
+    SLOT_INACTIVE = "SlotInactive"
+    SLOT_LOST = "SlotLost"
+    CHECKSUM_FAILED = "ChecksumFailed"
+    WRAPAROUND_NEAR = "WraparoundNear"
+    SEQUENCE_RUNNING_OUT = "SequenceRunningOut"
+    SEQUENCE_BEHIND = "SequenceBehind"
+    AUTOVACUUM_BEHIND = "AutovacuumBehind"
+    AUTOVACUUM_OFF = "AutovacuumOff"
+    STATISTICS_STALE = "StatisticsStale"
+    # StorageHealthy
+    STORAGE_HEALTHY = "StorageHealthy"
     # IndexesHealthy
     INDEXES_HEALTHY = "IndexesHealthy"
     INDEXES_MISSING = "IndexesMissing"
@@ -248,6 +274,27 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.SOURCE_INVALID: _STUCK,
         Reason.MIGRATIONS_PENDING: _STUCK,
         Reason.UNKNOWN: _PROGRESS,
+        Reason.HEALTHY: _GOOD,
+        Reason.PROBE_FAILED: _DEGRADED,
+        Reason.QUERY_SLOW: _DEGRADED,
+        Reason.CONNECT_SLOW: _DEGRADED,
+        Reason.CONNECTIONS_NEAR_LIMIT: _DEGRADED,
+        Reason.TRANSACTION_LEFT_OPEN: _DEGRADED,
+        Reason.SESSIONS_BLOCKED: _DEGRADED,
+        Reason.DEADLOCKS: _DEGRADED,
+        Reason.PREPARED_TRANSACTION_LEFT: _DEGRADED,
+        Reason.REPLICA_LAGGING: _DEGRADED,
+        Reason.REPLAY_PAUSED: _DEGRADED,
+        Reason.SLOT_INACTIVE: _DEGRADED,
+        Reason.SLOT_LOST: _DEGRADED,
+        Reason.CHECKSUM_FAILED: _OUTAGE._replace(passes=False),
+        Reason.WRAPAROUND_NEAR: _DEGRADED,
+        Reason.SEQUENCE_RUNNING_OUT: _DEGRADED,
+        Reason.SEQUENCE_BEHIND: _OUTAGE._replace(passes=False),
+        Reason.AUTOVACUUM_BEHIND: _DEGRADED,
+        Reason.AUTOVACUUM_OFF: _DEGRADED,
+        Reason.STATISTICS_STALE: Facts(Severity.GOOD, passes=False, runbook=True),
+        Reason.STORAGE_HEALTHY: _GOOD,
         Reason.INDEXES_HEALTHY: _GOOD,
         Reason.INDEXES_MISSING: _DEGRADED,
         Reason.INDEXES_INVALID: _DEGRADED,

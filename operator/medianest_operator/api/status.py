@@ -151,6 +151,27 @@ class Indexes(ApiModel):
     foreign_keys_without_index: list[str] = []
 
 
+class Finding(ApiModel):
+    """Something that is wrong with the database, and how it ends."""
+
+    reason: Reason
+    """Its kind; docs/runbooks has a page of this name."""
+    level: Literal["Critical", "Warning", "Hint"]
+    """Critical: statements of the application fail or wait, or will before long. A hint costs something and breaks
+    nothing."""
+    object: str
+    """What it is about: an index, a pod, a session."""
+    message: str
+    fix: str | None = None
+    """The statement or command that ends it."""
+    bytes: int | None = None
+    """The size of what it is about, coarsely."""
+    since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When it began to count."""
+    source: str
+    """What observes it."""
+
+
 class Hardening(ApiModel):
     """How each option of spec.hardening stands: Off, Applying, Applied, Waiting (for a schema that has its tables),
     Failed or Removing."""
@@ -318,6 +339,8 @@ class DatabaseStatus(ApiModel):
     connection: Connection | None = None
     # `schema` as an attribute would shadow a method of pydantic's base class.
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    findings: list[Finding] = []
+    """What is wrong, the worst first; at most ten, the metric medianest_finding has more."""
     indexes: Indexes | None = None
     hardening: Hardening | None = None
     """Absent while nothing of it is in the database."""

@@ -3,6 +3,7 @@
 Exact figures live here and not in the status, because they change all the time.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -43,6 +44,13 @@ CERTIFICATE_NOT_AFTER = Gauge(
     "medianest_database_certificate_not_after_timestamp_seconds", "End of the server certificate.", _DATABASE
 )
 
+FINDING = Gauge(
+    "medianest_finding", "1 while something is wrong with a database.", [*_DATABASE, "reason", "object", "level"]
+)
+_FINDINGS = 20
+"""Series of `FINDING` a database; the worst ones."""
+_reported: dict[tuple[str, str], frozenset[tuple[str, str, str]]] = {}
+
 _SERIES = [*_DATABASE, "tier"]
 _PLACE = [*_DATABASE, "repository"]
 BACKUP_LAST_SUCCESS = Gauge(
@@ -77,6 +85,21 @@ def serve(port: int) -> None:
     """Answer `/metrics` on `port`. Raises OSError where the port is taken."""
     BUILD.labels(__version__).set(1)
     start_http_server(port)
+
+
+def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str, str]]) -> None:
+    """What is wrong with a database.
+
+    Args:
+        findings: reason, object and level of each, the worst first.
+    """
+    key, wanted = (namespace, name), frozenset(findings[:_FINDINGS])
+    known = _reported.get(key, frozenset())
+    for labels in known - wanted:
+        _remove(FINDING, *key, *labels)
+    for labels in wanted - known:
+        FINDING.labels(*key, *labels).set(1)
+    _reported[key] = wanted
 
 
 def report_backups(namespace: str, name: str, backups: Backups) -> None:
@@ -123,6 +146,8 @@ def forget_pod(namespace: str, name: str, pod: str) -> None:
 
 def forget(namespace: str, name: str) -> None:
     """Drop the series of a database that is gone."""
+    report_findings(namespace, name, ())
+    _reported.pop((namespace, name), None)
     for gauge in _BY_DATABASE:
         _remove(gauge, namespace, name)
     for state in ("ready", "desired"):

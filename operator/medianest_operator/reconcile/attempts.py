@@ -16,9 +16,9 @@ from typing import Any, Final
 from medianest_operator import naming
 from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.kubernetes.kinds import JOB, POD, Manifest
-from medianest_operator.reconcile import findings
+from medianest_operator.reconcile import pod_problems
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.findings import Finding
+from medianest_operator.reconcile.pod_problems import PodProblem
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Attempt:
             return False
         return self._has_waited(_BEGINS_WITHIN) or (self._has_waited(_PATIENCE) and await self.obstacle() is not None)
 
-    async def lasting_obstacle(self) -> Finding | None:
+    async def lasting_obstacle(self) -> PodProblem | None:
         """What keeps a Job from beginning that should have begun by now.
 
         Raises:
@@ -102,7 +102,7 @@ class Attempt:
         """
         if not self.is_running or self.has_begun or self.job["spec"].get("suspend") or not self._has_waited(_PATIENCE):
             return None
-        return await self._finding()
+        return await self._problem()
 
     def _has_waited(self, limit: timedelta) -> bool:
         """Whether its newest pod is as old, or it is itself where it has none."""
@@ -163,17 +163,17 @@ class Attempt:
     async def obstacle(self) -> str | None:
         """What keeps its pods from working, or from being made, as a sentence; `None` where nothing is known to."""
         try:
-            finding = await self._finding()
+            problem = await self._problem()
         except (ApiError, *TRANSIENT_ERRORS) as error:
             log.info("could not read the pods' Events: %s", error, extra={"database": "/".join(self.run.key)})
             return None
-        return f"{finding.message}." if finding else None
+        return f"{problem.message}." if problem else None
 
-    async def _finding(self) -> Finding | None:
+    async def _problem(self) -> PodProblem | None:
         for pod in self.pods:
-            if finding := await findings.of_job_pod(self.run, pod):
-                return finding
-        return None if self.pods else await findings.of_job(self.run, self.job)
+            if problem := await pod_problems.of_job_pod(self.run, pod):
+                return problem
+        return None if self.pods else await pod_problems.of_job(self.run, self.job)
 
     async def give_way(self) -> str:
         """Delete one that is in vain, and that would be another by now; returns that as a sentence."""

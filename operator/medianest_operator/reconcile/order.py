@@ -9,6 +9,7 @@ from medianest_operator.reconcile.backups import operations, restore
 from medianest_operator.reconcile.backups import schedules as backups
 from medianest_operator.reconcile.concern import Concern
 from medianest_operator.reconcile.contents import hardening, indexes, logins, migration, roles, schema
+from medianest_operator.reconcile.health import findings
 from medianest_operator.reconcile.instances import (
     certificates,
     configuration,
@@ -47,4 +48,5 @@ ORDER: Final[tuple[Concern, ...]] = (
     operations.CONCERN,
     backup_objects.CONCERN,
     backups.REPORT,
+    findings.CONCERN,
 )

@@ -39,14 +39,14 @@ _SLOW_API_SERVER: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
-class Finding:
+class PodProblem:
     """Something that keeps an instance from being ready."""
 
     reason: Reason
     message: str
 
 
-def of_pod(pod: Pod) -> Finding | None:
+def of_pod(pod: Pod) -> PodProblem | None:
     """What Kubernetes says of one pod; nothing of one that was told to stop."""
     if pod.terminating:
         return None
@@ -54,7 +54,7 @@ def of_pod(pod: Pod) -> Finding | None:
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if condition.get("reason") == "Unschedulable":
-                return Finding(
+                return PodProblem(
                     Reason.UNSCHEDULABLE, f"Pod {pod.name} can't be scheduled: {_plain(condition['message'])}"
                 )
             return None
@@ -64,13 +64,13 @@ def of_pod(pod: Pod) -> Finding | None:
         if reason in _IMAGE_REASONS:
             detail = _plain(message) or reason
             advice = "Check spec.image and spec.imagePullSecrets"
-            return Finding(Reason.IMAGE_UNAVAILABLE, f"Pod {pod.name}: image {pod.image}: {detail}. {advice}")
+            return PodProblem(Reason.IMAGE_UNAVAILABLE, f"Pod {pod.name}: image {pod.image}: {detail}. {advice}")
         if reason in _CONFIG_REASONS:
-            return Finding(Reason.POD_FAILING, f"Pod {pod.name}: {_plain(message) or reason}")
+            return PodProblem(Reason.POD_FAILING, f"Pod {pod.name}: {_plain(message) or reason}")
         last = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
         if last and (reason == "CrashLoopBackOff" or "terminated" in container.get("state", {})):
             named = last | {"container": container.get("name", naming.CONTAINER_POSTGRES)}
-            return Finding(Reason.POD_FAILING, _ended(pod, named, container.get("restartCount", 0), waiting))
+            return PodProblem(Reason.POD_FAILING, _ended(pod, named, container.get("restartCount", 0), waiting))
     return None
 
 
@@ -95,7 +95,7 @@ def _plain(message: str) -> str:
     return text.rstrip(".")
 
 
-async def of_job_pod(run: Run, manifest: Manifest) -> Finding | None:
+async def of_job_pod(run: Run, manifest: Manifest) -> PodProblem | None:
     """What keeps the pod of a Job from working; nothing where it is done, which its Job notices a moment later.
 
     Raises:
@@ -108,7 +108,7 @@ async def of_job_pod(run: Run, manifest: Manifest) -> Finding | None:
     return of_pod(pod) or await _unmounted(run, pod)
 
 
-async def of_job(run: Run, job: Manifest) -> Finding | None:
+async def of_job(run: Run, job: Manifest) -> PodProblem | None:
     """What keeps a Job that has no pod from making one: a quota, or a policy that refuses it.
 
     Raises:
@@ -120,11 +120,11 @@ async def of_job(run: Run, job: Manifest) -> Finding | None:
     return await _rejected(run, job, f"Job {metadata['name']}")
 
 
-async def find(run: Run, wanted: int) -> list[Finding]:
+async def find(run: Run, wanted: int) -> list[PodProblem]:
     """What keeps instances from being ready, the worst first."""
     pods = run.pods
     late = [pod for pod in pods if not pod.ready]
-    found = [finding for pod in late if (finding := of_pod(pod) or await _unmounted(run, pod))]
+    found = [problem for pod in late if (problem := of_pod(pod) or await _unmounted(run, pod))]
     live = run.stateful_set
     if (
         live
@@ -133,19 +133,19 @@ async def find(run: Run, wanted: int) -> list[Finding]:
     ):
         rejected = await _rejected(run, live, f"{STATEFUL_SET.kind} {run.names.stateful_set}")
         found += [rejected] if rejected else []
-    if any(finding.reason == Reason.UNSCHEDULABLE for finding in found):
+    if any(problem.reason == Reason.UNSCHEDULABLE for problem in found):
         found = [*await _unbound(run), *found]
     return found
 
 
-async def _unmounted(run: Run, pod: Pod) -> Finding | None:
+async def _unmounted(run: Run, pod: Pod) -> PodProblem | None:
     """The volume or Secret that a pod on its node waits for: only its Events tell."""
     if not _is_slow(pod, _SLOW_START):
         return None
     for message in await _warnings(run, pod.uid, _VOLUME_WARNINGS):
         if _LAGGING in message and not _is_slow(pod, _SLOW_API_SERVER):
             continue
-        return Finding(Reason.POD_FAILING, f"Pod {pod.name} can't start: {_plain(message)}")
+        return PodProblem(Reason.POD_FAILING, f"Pod {pod.name} can't start: {_plain(message)}")
     return None
 
 
@@ -159,22 +159,22 @@ def _is_slow(pod: Pod, patience: timedelta) -> bool:
     return bool(since) and datetime.fromisoformat(since[0]) + patience < datetime.now(UTC)
 
 
-async def _rejected(run: Run, owner: Manifest, name: str) -> Finding | None:
+async def _rejected(run: Run, owner: Manifest, name: str) -> PodProblem | None:
     """Why an object can't make its pods: only its Events tell."""
     for message in await _warnings(run, owner["metadata"]["uid"], {"FailedCreate"}):
         text = _plain(message).split(" error: ", 1)[-1]
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.POD_REJECTED
-        return Finding(reason, f"{name} can't create its pods: {text}")
+        return PodProblem(reason, f"{name} can't create its pods: {text}")
     return None
 
 
-async def _unbound(run: Run) -> list[Finding]:
+async def _unbound(run: Run) -> list[PodProblem]:
     for claim in run.claims:
         if claim.get("status", {}).get("phase") != "Pending":
             continue
         for message in await _warnings(run, claim["metadata"]["uid"], {"ProvisioningFailed"}):
             name = claim["metadata"]["name"]
-            return [Finding(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {_plain(message)}")]
+            return [PodProblem(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {_plain(message)}")]
     return []
 
 

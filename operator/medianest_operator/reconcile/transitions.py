@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from medianest_operator.api.conditions import ABNORMAL_TRUE, Condition, Reason
 from medianest_operator.reconcile.concern import Announcement
 from medianest_operator.reconcile.conditions import Conditions, condition_of
 
 Status = Mapping[str, Any]
+
+_OF_FINDINGS: Final = frozenset({Condition.HEALTHY, Condition.STORAGE_HEALTHY})
+"""Each finding that makes them false has Events of its own."""
 
 
 def transitions(previous: Status, current: Status, conditions: Conditions) -> Iterable[Announcement]:
@@ -27,6 +30,8 @@ def transitions(previous: Status, current: Status, conditions: Conditions) -> It
             continue
         known = condition_of(previous, kind)
         if known and (known["status"], known["reason"]) == (verdict.status, verdict.reason):
+            continue
+        if kind in _OF_FINDINGS and verdict.status == "False":
             continue
         if verdict.reason in {Reason.UNKNOWN, Reason.API_ERROR, Reason.NOT_OBSERVED}:
             # That nothing could be observed is no news of the database: the condition says it, and the log.

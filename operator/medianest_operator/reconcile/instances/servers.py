@@ -24,12 +24,12 @@ from medianest_operator.kubernetes.client import TRANSIENT_ERRORS, ApiError
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Busy, Credentials, Unreachable
 from medianest_operator.postgres.wording import as_clause
-from medianest_operator.reconcile import findings
+from medianest_operator.reconcile import pod_problems
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Pod, Run
-from medianest_operator.reconcile.findings import Finding
 from medianest_operator.reconcile.instances import patroni
 from medianest_operator.reconcile.instances.leftovers import NotYet
+from medianest_operator.reconcile.pod_problems import PodProblem
 from medianest_operator.resources.patroni import LOOP_WAIT, TTL
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ async def observe(run: Run) -> Outcome:
     primary = seen.primary
     if primary is not None and primary.name in seen.unreachable:
         await _wake_patroni(run, primary)
-    found: list[Finding] = []
+    found: list[PodProblem] = []
     if any(not pod.ready for pod in pods) or len(pods) < run.spec.instances:
         found = await _why(run)
     available = _available(run, seen)
@@ -133,10 +133,10 @@ async def observe(run: Run) -> Outcome:
     )
 
 
-async def _why(run: Run) -> list[Finding]:
+async def _why(run: Run) -> list[PodProblem]:
     """What keeps instances from being ready; nothing where the API server can't be asked."""
     try:
-        return await findings.find(run, run.spec.instances)
+        return await pod_problems.find(run, run.spec.instances)
     except (ApiError, *TRANSIENT_ERRORS) as error:
         log.info("could not read the reasons: %s", error, extra={"database": "/".join(run.key)})
         return []
@@ -297,14 +297,14 @@ def _creating(run: Run) -> str:
     return f"The first instance is starting: {words}."
 
 
-def _not_serving(run: Run, available: Verdict, found: list[Finding]) -> Verdict:
+def _not_serving(run: Run, available: Verdict, found: list[PodProblem]) -> Verdict:
     if found:
         return Verdict("False", found[0].reason, f"{found[0].message}.")
     failing_over = available.reason is Reason.NO_PRIMARY and len(run.pods) > 1
     return Verdict("False", Reason.FAILING_OVER if failing_over else available.reason, available.message)
 
 
-async def _incomplete(run: Run, seen: Servers, found: list[Finding]) -> Verdict | None:
+async def _incomplete(run: Run, seen: Servers, found: list[PodProblem]) -> Verdict | None:
     """What keeps a database that serves from having all its instances."""
     desired, pods = run.spec.instances, run.pods
     ready = [pod for pod in pods if seen.ready(pod)]
