@@ -201,6 +201,7 @@ class Facts(NamedTuple):
         runbook: docs/runbooks has a page of its name.
         quiet: it is neither an Event's Warning nor sent to webhooks, although it isn't good.
         cause: where nothing serves it is why, and Ready says so rather than how the outage looks.
+        finding: it is only ever a finding's, and never Ready's.
     """
 
     severity: Severity
@@ -208,6 +209,7 @@ class Facts(NamedTuple):
     runbook: bool = False
     quiet: bool = False
     cause: bool = False
+    finding: bool = False
 
 
 _GOOD = Facts(Severity.GOOD)
@@ -216,6 +218,9 @@ _DEGRADED = Facts(Severity.DEGRADED, passes=False, runbook=True)
 _STUCK = Facts(Severity.STUCK, passes=False, runbook=True)
 _OUTAGE = Facts(Severity.OUTAGE, runbook=True)
 _UNSEEN = Facts(Severity.DEGRADED, runbook=True, quiet=True)
+_HINT = Facts(Severity.GOOD, passes=False, runbook=True, finding=True)
+_FINDING = _DEGRADED._replace(finding=True)
+_GRAVE = _FINDING._replace(severity=Severity.OUTAGE)
 
 REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
     {
@@ -275,25 +280,25 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.MIGRATIONS_PENDING: _STUCK,
         Reason.UNKNOWN: _PROGRESS,
         Reason.HEALTHY: _GOOD,
-        Reason.PROBE_FAILED: _DEGRADED,
-        Reason.QUERY_SLOW: _DEGRADED,
-        Reason.CONNECT_SLOW: _DEGRADED,
-        Reason.CONNECTIONS_NEAR_LIMIT: _DEGRADED,
-        Reason.TRANSACTION_LEFT_OPEN: _DEGRADED,
-        Reason.SESSIONS_BLOCKED: _DEGRADED,
-        Reason.DEADLOCKS: _DEGRADED,
-        Reason.PREPARED_TRANSACTION_LEFT: _DEGRADED,
-        Reason.REPLICA_LAGGING: _DEGRADED,
-        Reason.REPLAY_PAUSED: _DEGRADED,
-        Reason.SLOT_INACTIVE: _DEGRADED,
-        Reason.SLOT_LOST: _DEGRADED,
-        Reason.CHECKSUM_FAILED: _OUTAGE._replace(passes=False),
-        Reason.WRAPAROUND_NEAR: _DEGRADED,
-        Reason.SEQUENCE_RUNNING_OUT: _DEGRADED,
-        Reason.SEQUENCE_BEHIND: _OUTAGE._replace(passes=False),
-        Reason.AUTOVACUUM_BEHIND: _DEGRADED,
-        Reason.AUTOVACUUM_OFF: _DEGRADED,
-        Reason.STATISTICS_STALE: Facts(Severity.GOOD, passes=False, runbook=True),
+        Reason.PROBE_FAILED: _FINDING,
+        Reason.QUERY_SLOW: _FINDING,
+        Reason.CONNECT_SLOW: _FINDING,
+        Reason.CONNECTIONS_NEAR_LIMIT: _FINDING,
+        Reason.TRANSACTION_LEFT_OPEN: _FINDING,
+        Reason.SESSIONS_BLOCKED: _FINDING,
+        Reason.DEADLOCKS: _FINDING,
+        Reason.PREPARED_TRANSACTION_LEFT: _FINDING,
+        Reason.REPLICA_LAGGING: _FINDING,
+        Reason.REPLAY_PAUSED: _FINDING,
+        Reason.SLOT_INACTIVE: _FINDING,
+        Reason.SLOT_LOST: _FINDING,
+        Reason.CHECKSUM_FAILED: _GRAVE,
+        Reason.WRAPAROUND_NEAR: _FINDING,
+        Reason.SEQUENCE_RUNNING_OUT: _FINDING,
+        Reason.SEQUENCE_BEHIND: _GRAVE,
+        Reason.AUTOVACUUM_BEHIND: _FINDING,
+        Reason.AUTOVACUUM_OFF: _FINDING,
+        Reason.STATISTICS_STALE: _HINT,
         Reason.STORAGE_HEALTHY: _GOOD,
         Reason.INDEXES_HEALTHY: _GOOD,
         Reason.INDEXES_MISSING: _DEGRADED,

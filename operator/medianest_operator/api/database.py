@@ -25,6 +25,7 @@ from medianest_operator.api.model import (
     same_storage_class,
     with_rules,
 )
+from medianest_operator.api.monitoring import Monitoring
 from medianest_operator.api.notifications import Notification
 from medianest_operator.api.parameters import NO_COMMIT, PATRONI_MINIMA, parameter_rules
 from medianest_operator.api.scheduling import Scheduling
@@ -326,6 +327,8 @@ class DatabaseSpec(ApiModel):
     """Backups: where, when, for how long, and how they are verified."""
     bootstrap: Bootstrap | None = None
     """What a new database begins with, instead of nothing: a backup, or a copy of a running database."""
+    monitoring: Monitoring = Monitoring()
+    """What the probes take for slow."""
     notifications: Annotated[list[Notification], Field(max_length=16)] = []
     """Webhooks that are called with each Warning."""
     tls: Tls = Tls()

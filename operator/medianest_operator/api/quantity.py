@@ -13,7 +13,7 @@ _QUANTITY: Final = re.compile(
 )
 _BINARY: Final[dict[str, int]] = {f"{prefix}i": 1024**power for power, prefix in enumerate("KMGTPE", 1)}
 _DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_UNITS = {"h": 3600, "m": 60, "s": 1}
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def to_number(quantity: str | int | float) -> Decimal:
@@ -38,5 +38,6 @@ def megabytes(size: int) -> str:
 
 
 def to_timedelta(duration: str) -> timedelta:
-    """A duration as Go writes it, such as `1h30m`."""
-    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([hms])", duration)))
+    """A duration as Go writes it, such as `1h30m`, or `50ms`."""
+    parts = re.findall(r"(\d+)(ms|[hms])", duration)
+    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))

@@ -3,7 +3,7 @@
 Exact figures live here and not in the status, because they change all the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -36,6 +36,31 @@ REPLICATION_LAG_BYTES = Gauge(
 )
 CONNECTIONS = Gauge("medianest_database_connections", "Client connections of an instance.", [*_DATABASE, "pod"])
 MAX_CONNECTIONS = Gauge("medianest_database_max_connections", "max_connections of an instance.", [*_DATABASE, "pod"])
+BLOCKED_SESSIONS = Gauge(
+    "medianest_database_blocked_sessions", "Sessions that have waited longer than 30 s for a lock.", [*_DATABASE, "pod"]
+)
+OLDEST_TRANSACTION = Gauge(
+    "medianest_database_oldest_transaction_seconds", "Age of the oldest open transaction of a client.",
+    [*_DATABASE, "pod"],
+)  # fmt: skip
+DEADLOCKS = Gauge("medianest_database_deadlocks", "Deadlocks since the server's statistics began.", [*_DATABASE, "pod"])
+TRANSACTION_AGE = Gauge(
+    "medianest_database_transaction_age", "Transactions since the oldest row that isn't frozen.", [*_DATABASE, "pod"]
+)
+SLOT_BYTES = Gauge(
+    "medianest_database_slot_retained_bytes", "WAL that the slot which keeps most of it keeps.", [*_DATABASE, "pod"]
+)
+ROLE_CONNECTIONS = Gauge(
+    "medianest_database_role_connections", "Client connections to the primary by role; the ten with most.",
+    [*_DATABASE, "role"],
+)  # fmt: skip
+QUERY_SECONDS = Gauge(
+    "medianest_database_query_seconds", "Time of the application's hot queries over ten minutes.",
+    [*_DATABASE, "quantile"],
+)  # fmt: skip
+CONNECT_SECONDS = Gauge(
+    "medianest_database_connect_seconds", "Time to make a connection over ten minutes.", [*_DATABASE, "quantile"]
+)
 DATABASE_BYTES = Gauge("medianest_database_size_bytes", "Size of the application's database.", _DATABASE)
 CRITICAL_INDEXES_MISSING = Gauge(
     "medianest_database_critical_indexes_missing", "Critical indexes that are absent or invalid.", _DATABASE
@@ -50,6 +75,7 @@ FINDING = Gauge(
 _FINDINGS = 20
 """Series of `FINDING` a database; the worst ones."""
 _reported: dict[tuple[str, str], frozenset[tuple[str, str, str]]] = {}
+_roles: dict[tuple[str, str], frozenset[str]] = {}
 
 _SERIES = [*_DATABASE, "tier"]
 _PLACE = [*_DATABASE, "repository"]
@@ -78,7 +104,12 @@ _OF_BACKUPS = (
     BACKUP_BYTES, BACKUP_SECONDS, BACKUP_VERIFIED, BACKUP_RECOVERY_SECONDS, BACKUP_FAILED, BACKUP_VERIFICATION_FAILED,
 )  # fmt: skip
 _BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_BACKUPS)
-_BY_POD = (PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, MAX_CONNECTIONS)
+_BY_POD = (
+    PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, MAX_CONNECTIONS, BLOCKED_SESSIONS, OLDEST_TRANSACTION, DEADLOCKS,
+    TRANSACTION_AGE, SLOT_BYTES,
+)  # fmt: skip
+QUANTILES = ("0.5", "0.95")
+_ROLES = 10
 
 
 def serve(port: int) -> None:
@@ -100,6 +131,28 @@ def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str
     for labels in wanted - known:
         FINDING.labels(*key, *labels).set(1)
     _reported[key] = wanted
+
+
+def report_roles(namespace: str, name: str, connections: Mapping[str, int]) -> None:
+    """Who is connected to the primary.
+
+    Args:
+        connections: how many sessions each role has, those with most first.
+    """
+    key, wanted = (namespace, name), dict(list(connections.items())[:_ROLES])
+    for role in _roles.get(key, frozenset()) - wanted.keys():
+        _remove(ROLE_CONNECTIONS, *key, role)
+    for role, count in wanted.items():
+        ROLE_CONNECTIONS.labels(*key, role).set(count)
+    _roles[key] = frozenset(wanted)
+
+
+def report_quantile(gauge: Gauge, namespace: str, name: str, quantile: str, seconds: float | None) -> None:
+    """One of `QUANTILES` of `QUERY_SECONDS` or `CONNECT_SECONDS`; `None` where nothing was measured."""
+    if seconds is None:
+        _remove(gauge, namespace, name, quantile)
+    else:
+        gauge.labels(namespace, name, quantile).set(seconds)
 
 
 def report_backups(namespace: str, name: str, backups: Backups) -> None:
@@ -148,6 +201,11 @@ def forget(namespace: str, name: str) -> None:
     """Drop the series of a database that is gone."""
     report_findings(namespace, name, ())
     _reported.pop((namespace, name), None)
+    report_roles(namespace, name, {})
+    _roles.pop((namespace, name), None)
+    for gauge in (QUERY_SECONDS, CONNECT_SECONDS):
+        for quantile in QUANTILES:
+            _remove(gauge, namespace, name, quantile)
     for gauge in _BY_DATABASE:
         _remove(gauge, namespace, name)
     for state in ("ready", "desired"):

@@ -13,9 +13,9 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -119,7 +119,9 @@ class Instance:
     dbname: str
     user: str
     """The superuser, for the maintenance database and for statements that read nothing of the application's; else the
-    reader of `logins.controller_name`."""
+    reader of `logins.controller_name`, or one of the login roles."""
+    password: str | None = field(default=None, repr=False)
+    """Of a login role; `None`: the controller's certificate opens the door."""
 
 
 class Sessions:
@@ -138,13 +140,14 @@ class Sessions:
 
     @contextlib.asynccontextmanager
     async def use(
-        self, instance: Instance, credentials: Credentials, patience: float = QUERY_TIMEOUT
+        self, instance: Instance, credentials: Credentials, patience: float = QUERY_TIMEOUT, *, fresh: bool = False
     ) -> AsyncIterator[Connection]:
         """A connection for some queries. It is closed by whatever is raised meanwhile: what an aborted statement left
         in it is nobody's.
 
         Args:
             patience: how long all of them may take, in seconds.
+            fresh: the connection that is kept is replaced by a new one.
 
         Raises:
             NotAdmitted: the reader is not let in yet.
@@ -155,7 +158,7 @@ class Sessions:
         known = self._open.get(slot[:2], {}).get(slot)
         if known:
             self._stop_listening(known[2])
-        if known and (known[0] != instance or known[1] != credentials or known[2].closed):
+        if known and (fresh or known[0] != instance or known[1] != credentials or known[2].closed):
             await self._close(slot)
             known = None
         try:
@@ -206,15 +209,17 @@ class Sessions:
             path = folder / name
             path.touch(mode=0o600, exist_ok=True)
             path.write_text(text)
+        door: dict[str, Any] = {"password": instance.password, "sslcertmode": "disable"}
+        if instance.password is None:
+            door = {"sslcert": str(folder / naming.TLS_CERT), "sslkey": str(folder / naming.TLS_KEY)}
         return await psycopg.AsyncConnection.connect(
+            **door,
             host=instance.host,
             hostaddr=instance.address,
             port=naming.POSTGRES_PORT,
             user=instance.user,
             dbname=instance.dbname,
             sslmode="verify-full",
-            sslcert=str(folder / naming.TLS_CERT),
-            sslkey=str(folder / naming.TLS_KEY),
             sslrootcert=str(folder / naming.TLS_CA),
             application_name=naming.OPERATOR,
             connect_timeout=CONNECT_TIMEOUT,

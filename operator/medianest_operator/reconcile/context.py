@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -330,6 +330,15 @@ class Run:
             maintenance = dbname == naming.MAINTENANCE_DATABASE
             user = naming.SUPERUSER if maintenance else logins.controller_name(self.spec.database.owner)
         return Instance(*self.key, pod.name, pod.uid, pod.address or "", host, dbname, user)
+
+    def login(self, pod: Pod, dbname: str, role: logins.LoginRole, passwords: Mapping[str, str]) -> Instance:
+        """The same as a login role, by its password as people and programs log in.
+
+        Args:
+            passwords: by the suffix of the role.
+        """
+        instance = self.instance(pod, dbname, logins.role_name(self.spec, role))
+        return replace(instance, password=passwords[role.suffix])
 
     @property
     def job_image(self) -> str:

@@ -9,7 +9,7 @@ from medianest_operator.reconcile.backups import operations, restore
 from medianest_operator.reconcile.backups import schedules as backups
 from medianest_operator.reconcile.concern import Concern
 from medianest_operator.reconcile.contents import hardening, indexes, logins, migration, roles, schema
-from medianest_operator.reconcile.health import findings
+from medianest_operator.reconcile.health import findings, probes
 from medianest_operator.reconcile.instances import (
     certificates,
     configuration,
@@ -43,6 +43,8 @@ ORDER: Final[tuple[Concern, ...]] = (
     migration.CONCERN,
     hardening.CONCERN,
     indexes.CONCERN,
+    # Whether all that is healthy.
+    probes.CONCERN,
     # What interrupts, and what only reports.
     rollout.CONCERN,
     operations.CONCERN,

@@ -15,9 +15,7 @@ from medianest_operator.timestamps import stamp
 
 _SHOWN: Final = 10
 """In the status, which people read; the rest is in the metrics."""
-MEASURED: Final = 20
-"""In the metrics: a series each."""
-ANNOUNCED: Final = frozenset({"servers", "queries", "catalog", "storage"})
+ANNOUNCED: Final = frozenset({"servers", "queries", "connections", "catalog", "storage"})
 """Sources whose findings have Events of their own; those of the others are their conditions' Events."""
 
 

@@ -1,0 +1,15 @@
+"""What counts as slow."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medianest_operator.api.model import ApiModel
+
+
+class Monitoring(ApiModel):
+    """Thresholds of the findings in status.findings."""
+
+    slow_query: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}(ms|s)$")] = "50ms"
+    """What a hot query of the application may take, for instance `50ms`; a new connection may take ten times as
+    long. A slower one is the finding QuerySlow or ConnectSlow."""

@@ -1,0 +1,156 @@
+"""How long the application's hot queries take, and a connection: asked for as a role that only reads.
+
+The queries are those that the application's own repositories send most, each for a row that is there. Only their count
+of rows comes back, so that no content does, however large it is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, LiteralString
+
+import psycopg
+
+from medianest_operator.api.conditions import Reason
+from medianest_operator.health.findings import Finding, coarse
+from medianest_operator.postgres.sessions import Connection
+
+_TIMES: Final = 3
+"""How often each query is sent in one probe: its median isn't moved by a single pause of the machine."""
+_DEADLINE: Final = 2000
+"""Milliseconds for each."""
+_WINDOW: Final = 40
+"""Probes over which quantiles are taken: ten minutes."""
+_CONNECT_FACTOR: Final = 10
+"""A connection takes a TLS handshake, SCRAM and a process of its own; it may take so many times a slow query."""
+
+HOT_QUERIES: Final[Mapping[str, LiteralString]] = {
+    "users by id": "SELECT * FROM public.users WHERE id = (SELECT id FROM public.users LIMIT 1)",
+    "users by email": "SELECT * FROM public.users WHERE email = (SELECT email FROM public.users LIMIT 1)",
+    "session_tokens by token_hash": """
+        SELECT * FROM public.session_tokens
+         WHERE token_hash = (SELECT token_hash FROM public.session_tokens LIMIT 1)""",
+    "sessions by session_token": """
+        SELECT * FROM public.sessions WHERE session_token = (SELECT session_token FROM public.sessions LIMIT 1)""",
+    "media_requests of a user": """
+        SELECT * FROM public.media_requests WHERE user_id = (SELECT user_id FROM public.media_requests LIMIT 1)
+         ORDER BY created_at DESC LIMIT 20""",
+    "youtube_downloads of a user": """
+        SELECT * FROM public.youtube_downloads WHERE user_id = (SELECT user_id FROM public.youtube_downloads LIMIT 1)
+         ORDER BY created_at DESC LIMIT 20""",
+    "service_status by service_name": """
+        SELECT * FROM public.service_status
+         WHERE service_name = (SELECT service_name FROM public.service_status LIMIT 1)""",
+    "rate_limits of a user": """
+        SELECT * FROM public.rate_limits
+         WHERE (user_id, endpoint) = (SELECT user_id, endpoint FROM public.rate_limits LIMIT 1)
+         ORDER BY window_start DESC LIMIT 1""",
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one probe measured.
+
+    Attributes:
+        seconds: the median of each hot query, by its name; without those whose table isn't there.
+        connect: how long a new connection took, where one was made.
+        unfinished: the query that didn't end in time, if one did.
+    """
+
+    seconds: Mapping[str, float]
+    connect: float | None = None
+    unfinished: str | None = None
+
+
+@dataclass
+class Timings:
+    """The probes of the last ten minutes."""
+
+    queries: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW * len(HOT_QUERIES)))
+    connects: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def add(self, timing: Timing) -> None:
+        self.queries.extend(timing.seconds.values())
+        if timing.connect is not None:
+            self.connects.append(timing.connect)
+
+
+def quantile(values: Iterable[float], share: float) -> float | None:
+    """The nearest-rank quantile; `None` of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+async def time_queries(connection: Connection, connect: float | None) -> Timing:
+    """Send each hot query some times.
+
+    Args:
+        connection: to the application's database, as a role that may read its tables and do nothing else.
+        connect: how long the connection took where it was made for this.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    if connect is not None:
+        await connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(_DEADLINE)])
+    seconds: dict[str, float] = {}
+    for name, query in HOT_QUERIES.items():
+        measured = []
+        try:
+            for _ in range(_TIMES):
+                started = time.perf_counter()
+                await connection.execute(f"SELECT count(*) FROM ({query} OFFSET 0) q")
+                measured.append(time.perf_counter() - started)
+        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+            return Timing(seconds, connect, name)
+        except psycopg.ProgrammingError:
+            # The table isn't there, has other columns, or shows nobody its rows: the schema's own findings say so.
+            continue
+        seconds[name] = sorted(measured)[_TIMES // 2]
+    return Timing(seconds, connect)
+
+
+def findings(timing: Timing, limit: float) -> Sequence[Finding]:
+    """What is too slow.
+
+    Args:
+        limit: seconds that a hot query may take (spec.monitoring.slowQuery).
+    """
+    found = [
+        Finding(
+            Reason.QUERY_SLOW,
+            f"query {name}",
+            f"The application's query for {name} takes longer than {_milliseconds(seconds, limit)}, on the server that"
+            f" takes writes; it should take less than {limit * 1000:g} ms (spec.monitoring.slowQuery).",
+        )
+        for name, seconds in timing.seconds.items()
+        if seconds > limit
+    ]
+    if timing.unfinished is not None:
+        message = (
+            f"The application's query for {timing.unfinished} did not end within {_DEADLINE / 1000:.0f} s: it is slow,"
+            " or waits for a lock."
+        )
+        found.append(Finding(Reason.PROBE_FAILED, f"query {timing.unfinished}", message))
+    return found
+
+
+def connect_findings(seconds: float, limit: float) -> Sequence[Finding]:
+    """Whether a new connection took too long; arguments as for `findings`."""
+    if seconds <= limit * _CONNECT_FACTOR:
+        return ()
+    message = (
+        f"A new connection takes longer than {_milliseconds(seconds, limit * _CONNECT_FACTOR)}, {_CONNECT_FACTOR} times"
+        " spec.monitoring.slowQuery."
+    )
+    return (Finding(Reason.CONNECT_SLOW, "connections", message),)
+
+
+def _milliseconds(seconds: float, limit: float) -> str:
+    """Coarsely, and never less than what it may take."""
+    return f"{max(coarse(seconds * 1000), int(limit * 1000))} ms"

@@ -1,0 +1,171 @@
+"""Probes of a database that serves: its servers and the application's queries every fifteen seconds, tables rarely."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Condition, Reason
+from medianest_operator.api.quantity import to_timedelta
+from medianest_operator.health import queries, tables, vitals
+from medianest_operator.health.findings import Finding
+from medianest_operator.observability import metrics
+from medianest_operator.postgres import logins
+from medianest_operator.postgres.sessions import NotAdmitted, Unreachable
+from medianest_operator.postgres.wording import as_clause
+from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
+from medianest_operator.reconcile.contents.logins import Passwords
+from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.health import tracking
+from medianest_operator.reconcile.instances.servers import Servers
+
+log = logging.getLogger(__name__)
+
+SERVERS: Final = "servers"
+QUERIES: Final = "queries"
+CONNECTS: Final = "connections"
+CATALOG: Final = "catalog"
+SOURCES: Final = (SERVERS, QUERIES, CONNECTS, CATALOG)
+
+_SHORTEST: Final = 10.0
+"""Seconds between two observations, however often something else has the database looked at: three of them in a moment
+would be one."""
+_TABLES_EVERY: Final = 300.0
+_FRESH_EVERY: Final = 4
+"""Probes of the queries, of which one makes its connection anew."""
+_PATIENCE: Final = 10.0
+"""Seconds for all hot queries; each has its own deadline."""
+
+
+@dataclass
+class _Past:
+    """What earlier probes of one database left.
+
+    Attributes:
+        probed: when the servers were probed last, on the monotonic clock; `tables_read` likewise.
+        deadlocks: of each pod, the server's time and its count of deadlocks.
+    """
+
+    probed: float = -math.inf
+    tables_read: float = -math.inf
+    probes: int = 0
+    timings: queries.Timings = field(default_factory=queries.Timings)
+    deadlocks: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
+
+
+async def observe(run: Run) -> Outcome:
+    """Probe what is due, and judge what counts by now."""
+    token = run.database["metadata"].get("uid")
+    past = run.services.memory.once(run.key, "probes", token, _Past)
+    tracker = tracking.tracker(run)
+    now = time.monotonic()
+    if now - past.probed >= _SHORTEST:
+        past.probed = now
+        await asyncio.gather(_servers(run, past), _queries(run, past))
+        if now - past.tables_read >= _TABLES_EVERY or tracker.is_undecided(CATALOG):
+            past.tables_read = now
+            await _tables(run)
+    healthy = Verdict(
+        "True", Reason.HEALTHY, "Servers, replication and the application's queries are as they should be."
+    )
+    return Outcome(conditions={Condition.HEALTHY: tracking.verdict(tracker.of(*SOURCES), healthy)})
+
+
+async def _servers(run: Run, past: _Past) -> None:
+    """Ask each server that answered a moment ago."""
+    servers = run.facts.require(Servers)
+    found: list[Finding] = []
+    for name, why in servers.unreachable.items():
+        found.append(Finding(Reason.PROBE_FAILED, name, f"{name} does not answer: {why}.", at_once=True))
+
+    async def one(pod: Pod) -> None:
+        try:
+            instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
+            async with run.services.sessions.use(instance, run.credentials) as connection:
+                seen = await vitals.read_vitals(connection)
+        except (Unreachable, psycopg.Error) as error:
+            why = as_clause(str(error).removeprefix(f"{pod.name}: "))
+            found.append(Finding(Reason.PROBE_FAILED, pod.name, f"The probe of {pod.name} failed: {why}."))
+            return
+        before = past.deadlocks.setdefault(pod.name, deque(maxlen=120))
+        if deadlocked := vitals.deadlocked(pod.name, before, seen):
+            found.append(deadlocked)
+        before.append((seen.now, seen.deadlocks))
+        found.extend(vitals.findings(pod.name, seen))
+        _measure(run, pod, seen)
+
+    pods = [pod for pod in run.pods if pod.name in servers.instances]
+    await asyncio.gather(*(one(pod) for pod in pods))
+    tracking.observed(run, SERVERS, found)
+
+
+def _measure(run: Run, pod: Pod, seen: vitals.Vitals) -> None:
+    labels = (*run.key, pod.name)
+    metrics.BLOCKED_SESSIONS.labels(*labels).set(len(seen.waiting))
+    metrics.OLDEST_TRANSACTION.labels(*labels).set(seen.oldest_transaction)
+    metrics.DEADLOCKS.labels(*labels).set(seen.deadlocks)
+    metrics.TRANSACTION_AGE.labels(*labels).set(seen.oldest["age"])
+    metrics.SLOT_BYTES.labels(*labels).set(max((slot["retained"] or 0 for slot in seen.slots), default=0))
+    if not seen.in_recovery:
+        metrics.report_roles(*run.key, seen.by_role)
+
+
+async def _queries(run: Run, past: _Past) -> None:
+    """Time the application's queries on the primary, as a login that only reads."""
+    primary, passwords = run.facts.require(Servers).primary, run.facts.get(Passwords)
+    if primary is None or passwords is None:
+        return
+    fresh = past.probes % _FRESH_EVERY == 0 or tracking.tracker(run).is_undecided(CONNECTS)
+    past.probes += 1
+    limit = to_timedelta(run.spec.monitoring.slow_query).total_seconds()
+    instance = run.login(primary, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
+    try:
+        started = time.perf_counter()
+        async with run.services.sessions.use(instance, run.credentials, _PATIENCE, fresh=fresh) as connection:
+            taken = time.perf_counter() - started
+            timing = await queries.time_queries(connection, taken if fresh else None)
+    except NotAdmitted as error:
+        # It is locked out, or its password is about to be set: nothing was measured.
+        log.info("queries not timed: %s", error, extra={"database": "/".join(run.key)})
+        return
+    except (Unreachable, psycopg.Error) as error:
+        why = as_clause(str(error).removeprefix(f"{primary.name}: "))
+        message = f"The application's queries could not be timed on {primary.name}: {why}."
+        tracking.observed(run, QUERIES, [Finding(Reason.PROBE_FAILED, "queries", message)])
+        return
+    past.timings.add(timing)
+    for gauge, values in (
+        (metrics.QUERY_SECONDS, past.timings.queries),
+        (metrics.CONNECT_SECONDS, past.timings.connects),
+    ):
+        for share in metrics.QUANTILES:
+            metrics.report_quantile(gauge, *run.key, share, queries.quantile(values, float(share)))
+    tracking.observed(run, QUERIES, queries.findings(timing, limit))
+    if fresh:
+        tracking.observed(run, CONNECTS, queries.connect_findings(taken, limit))
+
+
+async def _tables(run: Run) -> None:
+    """Look at the application's tables as the same login."""
+    primary, passwords = run.facts.require(Servers).primary, run.facts.get(Passwords)
+    if primary is None or passwords is None:
+        return
+    instance = run.login(primary, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
+    try:
+        async with run.services.sessions.use(instance, run.credentials, _PATIENCE) as connection:
+            found = await tables.read_findings(connection)
+    except (Unreachable, psycopg.Error) as error:
+        log.info("tables not read: %s", error, extra={"database": "/".join(run.key)})
+        return
+    tracking.observed(run, CATALOG, found)
+
+
+CONCERN = Concern("probes", Needs.DATABASE, observe, observe, conditions=(Condition.HEALTHY,))
