@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -200,3 +201,17 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> Path:
         (folder / name).mkdir(parents=True)
         (folder / name / "migration.sql").write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass at once, as for a machine that was suspended."""
+    passed = 0.0
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + passed)
+
+    def skip(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    return skip

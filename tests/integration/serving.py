@@ -49,14 +49,15 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(patience: float = 5.0) -> AsyncIterator[Serving]:
+async def serving(more: dict[str, Any] | None = None, patience: float = 5.0) -> AsyncIterator[Serving]:
     """A Ready database of one instance.
 
     Args:
+        more: of its spec, nothing that the pod's template depends on.
         patience: for a request to the API server, in seconds.
     """
     async with arena(patience=patience) as made:
-        key = made.make(NAME, SPEC, status={"observedGeneration": -1, "phase": "Pending"})
+        key = made.make(NAME, SPEC | (more or {}), status={"observedGeneration": -1, "phase": "Pending"})
         await made.run(key)
         address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         with _postgres(made, address) as postgres:

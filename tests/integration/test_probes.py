@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -76,20 +75,6 @@ async def test_a_password_that_was_set_by_hand_is_put_back_with_the_next_probe()
         assert settled != by_hand
         await made.arena.run(made.key)
         assert stored() == settled
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets so many seconds pass at once, as for a machine that was suspended."""
-    passed = 0.0
-    clock = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: clock() + passed)
-
-    def skip(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    return skip
 
 
 async def test_a_history_changed_by_a_session_that_goes_on_is_seen_within_a_minute(

@@ -16,7 +16,7 @@ from typing import Final, LiteralString
 import psycopg
 
 from medianest_operator.api.conditions import Reason
-from medianest_operator.health.findings import Finding, coarse
+from medianest_operator.health.findings import Finding
 from medianest_operator.postgres.sessions import Connection
 
 _TIMES: Final = 3
@@ -125,8 +125,8 @@ def findings(timing: Timing, limit: float) -> Sequence[Finding]:
         Finding(
             Reason.QUERY_SLOW,
             f"query {name}",
-            f"The application's query for {name} takes longer than {_milliseconds(seconds, limit)}, on the server that"
-            f" takes writes; it should take less than {limit * 1000:g} ms (spec.monitoring.slowQuery).",
+            f"The application's query for {name} takes longer than {_milliseconds(seconds, limit)} on the server that"
+            f" takes writes; spec.monitoring.slowQuery is {limit * 1000:g} ms.",
         )
         for name, seconds in timing.seconds.items()
         if seconds > limit
@@ -152,5 +152,7 @@ def connect_findings(seconds: float, limit: float) -> Sequence[Finding]:
 
 
 def _milliseconds(seconds: float, limit: float) -> str:
-    """Coarsely, and never less than what it may take."""
-    return f"{max(coarse(seconds * 1000), int(limit * 1000))} ms"
+    """Coarsely: the highest of the limit, ten times it, a hundred times and so on that it reaches."""
+    while seconds > limit * 10:
+        limit *= 10
+    return f"{limit * 1000:g} ms"

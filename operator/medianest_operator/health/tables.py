@@ -40,7 +40,7 @@ SELECT n.nspname AS schema, s.relname AS name, t.relname AS table, tn.nspname AS
   JOIN pg_namespace tn ON tn.oid = t.relnamespace
   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
  WHERE q.seqincrement > 0 AND NOT q.seqcycle AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-   AND has_sequence_privilege(s.oid, 'SELECT') AND has_table_privilege(t.oid, 'SELECT')
+   AND CASE s.relkind WHEN 'S' THEN has_sequence_privilege(s.oid, 'SELECT') END AND has_table_privilege(t.oid, 'SELECT')
    AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] = a.attnum
                                         AND x.indpred IS NULL)
  ORDER BY 1, 2 LIMIT %s

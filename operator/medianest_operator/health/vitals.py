@@ -85,7 +85,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
            SELECT application_name AS name,
                   coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS bytes,
                   extract(epoch FROM replay_lag)::float AS seconds
-             FROM pg_stat_replication WHERE NOT pg_is_in_recovery() AND backend_type = 'walsender'
+             FROM pg_stat_replication WHERE NOT pg_is_in_recovery()
               AND state IN ('streaming', 'catchup') LIMIT %(listed)s) r) AS replicas,
        CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END AS replay,
        (SELECT json_build_object('name', datname, 'age', age(datfrozenxid)) FROM pg_database

@@ -162,9 +162,13 @@ async def _tables(run: Run) -> None:
     try:
         async with run.services.sessions.use(instance, run.credentials, _PATIENCE) as connection:
             found = await tables.read_findings(connection)
-    except (Unreachable, psycopg.Error) as error:
+    except NotAdmitted as error:
         log.info("tables not read: %s", error, extra={"database": "/".join(run.key)})
         return
+    except (Unreachable, psycopg.Error) as error:
+        why = as_clause(str(error).removeprefix(f"{primary.name}: "))
+        message = f"The application's tables could not be looked at on {primary.name}: {why}."
+        found = [Finding(Reason.PROBE_FAILED, "tables", message)]
     tracking.observed(run, CATALOG, found)
 
 

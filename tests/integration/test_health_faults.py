@@ -1,0 +1,91 @@
+"""Each fault of a serving database is found within a minute, said in the right words, and gone after it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from integration.health_faults import FAULTS, Fault
+from integration.serving import Serving, serving
+from medianest_operator.health import vitals
+from medianest_operator.kubernetes.kinds import DATABASE
+
+PERIOD = 15
+_PATIENCE = ("_IDLE_IN_TRANSACTION", "_OPEN", "_BLOCKED", "_PREPARED")
+GROUPS = [FAULTS[start::3] for start in range(3)]
+
+
+@pytest.mark.parametrize("faults", GROUPS, ids=lambda faults: ", ".join(fault.name for fault in faults))
+async def test_a_fault_is_told_everywhere_and_gone_after_its_end(
+    faults: list[Fault], later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "_SLOT_BYTES", 1 << 20)
+    async with serving({"monitoring": {"slowQuery": "20ms"}}) as made:
+        for fault in faults:
+            await _quiet(made, later, fault)
+            with fault.inject(made.database), monkeypatch.context() as patched:
+                for name in _PATIENCE if fault.hasty else ():
+                    patched.setattr(vitals, name, 0)
+                # Whatever is looked at rarely is due. Two observations make a finding.
+                later(300)
+                await _probed(made, later, fault.within - 1)
+                _told(made, fault)
+                before = _writes(made)
+                await _probed(made, later, 8)
+                assert _writes(made) == before, f"{fault.name}: the status is written again and again"
+            await _ended(made, later, fault)
+
+
+async def _probed(made: Serving, later: Callable[[float], None], times: int) -> None:
+    for _ in range(times):
+        later(PERIOD)
+        await made.arena.run(made.key)
+
+
+async def _quiet(made: Serving, later: Callable[[float], None], fault: Fault) -> None:
+    later(300)
+    await made.arena.run(made.key)
+    assert _findings(made, fault) == [], fault.name
+
+
+def _told(made: Serving, fault: Fault) -> None:
+    found = _findings(made, fault)
+    assert len(found) == 1, (fault.name, made.arena.status(made.key).get("findings"))
+    said = f"{found[0]['message']} {found[0].get('fix', '')}"
+    assert all(words in said for words in fault.words), (fault.name, said)
+    condition = made.arena.conditions(made.key)["Healthy"]
+    told = [item for item in made.arena.events() if item["reason"] == fault.reason]
+    if fault.healthy:
+        assert condition == ("True", "Healthy")
+        assert told == []
+    else:
+        assert condition[0] == "False", fault.name
+        assert any(found[0]["message"] in item["message"] and item["type"] == "Warning" for item in told), fault.name
+    series = {"namespace": made.key[0], "name": made.key[1], "reason": fault.reason, "object": found[0]["object"]}
+    assert REGISTRY.get_sample_value("medianest_finding", series | {"level": found[0]["level"].lower()}) == 1
+
+
+async def _ended(made: Serving, later: Callable[[float], None], fault: Fault) -> None:
+    if fault.reason == "Deadlocks":
+        # It is told of for ten minutes.
+        made.database.execute("SELECT pg_stat_reset()")
+    for _ in range(30):
+        later(PERIOD)
+        await made.arena.run(made.key)
+        if _findings(made, fault) == []:
+            break
+    assert _findings(made, fault) == [], fault.name
+    assert "FindingEnded" in {item["reason"] for item in made.arena.events()} or fault.healthy
+
+
+def _findings(made: Serving, fault: Fault) -> list[dict[str, Any]]:
+    known = made.arena.status(made.key).get("findings", [])
+    return [item for item in known if item["reason"] == fault.reason and item["object"].startswith(fault.object)]
+
+
+def _writes(made: Serving) -> int:
+    version = made.arena.server.get(DATABASE, *made.key)["metadata"]["resourceVersion"]
+    return int(version)
