@@ -35,10 +35,15 @@ REPLICATION_LAG_BYTES = Gauge(
     "medianest_database_replication_lag_bytes", "WAL that a replica has not replayed yet.", [*_DATABASE, "pod"]
 )
 CONNECTIONS = Gauge("medianest_database_connections", "Client connections of an instance.", [*_DATABASE, "pod"])
-MAX_CONNECTIONS = Gauge("medianest_database_max_connections", "max_connections of an instance.", [*_DATABASE, "pod"])
+MAX_CONNECTIONS = Gauge("medianest_database_max_connections", "max_connections of the primary.", _DATABASE)
+CONDITION = Gauge(
+    "medianest_database_condition", "1 while a condition of the status is True, 0 while it is False.",
+    [*_DATABASE, "type"],
+)  # fmt: skip
 BLOCKED_SESSIONS = Gauge(
-    "medianest_database_blocked_sessions", "Sessions that have waited longer than 30 s for a lock.", [*_DATABASE, "pod"]
-)
+    "medianest_database_blocked_sessions", "Sessions of the primary that have waited longer than 30 s for a lock.",
+    _DATABASE,
+)  # fmt: skip
 OLDEST_TRANSACTION = Gauge(
     "medianest_database_oldest_transaction_seconds", "Age of the oldest open transaction of a client.",
     [*_DATABASE, "pod"],
@@ -72,9 +77,10 @@ CERTIFICATE_NOT_AFTER = Gauge(
 FINDING = Gauge(
     "medianest_finding", "1 while something is wrong with a database.", [*_DATABASE, "reason", "object", "level"]
 )
-_FINDINGS = 20
+_FINDINGS = 10
 """Series of `FINDING` a database; the worst ones."""
 _reported: dict[tuple[str, str], frozenset[tuple[str, str, str]]] = {}
+_conditions: dict[tuple[str, str], frozenset[str]] = {}
 _roles: dict[tuple[str, str], frozenset[str]] = {}
 
 _SERIES = [*_DATABASE, "tier"]
@@ -103,13 +109,11 @@ BACKUP_VERIFICATION_FAILED = Gauge(
 _OF_BACKUPS = (
     BACKUP_BYTES, BACKUP_SECONDS, BACKUP_VERIFIED, BACKUP_RECOVERY_SECONDS, BACKUP_FAILED, BACKUP_VERIFICATION_FAILED,
 )  # fmt: skip
-_BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_BACKUPS)
-_BY_POD = (
-    PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, MAX_CONNECTIONS, BLOCKED_SESSIONS, OLDEST_TRANSACTION, DEADLOCKS,
-    TRANSACTION_AGE, SLOT_BYTES,
-)  # fmt: skip
+_OF_PRIMARY = (MAX_CONNECTIONS, BLOCKED_SESSIONS, DEADLOCKS, TRANSACTION_AGE, SLOT_BYTES)
+_BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_PRIMARY, *_OF_BACKUPS)
+_BY_POD = (PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, OLDEST_TRANSACTION)
 QUANTILES = ("0.5", "0.95")
-_ROLES = 10
+_ROLES = 5
 
 
 def serve(port: int) -> None:
@@ -131,6 +135,21 @@ def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str
     for labels in wanted - known:
         FINDING.labels(*key, *labels).set(1)
     _reported[key] = wanted
+
+
+def report_conditions(namespace: str, name: str, conditions: Mapping[str, str]) -> None:
+    """The conditions of the status.
+
+    Args:
+        conditions: their status by their type; one that is neither True nor False has no series.
+    """
+    key = (namespace, name)
+    wanted = {kind: int(status == "True") for kind, status in conditions.items() if status in {"True", "False"}}
+    for kind in _conditions.get(key, frozenset()) - wanted.keys():
+        _remove(CONDITION, *key, kind)
+    for kind, value in wanted.items():
+        CONDITION.labels(*key, kind).set(value)
+    _conditions[key] = frozenset(wanted)
 
 
 def report_roles(namespace: str, name: str, connections: Mapping[str, int]) -> None:
@@ -201,6 +220,8 @@ def forget(namespace: str, name: str) -> None:
     """Drop the series of a database that is gone."""
     report_findings(namespace, name, ())
     _reported.pop((namespace, name), None)
+    report_conditions(namespace, name, {})
+    _conditions.pop((namespace, name), None)
     report_roles(namespace, name, {})
     _roles.pop((namespace, name), None)
     for gauge in (QUERY_SECONDS, CONNECT_SECONDS):

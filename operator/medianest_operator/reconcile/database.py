@@ -140,6 +140,7 @@ class DatabaseReconciler:
         conditions = conditions_of(reports, previous, generation, stamp(now), paused=paused)
         current = status.build(reports, conditions, previous, generation, now)
         metrics.READY.labels(*key).set(int(conditions[Condition.READY].status == "True"))
+        metrics.report_conditions(*key, {kind: verdict.status for kind, verdict in conditions.items()})
         announcements = [event for report in reports if report.outcome for event in report.outcome.events]
         if current != previous:
             try:

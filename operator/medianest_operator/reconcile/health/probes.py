@@ -108,14 +108,14 @@ async def _servers(run: Run, past: _Past) -> None:
 
 
 def _measure(run: Run, pod: Pod, seen: vitals.Vitals) -> None:
-    labels = (*run.key, pod.name)
-    metrics.BLOCKED_SESSIONS.labels(*labels).set(len(seen.waiting))
-    metrics.OLDEST_TRANSACTION.labels(*labels).set(seen.oldest_transaction)
-    metrics.DEADLOCKS.labels(*labels).set(seen.deadlocks)
-    metrics.TRANSACTION_AGE.labels(*labels).set(seen.oldest["age"])
-    metrics.SLOT_BYTES.labels(*labels).set(max((slot["retained"] or 0 for slot in seen.slots), default=0))
-    if not seen.in_recovery:
-        metrics.report_roles(*run.key, seen.by_role)
+    metrics.OLDEST_TRANSACTION.labels(*run.key, pod.name).set(seen.oldest_transaction)
+    if seen.in_recovery:
+        return
+    metrics.BLOCKED_SESSIONS.labels(*run.key).set(len(seen.waiting))
+    metrics.DEADLOCKS.labels(*run.key).set(seen.deadlocks)
+    metrics.TRANSACTION_AGE.labels(*run.key).set(seen.oldest["age"])
+    metrics.SLOT_BYTES.labels(*run.key).set(max((slot["retained"] or 0 for slot in seen.slots), default=0))
+    metrics.report_roles(*run.key, seen.by_role)
 
 
 async def _queries(run: Run, past: _Past) -> None:

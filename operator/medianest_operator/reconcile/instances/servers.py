@@ -196,7 +196,8 @@ def leading(labelled: Sequence[Pod], likely: Pod | None, instances: Mapping[str,
 def _measure(run: Run, pod: Pod, facts: InstanceFacts, seconds: float) -> None:
     metrics.PROBE_SECONDS.labels(*run.key, pod.name).set(seconds)
     metrics.CONNECTIONS.labels(*run.key, pod.name).set(facts.connections)
-    metrics.MAX_CONNECTIONS.labels(*run.key, pod.name).set(facts.max_connections)
+    if not facts.in_recovery:
+        metrics.MAX_CONNECTIONS.labels(*run.key).set(facts.max_connections)
     for replica in facts.replicas:
         metrics.REPLICATION_LAG_BYTES.labels(*run.key, replica.name).set(replica.lag_bytes)
 
