@@ -54,11 +54,13 @@ def install_packages(programs: dict[str, str]) -> None:
 
 
 def install_for_integration() -> None:
-    """PostgreSQL; npm and Go, without which the tests that ask Prisma and an S3 server are skipped (in CI they fail).
+    """PostgreSQL and Prometheus; npm and Go, without which the tests that ask Prisma and an S3 server are skipped (in
+    CI they fail).
 
-    Raises ClusterError where PostgreSQL isn't there and can't be installed.
+    Raises ClusterError where PostgreSQL or Prometheus isn't there and can't be had.
     """
     install_packages(POSTGRES)
+    packages.unpacked("prometheus")
     try:
         install_packages(NODE)
     except ClusterError as error:

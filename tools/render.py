@@ -13,6 +13,11 @@ from helm_python.chart import Chart
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "operator"))
 
+sys.path.insert(0, str(ROOT / "tools"))
+
+import dashboards  # noqa: E402
+import rules  # noqa: E402
+
 from medianest_operator import naming  # noqa: E402
 from medianest_operator.api.crd import custom_resource_definitions  # noqa: E402
 
@@ -55,7 +60,9 @@ def generated() -> dict[Path, str]:
         for plural, definition in custom_resource_definitions().items()
         for folder in (ROOT, CHART)
     }
-    return {**definitions, ROOT / "manifests" / "install.yaml": install}
+    boards = {CHART / "files" / "dashboards" / f"{name}.json": text for name, text in dashboards.documents().items()}
+    alerts = {CHART / "files" / "rules.yaml": _HEADER + _yaml(rules.groups())}
+    return {**definitions, **boards, **alerts, ROOT / "manifests" / "install.yaml": install}
 
 
 def main(arguments: list[str]) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 from cluster.addresses import locked
 from cluster.errors import ClusterError
@@ -59,6 +61,30 @@ def ensure(programs: dict[str, str]) -> None:
         with step(f"installing {', '.join(names)}"):
             capture([*apt, "update"], env=environment)
             capture([*apt, "install", "--yes", "--no-install-recommends", *names], env=environment)
+
+
+def unpacked(package: str) -> Path:
+    """The files of a Debian package below a folder of the cache; nothing of it is installed, and nothing is started.
+
+    Raises:
+        ClusterError: this is not a Debian machine, or apt refused.
+    """
+    folder = cache_dir() / "packages" / package
+    if folder.exists():
+        return folder
+    with locked(cache_dir() / "packages.lock"), tempfile.TemporaryDirectory(dir=cache_dir()) as name:
+        if folder.exists():
+            return folder
+        if shutil.which("apt-get") is None:
+            raise ClusterError(f"this machine has no apt-get, which {package} is fetched with")
+        work = Path(name)
+        with step(f"fetching {package}"):
+            capture(["apt-get", "-qq", "update"], env={**os.environ})
+            capture(["apt-get", "-qq", "download", package], cwd=work, env={**os.environ})
+            capture(["dpkg-deb", "-x", str(next(work.glob("*.deb"))), str(work / "files")], env={**os.environ})
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        (work / "files").rename(folder)
+    return folder
 
 
 def require_root() -> None:
