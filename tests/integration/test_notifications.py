@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from integration.loops import NAMESPACE, Arena, arena
+from medianest_operator.kubernetes.events import Recorder
+from medianest_operator.kubernetes.kinds import DATABASE, SECRET
+from medianest_operator.naming import KIND
 from medianest_operator.observability.notifications import TRIES, Destinations, Message, NotSent, send
+from medianest_operator.reconcile.notifications import Notifier
 
 WARNING = Message("media", "nest", "MediaNestDatabase", "VerificationFailed", "table users holds 3 rows, expected 4")
 HERE = Destinations([ip_network("127.0.0.0/8")])
@@ -42,7 +50,7 @@ async def test_receiver_gets_a_text_and_its_parts(serve: Serve) -> None:
         got.append(json.loads(await request.text()))
         return web.Response()
 
-    await send(await serve(take), WARNING, HERE)
+    await send(await serve(take), [WARNING], HERE)
     (told,) = got
     assert told["text"] == ("MediaNestDatabase media/nest: VerificationFailed: table users holds 3 rows, expected 4")
     assert (told["namespace"], told["name"], told["reason"]) == ("media", "nest", "VerificationFailed")
@@ -54,7 +62,7 @@ async def test_receiver_that_is_busy_is_tried_again(serve: Serve) -> None:
     async def take(request: web.Request) -> web.Response:
         return web.Response(status=next(answers))
 
-    await send(await serve(take), WARNING, HERE, pause=0.001)
+    await send(await serve(take), [WARNING], HERE, pause=0.001)
     assert next(answers, None) is None
 
 
@@ -68,7 +76,7 @@ async def test_refusal_is_told_without_the_url(serve: Serve, status: int, calls:
         return web.Response(status=status)
 
     with pytest.raises(NotSent, match=f"it answered {status}") as caught:
-        await send(await serve(take), WARNING, HERE, pause=0.001)
+        await send(await serve(take), [WARNING], HERE, pause=0.001)
     assert "s3cret" not in str(caught.value)
     assert seen == calls
 
@@ -76,7 +84,7 @@ async def test_refusal_is_told_without_the_url(serve: Serve, status: int, calls:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook/s3cret", "ftp://example.org/s3cret", "http://[s3cret"])
 async def test_what_can_not_be_reached_is_told_without_the_url(url: str) -> None:
     with pytest.raises(NotSent) as caught:
-        await send(url, WARNING, HERE, pause=0.001)
+        await send(url, [WARNING], HERE, pause=0.001)
     assert "s3cret" not in str(caught.value)
 
 
@@ -107,9 +115,9 @@ async def test_a_name_that_leads_inside_is_refused_and_nothing_arrives(serve: Se
 
     url = await serve(take)
     with pytest.raises(NotSent, match="not a public one"):
-        await send(url, WARNING, Destinations(), pause=0.001)
+        await send(url, [WARNING], Destinations(), pause=0.001)
     with pytest.raises(NotSent, match="not a public one"):
-        await send(url.replace("127.0.0.1", "localhost"), WARNING, Destinations(), pause=0.001)
+        await send(url.replace("127.0.0.1", "localhost"), [WARNING], Destinations(), pause=0.001)
     assert seen == []
 
 
@@ -133,7 +141,7 @@ async def test_the_address_that_was_admitted_is_the_one_that_is_connected_to(
         return real("127.0.0.1" if asked == 1 else "127.0.0.2", port, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    await send(url, WARNING, Destinations([ip_network("127.0.0.1/32")]), pause=0.001)
+    await send(url, [WARNING], Destinations([ip_network("127.0.0.1/32")]), pause=0.001)
     assert asked == 1
 
 
@@ -146,5 +154,64 @@ async def test_no_redirect_is_followed(serve: Serve, status: int) -> None:
         return web.Response(status=status, headers={"Location": "/hook/s3cret"})
 
     with pytest.raises(NotSent):
-        await send(await serve(take), WARNING, HERE, pause=0.001)
+        await send(await serve(take), [WARNING], HERE, pause=0.001)
     assert seen == ["POST"]
+
+
+def _database(made: Arena, name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """One whose warnings go where Secret `hook` says."""
+    wanted = [{"name": "chat", "urlSecret": {"name": "hook"}}]
+    made.server.put(DATABASE, {"metadata": {"namespace": namespace, "name": name}, "spec": {"notifications": wanted}})
+    return made.server.get(DATABASE, namespace, name)
+
+
+def _hook(made: Arena, url: str) -> None:
+    data = {"url": base64.b64encode(url.encode()).decode()}
+    made.server.put(SECRET, {"metadata": {"namespace": NAMESPACE, "name": "hook"}, "data": data})
+
+
+async def test_many_databases_that_fail_together_are_one_message(serve: Serve) -> None:
+    got: list[dict[str, Any]] = []
+    arrived = asyncio.Event()
+
+    async def take(request: web.Request) -> web.Response:
+        got.append(json.loads(await request.text()))
+        arrived.set()
+        return web.Response()
+
+    async with arena() as made:
+        _hook(made, await serve(take))
+        notifier = Notifier(made.client, Recorder(made.client, "test"), [ip_network("127.0.0.0/8")], gathered_for=0.5)
+        for number in range(30):
+            database = _database(made, f"db{number}")
+            notifier.warn(database, Message(NAMESPACE, f"db{number}", KIND, "NoPrimary", "There is no primary."))
+        await asyncio.wait_for(arrived.wait(), 20)
+        arrived.clear()
+        notifier.warn(_database(made, "db0"), Message(NAMESPACE, "db0", KIND, "QuerySlow", "It is slow."))
+        await asyncio.wait_for(arrived.wait(), 20)
+        await notifier.close()
+    together, alone = got
+    assert together["text"].startswith("30 warnings of 30 objects: NoPrimary (30)\nMediaNestDatabase media/db")
+    assert together["text"].endswith("\nand 20 more")
+    assert {item["name"] for item in together["messages"]} == {f"db{number}" for number in range(30)}
+    assert (alone["name"], alone["reason"]) == ("db0", "QuerySlow")
+
+
+async def test_what_was_not_delivered_is_said_of_each_database(serve: Serve) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    async with arena() as made:
+        _hook(made, await serve(refuse))
+        notifier = Notifier(made.client, Recorder(made.client, "test"), [ip_network("127.0.0.0/8")], gathered_for=0.1)
+        for name in ("one", "two"):
+            notifier.warn(_database(made, name), Message(NAMESPACE, name, KIND, "NoPrimary", "There is no primary."))
+        told: list[dict[str, Any]] = []
+        for _ in range(400):
+            told = [item for item in made.events() if item["reason"] == "NotificationFailed"]
+            if len(told) == 2:
+                break
+            await asyncio.sleep(0.05)
+        await notifier.close()
+    assert {item["involvedObject"]["name"] for item in told} == {"one", "two"}
+    assert all("s3cret" not in item["message"] for item in told)

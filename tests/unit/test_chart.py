@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -251,3 +252,26 @@ def test_an_image_is_pinned_by_its_digest() -> None:
 def test_what_is_no_digest_is_refused(digest: str) -> None:
     with pytest.raises(HelmError, match="digest"):
         chart_manifests({"image": {"repository": "op", "tag": "1", "digest": digest}})
+
+
+def test_the_prometheus_operator_gets_its_objects_where_it_is_there() -> None:
+    """Without a cluster there are no kinds but Kubernetes' own."""
+    group = "monitoring.coreos.com/v1"
+    assert not [item for item in chart_manifests() if item["apiVersion"] == group]
+    values = {"prometheusOperator": True, "labels": {"release": "prometheus"}, "runbooks": "https://wiki.example/books"}
+    made = [item for item in chart_manifests({"monitoring": values}) if item["apiVersion"] == group]
+    assert [item["kind"] for item in made] == ["PodMonitor", "PrometheusRule"]
+    assert all(item["metadata"]["labels"]["release"] == "prometheus" for item in made)
+    rules = made[1]["spec"]["groups"][0]["rules"]
+    assert len(rules) >= 30
+    assert all(rule["annotations"]["runbook_url"].startswith("https://wiki.example/books/") for rule in rules)
+    assert all("{{ $labels." in rule["annotations"]["summary"] for rule in rules if "Operator" not in rule["alert"])
+
+
+def test_dashboards_are_found_by_grafanas_sidecar() -> None:
+    made = of_kind(chart_manifests({"monitoring": {"dashboards": True}}), "ConfigMap")
+    assert {item["metadata"]["name"] for item in made} == {"medianest-dashboard-database", "medianest-dashboard-fleet"}
+    for item in made:
+        assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+        (board,) = item["data"].values()
+        assert json.loads(board)["panels"]

@@ -17,7 +17,8 @@ class UrlSecret(ApiModel):
 
 class Notification(ApiModel):
     """A webhook. It gets each Warning as a JSON object whose `text` says all, as Slack and Mattermost take it; beside
-    it stand `namespace`, `name`, `kind`, `reason`, `message` and `time`."""
+    it stand `namespace`, `name`, `kind`, `reason`, `message` and `time`. What comes within five seconds for the same
+    URL, from however many databases, is one request: its `text` sums up, and `messages` has each."""
 
     name: Annotated[DnsLabel, Field(max_length=40)]
     """Its name in Events and logs."""

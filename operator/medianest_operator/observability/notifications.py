@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,6 +62,34 @@ class Message:
         }
 
 
+_SHOWN: Final = 10
+"""Messages that the text of several says in full."""
+_LISTED: Final = 100
+"""Messages that one request holds."""
+
+
+def document(messages: Sequence[Message], now: datetime) -> Mapping[str, Any]:
+    """The body of a request: the message's own, or, for several of about the same time, one `text` for all of them and
+    their own documents as `messages`.
+
+    Args:
+        messages: at least one.
+    """
+    if len(messages) == 1:
+        return messages[0].document(now)
+    reasons = Counter(message.reason for message in messages)
+    objects = len({(message.kind, message.namespace, message.name) for message in messages})
+    counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
+    lines = [message.document(now)["text"] for message in messages[:_SHOWN]]
+    rest = [f"and {len(messages) - _SHOWN} more"] if len(messages) > _SHOWN else []
+    return {
+        "text": "\n".join([f"{len(messages)} warnings of {objects} objects: {counted}", *lines, *rest]),
+        "count": len(messages),
+        "messages": [message.document(now) for message in messages[:_LISTED]],
+        "time": stamp(now),
+    }
+
+
 class Destinations(AbstractResolver):
     """Which addresses a webhook may have.
 
@@ -103,8 +132,8 @@ class Destinations(AbstractResolver):
         """Nothing is kept between two names."""
 
 
-async def send(url: str, message: Message, destinations: Destinations, pause: float = FIRST_PAUSE) -> None:
-    """Post a message; tries again where the receiver doesn't answer or says that it can't now.
+async def send(url: str, messages: Sequence[Message], destinations: Destinations, pause: float = FIRST_PAUSE) -> None:
+    """Post messages in one request; tries again where the receiver doesn't answer or says that it can't now.
 
     Args:
         destinations: where it may go.
@@ -122,7 +151,7 @@ async def send(url: str, message: Message, destinations: Destinations, pause: fl
     if _is_address(host) and not destinations.admits(host):
         # An address in the URL itself is never resolved.
         raise NotSent("its address is not a public one, and --webhook-allow does not name its network")
-    document = message.document(datetime.now(UTC))
+    body = document(messages, datetime.now(UTC))
     why = ""
     for number in range(TRIES):
         if number:
@@ -132,7 +161,7 @@ async def send(url: str, message: Message, destinations: Destinations, pause: fl
         try:
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector) as session,
-                session.post(url, json=document, allow_redirects=False) as response,
+                session.post(url, json=body, allow_redirects=False) as response,
             ):
                 if response.status < 300:
                     return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import pydantic
 
@@ -19,17 +20,40 @@ from medianest_operator.resources import secrets
 log = logging.getLogger(__name__)
 
 
+_GATHERED_FOR: Final = 5.0
+"""Seconds from the first message to a webhook until it is sent, with those that came meanwhile: when a node or the API
+server fails, many databases do."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A message on its way, and what it is about."""
+
+    database: dict[str, Any]
+    wanted: Notification
+    message: Message
+
+
 class Notifier:
     """Sends in the background, so that a slow receiver holds nothing up. What is under way ends with the process."""
 
-    def __init__(self, client: KubernetesClient, recorder: Recorder, allowed: Sequence[Network] = ()) -> None:
+    def __init__(
+        self,
+        client: KubernetesClient,
+        recorder: Recorder,
+        allowed: Sequence[Network] = (),
+        gathered_for: float = _GATHERED_FOR,
+    ) -> None:
         """
         Args:
             allowed: networks of addresses that aren't public and may be reached all the same.
+            gathered_for: seconds in which messages to one URL become one request.
         """
         self._client = client
         self._recorder = recorder
         self._destinations = Destinations(allowed)
+        self._gathered_for = gathered_for
+        self._gathering: dict[str, list[_Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def warn(self, database: Mapping[str, Any], message: Message) -> None:
@@ -46,28 +70,41 @@ class Notifier:
                 continue
             if wanted.reasons and message.reason not in wanted.reasons:
                 continue
-            task = asyncio.create_task(self._send(dict(database), wanted, message))
+            task = asyncio.create_task(self._gather(_Pending(dict(database), wanted, message)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, database: dict[str, Any], wanted: Notification, message: Message) -> None:
+    async def _gather(self, pending: _Pending) -> None:
+        """Add a message to those that wait for the same URL; the first of them sends them all."""
         try:
-            url = await self._url(database["metadata"]["namespace"], wanted)
+            url = await self._url(pending.database["metadata"]["namespace"], pending.wanted)
         except NotSent as error:
-            text = f"spec.notifications {wanted.name}: {message.reason} was not sent: {error}."
-            await self._recorder.record(database, "Warning", "NotificationFailed", text)
+            text = f"spec.notifications {pending.wanted.name}: {pending.message.reason} was not sent: {error}."
+            await self._recorder.record(pending.database, "Warning", "NotificationFailed", text)
             return
+        if url in self._gathering:
+            self._gathering[url].append(pending)
+            return
+        self._gathering[url] = [pending]
+        await asyncio.sleep(self._gathered_for)
+        await self._send(url, self._gathering.pop(url))
+
+    async def _send(self, url: str, gathered: Sequence[_Pending]) -> None:
         try:
-            await send(url, message, self._destinations)
+            await send(url, [pending.message for pending in gathered], self._destinations)
         except NotSent as error:
-            metadata = database["metadata"]
-            extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "notification": wanted.name}
-            log.warning("notification not sent: %s", error, extra=extra)
-            text = (
-                f"spec.notifications {wanted.name}: {message.reason} was not delivered. Check the URL in Secret"
-                f" {wanted.url_secret.name}; the operator's log has the reason."
-            )
-            await self._recorder.record(database, "Warning", "NotificationFailed", text)
+            for pending in gathered:
+                await self._not_delivered(pending, error)
+
+    async def _not_delivered(self, pending: _Pending, error: NotSent) -> None:
+        metadata, wanted = pending.database["metadata"], pending.wanted
+        extra = {"database": f"{metadata['namespace']}/{metadata['name']}", "notification": wanted.name}
+        log.warning("notification not sent: %s", error, extra=extra)
+        text = (
+            f"spec.notifications {wanted.name}: {pending.message.reason} was not delivered. Check the URL in Secret"
+            f" {wanted.url_secret.name}; the operator's log has the reason."
+        )
+        await self._recorder.record(pending.database, "Warning", "NotificationFailed", text)
 
     async def _url(self, namespace: str, wanted: Notification) -> str:
         secret = wanted.url_secret
