@@ -48,15 +48,16 @@ OLDEST_TRANSACTION = Gauge(
     "medianest_database_oldest_transaction_seconds", "Age of the oldest open transaction of a client.",
     [*_DATABASE, "pod"],
 )  # fmt: skip
-DEADLOCKS = Gauge("medianest_database_deadlocks", "Deadlocks since the server's statistics began.", [*_DATABASE, "pod"])
+DEADLOCKS = Gauge("medianest_database_deadlocks", "Deadlocks on the primary since its statistics began.", _DATABASE)
 TRANSACTION_AGE = Gauge(
-    "medianest_database_transaction_age", "Transactions since the oldest row that isn't frozen.", [*_DATABASE, "pod"]
+    "medianest_database_transaction_age", "Transactions since the oldest row that isn't frozen.", _DATABASE
 )
 SLOT_BYTES = Gauge(
-    "medianest_database_slot_retained_bytes", "WAL that the slot which keeps most of it keeps.", [*_DATABASE, "pod"]
-)
+    "medianest_database_slot_retained_bytes", "WAL that the slot which keeps most of it keeps on the primary.",
+    _DATABASE,
+)  # fmt: skip
 ROLE_CONNECTIONS = Gauge(
-    "medianest_database_role_connections", "Client connections to the primary by role; the ten with most.",
+    "medianest_database_role_connections", "Client connections to the primary by role; the five with most.",
     [*_DATABASE, "role"],
 )  # fmt: skip
 QUERY_SECONDS = Gauge(

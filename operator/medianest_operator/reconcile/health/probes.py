@@ -131,7 +131,7 @@ async def _queries(run: Run, past: _Past) -> None:
         started = time.perf_counter()
         async with run.services.sessions.use(instance, run.credentials, _PATIENCE, fresh=fresh) as connection:
             taken = time.perf_counter() - started
-            timing = await queries.time_queries(connection, taken if fresh else None)
+            timing = await queries.time_queries(connection, limit, taken if fresh else None)
     except NotAdmitted as error:
         # It is locked out, or its password is about to be set: nothing was measured.
         log.info("queries not timed: %s", error, extra={"database": "/".join(run.key)})
