@@ -132,6 +132,8 @@ class Reason(StrEnum):
     AUTOVACUUM_BEHIND = "AutovacuumBehind"
     AUTOVACUUM_OFF = "AutovacuumOff"
     STATISTICS_STALE = "StatisticsStale"
+    ORPHANS_FOUND = "OrphansFound"
+    CONSTRAINT_VIOLATED = "ConstraintViolated"
     # StorageHealthy
     STORAGE_HEALTHY = "StorageHealthy"
     # IndexesHealthy
@@ -299,6 +301,8 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.AUTOVACUUM_BEHIND: _FINDING,
         Reason.AUTOVACUUM_OFF: _FINDING,
         Reason.STATISTICS_STALE: _HINT,
+        Reason.ORPHANS_FOUND: _FINDING,
+        Reason.CONSTRAINT_VIOLATED: _FINDING,
         Reason.STORAGE_HEALTHY: _GOOD,
         Reason.INDEXES_HEALTHY: _GOOD,
         Reason.INDEXES_MISSING: _DEGRADED,

@@ -264,6 +264,11 @@ class Sessions:
         for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[3] == dbname]:
             await self._close(slot)
 
+    async def leave_as(self, namespace: str, database: str, user: str) -> None:
+        """Close the connections of an object that are a login's."""
+        for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[4] == user]:
+            await self._close(slot)
+
     async def forget(self, namespace: str, database: str, keep: frozenset[str] = frozenset()) -> None:
         """Close the connections to all pods of a database but those in `keep`."""
         for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[2] not in keep]:

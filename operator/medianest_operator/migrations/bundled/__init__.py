@@ -23,10 +23,12 @@ class ApplicationFacts:
     Attributes:
         checksums: SHA-256 of the application's own migration files, by migration name.
         critical_indexes: the six indexes that its production readiness report calls critical.
+        relations: what its eight foreign keys relate: table, columns, referenced table, referenced columns.
     """
 
     checksums: dict[str, str]
     critical_indexes: tuple[str, ...]
+    relations: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = ()
 
 
 def _root() -> Traversable:
@@ -37,7 +39,11 @@ def _root() -> Traversable:
 def application_facts() -> ApplicationFacts:
     """Read the packaged facts, once a process."""
     raw = json.loads((_root() / "application.json").read_text(encoding="utf-8"))
-    return ApplicationFacts(checksums=dict(raw["checksums"]), critical_indexes=tuple(raw["critical_indexes"]))
+    relations = tuple(
+        (item["table"], tuple(item["columns"]), item["referenced_table"], tuple(item["referenced_columns"]))
+        for item in raw["relations"]
+    )
+    return ApplicationFacts(dict(raw["checksums"]), tuple(raw["critical_indexes"]), relations)
 
 
 @cache

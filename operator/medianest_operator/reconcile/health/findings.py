@@ -10,12 +10,12 @@ from medianest_operator.health.findings import Known, Level
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.health import tracking
+from medianest_operator.reconcile.health import probes, tracking
 from medianest_operator.timestamps import stamp
 
 _SHOWN: Final = 10
 """In the status, which people read; the rest is in the metrics."""
-ANNOUNCED: Final = frozenset({"servers", "queries", "connections", "catalog", "storage"})
+ANNOUNCED: Final = frozenset({*probes.SOURCES, "storage"})
 """Sources whose findings have Events of their own; those of the others are their conditions' Events."""
 
 

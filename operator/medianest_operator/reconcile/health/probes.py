@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ import psycopg
 from medianest_operator import naming
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.quantity import to_timedelta
-from medianest_operator.health import queries, tables, vitals
+from medianest_operator.health import integrity, queries, tables, vitals
 from medianest_operator.health.findings import Finding
+from medianest_operator.health.integrity import Integrity, Relation
+from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.observability import metrics
 from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import NotAdmitted, Unreachable
@@ -33,7 +36,8 @@ SERVERS: Final = "servers"
 QUERIES: Final = "queries"
 CONNECTS: Final = "connections"
 CATALOG: Final = "catalog"
-SOURCES: Final = (SERVERS, QUERIES, CONNECTS, CATALOG)
+INTEGRITY: Final = "integrity"
+SOURCES: Final = (SERVERS, QUERIES, CONNECTS, CATALOG, INTEGRITY)
 
 _SHORTEST: Final = 10.0
 """Seconds between two observations, however often something else has the database looked at: three of them in a moment
@@ -41,6 +45,12 @@ would be one."""
 _TABLES_EVERY: Final = 300.0
 _FRESH_EVERY: Final = 4
 """Probes of the queries, of which one makes its connection anew."""
+_CHECK_BUDGET: Final = 120.0
+"""Seconds for all rows."""
+_CHECK_EVERY: Final = 86_400.0
+_FIRST_CHECK: Final = 600.0
+_CHECK_AGAIN: Final = 3600.0
+"""Seconds; after one that could not be done."""
 _PATIENCE: Final = 10.0
 """Seconds for all hot queries; each has its own deadline."""
 
@@ -51,11 +61,15 @@ class _Past:
 
     Attributes:
         probed: when the servers were probed last, on the monotonic clock; `tables_read` likewise.
+        checks_at: when the next check of the rows begins.
+        check: the one that is under way.
         deadlocks: of each pod, the server's time and its count of deadlocks.
     """
 
     probed: float = -math.inf
     tables_read: float = -math.inf
+    checks_at: float | None = None
+    check: asyncio.Task[Integrity] | None = None
     probes: int = 0
     timings: queries.Timings = field(default_factory=queries.Timings)
     deadlocks: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
@@ -73,6 +87,7 @@ async def observe(run: Run) -> Outcome:
         if now - past.tables_read >= _TABLES_EVERY or tracker.is_undecided(CATALOG):
             past.tables_read = now
             await _tables(run)
+    _integrity(run, past, now)
     healthy = Verdict(
         "True", Reason.HEALTHY, "Servers, replication and the application's queries are as they should be."
     )
@@ -170,6 +185,50 @@ async def _tables(run: Run) -> None:
         message = f"The application's tables could not be looked at on {primary.name}: {why}."
         found = [Finding(Reason.PROBE_FAILED, "tables", message)]
     tracking.observed(run, CATALOG, found)
+
+
+def _integrity(run: Run, past: _Past, now: float) -> None:
+    """Check the rows once a day, beside the runs: it takes as long as the tables are large, up to its budget."""
+    if past.check is not None and past.check.done():
+        task, past.check = past.check, None
+        try:
+            seen = task.result()
+        except (Unreachable, psycopg.Error) as error:
+            log.info("rows not checked: %s", error, extra={"database": "/".join(run.key)})
+            past.checks_at = now + _CHECK_AGAIN
+        else:
+            if seen.unchecked:
+                log.info("not checked: %s", ", ".join(seen.unchecked), extra={"database": "/".join(run.key)})
+            tracking.observed(run, INTEGRITY, seen.findings, settled=True)
+            past.checks_at = now + _CHECK_EVERY * random.uniform(0.9, 1.1)
+    if past.checks_at is None:
+        past.checks_at = now + _FIRST_CHECK * random.uniform(0.5, 1.5)
+    passwords = run.facts.get(Passwords)
+    if past.check is None and now >= past.checks_at and passwords is not None:
+        past.check = asyncio.create_task(_checked(run, _least_busy(run), passwords))
+        # Nobody asks how it ended where the object is deleted meanwhile.
+        past.check.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
+def _least_busy(run: Run) -> Pod:
+    """A replica that follows, where there is one; else the primary."""
+    servers = run.facts.require(Servers)
+    replicas = [pod for pod in run.pods if pod.name in servers.instances and pod.streaming]
+    pod = replicas[0] if replicas else servers.primary
+    if pod is None:
+        raise LookupError("a database that serves has a primary")
+    return pod
+
+
+async def _checked(run: Run, pod: Pod, passwords: Passwords) -> Integrity:
+    # The login of backups sees every row, whatever policies hide, and writes none.
+    instance = run.login(pod, run.spec.database.name, logins.BACKUP, passwords.by_suffix)
+    known = [Relation(*relation) for relation in application_facts().relations]
+    try:
+        async with run.services.sessions.use(instance, run.credentials, 2 * _CHECK_BUDGET, fresh=True) as connection:
+            return await integrity.check(connection, known, _CHECK_BUDGET)
+    finally:
+        await run.services.sessions.leave_as(*run.key, instance.user)
 
 
 CONCERN = Concern("probes", Needs.DATABASE, observe, observe, conditions=(Condition.HEALTHY,))
