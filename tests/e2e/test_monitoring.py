@@ -110,17 +110,18 @@ def test_every_panel_and_every_alert_has_what_it_asks_for(kube: Kube, environmen
     ask(kube, "first", verify=True)
     wait_over(kube, "first")
     with prometheus(environment, tmp_path) as running:
-        replica = next(pod for pod in ("db-0", "db-1") if pod != kube.primary("db"))
-        kube.sql(replica, "SELECT pg_wal_replay_pause()", "postgres")
-        kube.wait_condition("db", "Healthy", "False", "ReplayPaused")
-        _there(running, f'medianest_finding{{namespace="{kube.namespace}", reason="ReplayPaused", object="{replica}"}}')
-        alert = f'ALERTS{{alertname="MediaNestReplayPaused", namespace="{kube.namespace}", alertstate="firing"}}'
+        kube.sql(kube.primary("db"), "ALTER SYSTEM SET autovacuum = off", "postgres")
+        kube.sql(kube.primary("db"), "SELECT pg_reload_conf()", "postgres")
+        kube.wait_condition("db", "Healthy", "False", "AutovacuumOff")
+        _there(running, f'medianest_finding{{namespace="{kube.namespace}", reason="AutovacuumOff", object="server"}}')
+        alert = f'ALERTS{{alertname="MediaNestAutovacuumOff", namespace="{kube.namespace}", alertstate="firing"}}'
         _there(running, alert)
         for query in _queries(kube.namespace):
             _there(running, query)
         rules = [rule for group in running.ask("rules")["groups"] for rule in group["rules"]]
         assert [rule for rule in rules if rule["health"] != "ok"] == []
-        kube.sql(replica, "SELECT pg_wal_replay_resume()", "postgres")
+        kube.sql(kube.primary("db"), "ALTER SYSTEM RESET autovacuum", "postgres")
+        kube.sql(kube.primary("db"), "SELECT pg_reload_conf()", "postgres")
         kube.wait_condition("db", "Healthy", "True", "Healthy")
         _there(running, f"absent({alert})")
         own = f'{{namespace="{kube.namespace}", name="db", __name__=~"medianest_.+"}}'

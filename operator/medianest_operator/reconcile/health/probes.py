@@ -99,7 +99,8 @@ async def _servers(run: Run, past: _Past) -> None:
     servers = run.facts.require(Servers)
     found: list[Finding] = []
     for name, why in servers.unreachable.items():
-        found.append(Finding(Reason.PROBE_FAILED, name, f"{name} does not answer: {why}.", at_once=True))
+        # Not at once: Available says that of the primary in the same run, and a replica that restarts is no news.
+        found.append(Finding(Reason.PROBE_FAILED, name, f"{name} does not answer: {why}."))
 
     async def one(pod: Pod) -> None:
         try:
