@@ -69,6 +69,7 @@ soak: $(VENV)/ready ## The tests with random moments, many times over; hours.
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_migration_differential.py -n 2 $(ARGS); ended=$$?; \
 	 $(PYTHON) -m integration.differential sum; exit $$ended
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_loop.py -k overloaded $(ARGS)
+	@MEDIANEST_SOAK=1 $(PYTEST) tests/integration/test_api_faults.py $(ARGS)
 	@MEDIANEST_SOAK=1 $(PYTEST) tests/e2e -k "killed" $(ARGS)
 
 bench: $(VENV)/ready ## The benchmarks, as a table.
