@@ -183,15 +183,17 @@ def running_server(
             process = subprocess.Popen(
                 arguments, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_parent, **as_user
             )
+        server = PostgresServer(folder, process)
         try:
-            server = PostgresServer(folder, process)
             _wait_until_ready(server, process)
             if copy_of is None:
                 server.maintenance.execute(_ROLES)
             yield server
         finally:
-            process.send_signal(signal.SIGQUIT)
-            process.wait()
+            # A test may have started it again.
+            running = server.process
+            running.send_signal(signal.SIGQUIT)
+            running.wait()
     finally:
         shutil.rmtree(folder)
 
