@@ -14,6 +14,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from medianest_operator.migrations.source import Migration, migrations_from_mapping
+from medianest_operator.postgres.index_definition import IndexDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,13 @@ class ApplicationFacts:
         checksums: SHA-256 of the application's own migration files, by migration name.
         critical_indexes: the six indexes that its production readiness report calls critical.
         relations: what its eight foreign keys relate: table, columns, referenced table, referenced columns.
+        indexes: each index that a migration makes, after that migration's name.
     """
 
     checksums: dict[str, str]
     critical_indexes: tuple[str, ...]
-    relations: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = ()
+    relations: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...]
+    indexes: tuple[tuple[str, IndexDefinition], ...]
 
 
 def _root() -> Traversable:
@@ -43,7 +46,8 @@ def application_facts() -> ApplicationFacts:
         (item["table"], tuple(item["columns"]), item["referenced_table"], tuple(item["referenced_columns"]))
         for item in raw["relations"]
     )
-    return ApplicationFacts(dict(raw["checksums"]), tuple(raw["critical_indexes"]), relations)
+    indexes = tuple((name, IndexDefinition(**item)) for name, made in raw["indexes"].items() for item in made)
+    return ApplicationFacts(dict(raw["checksums"]), tuple(raw["critical_indexes"]), relations, indexes)
 
 
 @cache
