@@ -5,6 +5,7 @@ local needs_a_person = {
   BackupFailed = true,
   BackupMisconfigured = true,
   BackupOverdue = true,
+  CollationChanged = true,
   Diverged = true,
   Drifted = true,
   HardeningFailed = true,

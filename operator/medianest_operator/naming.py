@@ -242,6 +242,11 @@ class Names:
         return f"{self.scope}-sync"
 
     @property
+    def report(self) -> str:
+        """The ConfigMap with all that was found out about the database's indexes."""
+        return f"{self.database}-report"
+
+    @property
     def patroni_config(self) -> str:
         return f"{self.database}-patroni"
 

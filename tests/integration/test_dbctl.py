@@ -109,15 +109,19 @@ def test_prismas_url_is_accepted(medianest: Database) -> None:
 
 def test_indexes(medianest: Database) -> None:
     fine = dbctl(medianest.environment(), "indexes")
-    assert (fine.returncode, fine.stdout.splitlines()[:2]) == (
-        *(0, ["total      33 (34 with _prisma_migrations)", "critical   6/6"]),
+    assert (fine.returncode, fine.stdout.splitlines()[:3]) == (
+        *(0, ["total      33 (34 with _prisma_migrations)", "critical   6/6", "expected   33/33"]),
     )
     medianest.execute("DROP INDEX users_email_key; CREATE INDEX again ON users (plex_id)")
     broken = dbctl(medianest.environment(), "indexes")
     assert broken.returncode == 1
-    assert "missing    users_email_key" in broken.stdout
-    assert "duplicate  again on users, same as users_plex_id_key" in broken.stdout
-    assert json.loads(dbctl(medianest.environment(), "indexes", "--json").stdout)["missing"] == ["users_email_key"]
+    lines = broken.stdout.splitlines()
+    missing = lines.index("missing    users_email_key on users: There is none.")
+    fix = "CREATE UNIQUE INDEX CONCURRENTLY users_email_key ON public.users USING btree (email);"
+    assert lines[missing + 1] == f"           fix: {fix}"
+    assert "duplicate  again on users: It is equal to users_plex_id_key." in lines
+    report = json.loads(dbctl(medianest.environment(), "indexes", "--json").stdout)
+    assert [(entry["name"], entry["fix"]) for entry in report["missing"]] == [("users_email_key", fix)]
 
 
 def test_catalog(medianest: Database) -> None:

@@ -18,9 +18,11 @@ from integration.secured_server import OWNER, PASSWORDS, READER, SPEC, SecuredSe
 from medianest_operator.backups.logical.server import check_readable, open_server
 from medianest_operator.hardening.state import read_state_async
 from medianest_operator.health import probe
-from medianest_operator.health.indexes import read_index_health_async
-from medianest_operator.migrations.bundled import application_facts, bundled_migrations
+from medianest_operator.health.indexes import catalog as index_catalog
+from medianest_operator.health.indexes.report import judge
+from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.history import read_history_async
+from medianest_operator.migrations.indexes import critical_indexes
 from medianest_operator.migrations.journal import read_last_run, read_version
 from medianest_operator.migrations.rollback import lockout
 from medianest_operator.postgres import databases, roles
@@ -101,7 +103,6 @@ class Controller:
         self.answers: dict[str, Any] = {}
 
     async def look(self) -> Controller:
-        critical = application_facts().critical_indexes
         await self._ask("connect", "postgres", "postgres", self._connect)
         await self._ask("databases", "postgres", "postgres", databases.read_databases)
         await self._ask("facts", "postgres", "postgres", probe.instance_facts)
@@ -111,7 +112,8 @@ class Controller:
         await self._read("version", lambda c: read_version(c, VERSION))
         await self._read("traces", read_traces_async)
         await self._read("catalog", read_catalog_async)
-        await self._read("indexes", lambda c: read_index_health_async(c, critical))
+        await self._read("indexes", index_catalog.read_async)
+        await self._read("index statistics", index_catalog.read_statistics)
         await self._read("hardening", read_state_async)
         await self._read("size", probe.database_size)
         return self
@@ -189,7 +191,7 @@ async def test_attack(server: SecuredServer, database: Database, controller: Con
         assert controller.answers["history"].version == VERSION
         assert controller.answers["last run"].ending == "Applied"
         assert controller.answers["version"] is not None
-        assert controller.answers["indexes"].is_healthy
+        assert judge(controller.answers["indexes"], critical_indexes()).is_healthy
 
 
 ALSO_BY_THE_BACKUP = [

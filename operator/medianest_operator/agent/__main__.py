@@ -215,15 +215,34 @@ def resolve(connect_timeout: ConnectTimeoutOption = "10s") -> None:
 
 @app.command()
 def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption = "10s") -> None:
-    """Show the indexes' health. Exits 1 if a critical index is missing or any index is invalid."""
+    """Show the indexes' health, each verdict with its evidence and the statement that fixes it.
+
+    Which indexes are unused only the operator says, which asks every instance. Exits 1 if a critical index is missing,
+    any index is invalid, or a collation's version has changed.
+    """
+    import contextlib
+
+    import psycopg
+
     from medianest_operator.agent import show
-    from medianest_operator.health.indexes import read_index_health
-    from medianest_operator.migrations.bundled import application_facts
+    from medianest_operator.hardening.naming import is_own
+    from medianest_operator.health.indexes.catalog import read
+    from medianest_operator.health.indexes.report import judge
+    from medianest_operator.migrations.history import read_history
+    from medianest_operator.migrations.indexes import critical_indexes, is_bundled, made_indexes
+    from medianest_operator.migrations.journal import Journal
 
     with _connect_or_exit(connect_timeout, "indexes") as connection:
-        health = read_index_health(connection, application_facts().critical_indexes)
-    say(health.model_dump_json(indent=2) if as_json else show.index_health(health))
-    if not health.is_healthy:
+        history = read_history(connection)
+        recorded = None
+        if history.version is not None and not is_bundled(history):
+            # A database that was never the operator's has no journal.
+            with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+                known = Journal(connection).version(history.version)
+                recorded = known[1] if known else None
+        report = judge(read(connection), critical_indexes(), made_indexes(history, recorded), kept=is_own)
+    say(report.model_dump_json(indent=2) if as_json else show.index_report(report))
+    if not report.is_healthy:
         raise typer.Exit(EXIT_FAILED)
 
 

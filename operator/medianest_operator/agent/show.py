@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from medianest_operator.health.indexes import IndexHealth
+from medianest_operator.health.indexes.report import Entry, Report
 from medianest_operator.migrations.lint.lint import Finding, Severity
 from medianest_operator.migrations.plan import Plan
 from medianest_operator.migrations.source import Migration
@@ -47,19 +47,33 @@ def plan_as_table(plan: Plan, migrations: Sequence[Migration], findings: Sequenc
     return "\n".join(lines)
 
 
-def index_health(health: IndexHealth) -> str:
-    """The indexes' health, a line a fact."""
+def index_report(report: Report) -> str:
+    """The verdicts on the indexes: one line each, with the statement that fixes it below."""
+    expected = "unknown" if report.expected is None else f"{report.expected_present}/{report.expected}"
     lines = [
-        f"total      {health.total} ({health.total_with_history} with _prisma_migrations)",
-        f"critical   {health.critical_present}/{health.critical_expected}",
+        f"total      {report.total} ({report.total_with_history} with _prisma_migrations)",
+        f"critical   {report.critical_present}/{report.critical}",
+        f"expected   {expected}",
     ]
-    lines += [f"missing    {name}" for name in health.missing]
-    lines += [f"invalid    {name}" for name in health.invalid]
-    lines += [f"duplicate  {item.name} on {item.table}, same as {item.duplicate_of}" for item in health.duplicates]
-    lines += [
-        f"no index   {item.table} ({', '.join(item.columns)}), foreign key {item.name}"
-        for item in health.unindexed_foreign_keys
-    ]
+    kinds: tuple[tuple[str, Sequence[Entry]], ...] = (
+        ("missing", report.missing),
+        ("invalid", report.invalid),
+        ("collation", report.collations),
+        ("duplicate", report.duplicate),
+        ("redundant", report.redundant),
+        ("unused", report.unused or ()),
+        ("bloated", report.bloated),
+        ("no index", report.foreign_keys),
+        ("not valid", report.not_valid),
+    )
+    for kind, entries in kinds:
+        for entry in entries:
+            on = f" on {entry.table}" if entry.table else ""
+            lines.append(f"{kind:<10} {entry.name}{on}: {entry.evidence}")
+            if entry.fix:
+                lines.append(f"{'':<10} fix: {entry.fix}")
+    if report.unused is None:
+        lines.append("unused     not judged here: the operator asks every instance; see the ConfigMap <name>-report")
     return "\n".join(lines)
 
 

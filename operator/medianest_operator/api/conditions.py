@@ -140,7 +140,14 @@ class Reason(StrEnum):
     INDEXES_HEALTHY = "IndexesHealthy"
     INDEXES_MISSING = "IndexesMissing"
     INDEXES_INVALID = "IndexesInvalid"
+    COLLATION_CHANGED = "CollationChanged"
+    INDEXES_INCOMPLETE = "IndexesIncomplete"
     INDEXES_DUPLICATE = "IndexesDuplicate"
+    INDEXES_REDUNDANT = "IndexesRedundant"
+    INDEXES_UNUSED = "IndexesUnused"
+    INDEXES_BLOATED = "IndexesBloated"
+    FOREIGN_KEY_WITHOUT_INDEX = "ForeignKeyWithoutIndex"
+    CONSTRAINT_NOT_VALID = "ConstraintNotValid"
     # HardeningApplied
     HARDENING_APPLIED = "HardeningApplied"
     HARDENING_APPLYING = "HardeningApplying"
@@ -307,8 +314,15 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.INDEXES_HEALTHY: _GOOD,
         Reason.INDEXES_MISSING: _DEGRADED,
         Reason.INDEXES_INVALID: _DEGRADED,
-        # A duplicate costs writes and breaks nothing: the condition stays True, and nobody is woken.
-        Reason.INDEXES_DUPLICATE: Facts(Severity.GOOD, passes=False, runbook=True),
+        Reason.COLLATION_CHANGED: _DEGRADED,
+        # These cost something and break nothing: the condition stays True, and nobody is woken.
+        Reason.INDEXES_INCOMPLETE: _HINT,
+        Reason.INDEXES_DUPLICATE: _HINT,
+        Reason.INDEXES_REDUNDANT: _HINT,
+        Reason.INDEXES_UNUSED: _HINT,
+        Reason.INDEXES_BLOATED: _HINT,
+        Reason.FOREIGN_KEY_WITHOUT_INDEX: _HINT,
+        Reason.CONSTRAINT_NOT_VALID: _HINT,
         Reason.HARDENING_APPLIED: _GOOD,
         Reason.HARDENING_APPLYING: _PROGRESS,
         Reason.HARDENING_WAITING: _PROGRESS,

@@ -141,14 +141,30 @@ class Schema(ApiModel):
 
 
 class Indexes(ApiModel):
+    """The verdicts on the indexes, at most ten names each; the ConfigMap `<name>-report` has all with their fixes."""
+
     total: int
     """Indexes of the application's tables, `_prisma_migrations` not counted."""
     critical: str
     """Critical indexes present of expected, for instance 6/6."""
+    expected: str | None = None
+    """The same of all that the applied migrations make, for instance 33/33; absent where that isn't known."""
     missing: list[str] = []
     invalid: list[str] = []
+    """Used by no query; without those that are being built."""
     duplicate: list[str] = []
+    """Equal to another one."""
+    redundant: list[str] = []
+    """Another one does the same, and more."""
+    unused: list[str] = []
+    """Not used once on any instance in at least 14 days."""
+    bloated: list[str] = []
+    """Emptier by 30 points or more than their fillfactor."""
     foreign_keys_without_index: list[str] = []
+    collations: list[str] = []
+    """Those whose version is another one than when indexes were built with them."""
+    not_valid: list[str] = []
+    """Constraints that were never checked against all rows."""
 
 
 class Finding(ApiModel):

@@ -11,12 +11,8 @@ import psycopg
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.errors import Transient
-from medianest_operator.health import probe
-from medianest_operator.health.indexes import IndexHealth, read_index_health_async
-from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.migrations.history import History, read_history_async
 from medianest_operator.migrations.journal import LastRun, read_last_run
-from medianest_operator.observability import metrics
 from medianest_operator.postgres.catalog import Traces, read_traces_async
 from medianest_operator.postgres.sessions import QUERY_TIMEOUT, Connection, Unreachable
 from medianest_operator.reconcile import attempts
@@ -31,7 +27,6 @@ _READ_EVERY: Final = 300.0
 """Seconds after which history and journal are read again although nothing seems to have changed."""
 _READ_BUSY_EVERY: Final = 60.0
 """The same while a session is in a transaction: it reports what it changed before only at the end."""
-_INDEXES_EVERY: Final = 300.0
 _UNWRITTEN_FOR: Final = 60.0
 """Seconds for which nothing is asked of the database itself while nobody has written a row on the server. What a
 session writes is counted some seconds later, where it writes a lot (PostgreSQL manual, 28.2.2)."""
@@ -42,12 +37,13 @@ class Schema:
     """The application's database as it is.
 
     Attributes:
+        definitions: another text after each change of a definition.
         drift: what no migration has made; `None` where nobody recorded what the version should look like.
         last_run: the newest run in the journal.
     """
 
     history: History
-    indexes: IndexHealth
+    definitions: str | None = None
     drift: tuple[str, ...] | None = None
     last_run: LastRun | None = None
 
@@ -112,22 +108,11 @@ def _job_token(run: Run) -> str:
     return json.dumps([[job["metadata"]["uid"], attempts.ended(job) is not None] for job in changing])
 
 
-async def _indexes(run: Run, connection: Connection, traces: Traces) -> IndexHealth:
-    known: IndexHealth | None = run.services.memory.recall(run.key, "indexes", traces.definitions, _INDEXES_EVERY)
-    if known is not None:
-        return known
-    found = await read_index_health_async(connection, application_facts().critical_indexes)
-    metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
-    metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.missing))
-    run.services.memory.keep(run.key, "indexes", traces.definitions, found)
-    return found
-
-
 async def _read(run: Run, connection: Connection, traces: Traces) -> Schema:
     history = await read_history_async(connection)
     return Schema(
         history,
-        await _indexes(run, connection, traces),
+        traces.definitions,
         await drift.observe(run, connection, history, traces.definitions),
         await read_last_run(connection),
     )
