@@ -259,7 +259,9 @@ def test_the_prometheus_operator_gets_its_objects_where_it_is_there() -> None:
     group = "monitoring.coreos.com/v1"
     assert not [item for item in chart_manifests() if item["apiVersion"] == group]
     values = {"prometheusOperator": True, "labels": {"release": "prometheus"}, "runbooks": "https://wiki.example/books"}
-    made = [item for item in chart_manifests({"monitoring": values}) if item["apiVersion"] == group]
+    made: list[dict[str, Any]] = [
+        item for item in chart_manifests({"monitoring": values}) if item["apiVersion"] == group
+    ]
     assert [item["kind"] for item in made] == ["PodMonitor", "PrometheusRule"]
     assert all(item["metadata"]["labels"]["release"] == "prometheus" for item in made)
     rules = made[1]["spec"]["groups"][0]["rules"]

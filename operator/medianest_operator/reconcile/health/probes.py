@@ -83,7 +83,9 @@ async def observe(run: Run) -> Outcome:
     now = time.monotonic()
     if now - past.probed >= _SHORTEST:
         past.probed = now
-        await asyncio.gather(_servers(run, past), _queries(run, past))
+        # One after the other: the servers' sessions are looked at while none of these works.
+        await _servers(run, past)
+        await _queries(run, past)
         if now - past.tables_read >= _TABLES_EVERY or tracker.is_undecided(CATALOG):
             past.tables_read = now
             await _tables(run)
