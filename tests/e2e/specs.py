@@ -134,6 +134,13 @@ CONTROLLER_REVIEW: list[tuple[dict[str, Any], str]] = [
 """What a review of the controller found to pass: the specs of its table."""
 
 GOOD_SPECS: list[dict[str, Any]] = [
+    {"monitoring": {"storageWarning": 88}, "storage": {"autoGrow": {"trigger": 85}}},
+    {
+        "monitoring": {"storageWarning": 70},
+        "storage": {"autoGrow": {"maximum": "20Gi", "trigger": 71, "increase": "10Gi", "minimumInterval": "1m"}},
+        "walStorage": {"size": "2Gi", "autoGrow": {"maximum": "2Gi"}},
+        "backup": {"repositories": [{"name": "a", "volume": {"autoGrow": {"maximum": "50Gi"}}}]},
+    },
     {},
     {"instances": 3, "postgresql": {"synchronous": "Required", "parameters": {"synchronous_commit": "remote_apply"}}},
     _parameters(fsync="on", synchronous_commit="off", max_wal_senders=3, huge_pages="try", work_mem="8MB"),
@@ -202,6 +209,36 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"storage": {"size": "10"}}, "storage.size must be at least 512Mi"),
     ({"storage": {"size": "ten gigabytes"}}, "spec.storage.size"),
     ({"storage": {"onDelete": "Shred"}}, "spec.storage.onDelete"),
+    ({"storage": {"size": "10Gi", "autoGrow": {"maximum": "9Gi"}}}, "storage.autoGrow.maximum must be at least"),
+    ({"walStorage": {"autoGrow": {"maximum": "1Gi"}}}, "walStorage.autoGrow.maximum must be at least walStorage.size"),
+    ({"storage": {"autoGrow": {"maximum": "20Gi", "trigger": 90}}}, "spec.storage.autoGrow.trigger"),
+    (
+        {"storage": {"autoGrow": {"maximum": "20Gi", "trigger": 80}}},
+        "storage.autoGrow.trigger must be above monitoring",
+    ),
+    (
+        {"monitoring": {"storageWarning": 85}, "storage": {"autoGrow": {"maximum": "20Gi"}}},
+        "storage.autoGrow.trigger must be above monitoring.storageWarning",
+    ),
+    (
+        {"monitoring": {"storageWarning": 86}, "walStorage": {"autoGrow": {"maximum": "20Gi"}}},
+        "walStorage.autoGrow.trigger must be above monitoring.storageWarning",
+    ),
+    ({"storage": {"autoGrow": {"maximum": "20Gi", "minimumInterval": "30s"}}}, "autoGrow.minimumInterval must be 1m"),
+    ({"storage": {"autoGrow": {"maximum": "20Gi", "increase": "101%"}}}, "spec.storage.autoGrow.increase"),
+    ({"monitoring": {"storageWarning": 95}}, "spec.monitoring.storageWarning"),
+    (
+        _backups(repositories=[{"name": "a", "volume": {"size": "2Gi", "autoGrow": {"maximum": "1Gi"}}}]),
+        "backup.repositories[].volume.autoGrow.maximum must be at least backup.repositories[].volume.size",
+    ),
+    (
+        _backups(repositories=[{"name": "a", "volume": {"claimName": "mine", "autoGrow": {"maximum": "1Gi"}}}]),
+        "backup.repositories[].volume must have either claimName or autoGrow",
+    ),
+    (
+        _backups(repositories=[{"name": "a", "volume": {"autoGrow": {"maximum": "50Gi", "trigger": 75}}}]),
+        "backup.repositories[].volume.autoGrow.trigger must be above monitoring.storageWarning",
+    ),
     ({"storage": {"storageClassName": "Not A Name"}}, "spec.storage.storageClassName"),
     ({"walStorage": {"size": "1Mi"}}, "walStorage.size must be at least 512Mi"),
     ({"postgresql": {"synchronous": "Sometimes"}}, "spec.postgresql.synchronous"),

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field
 
+from medianest_operator.api.auto_grow import AutoGrow, maximum_rule
 from medianest_operator.api.model import (
     ApiModel,
     DnsLabel,
@@ -85,6 +86,11 @@ class VolumeRepository(ApiModel):
             "backup.repositories[].volume must have either claimName or size and storageClassName",
         ),
         (
+            "!has(self.claimName) || !has(self.autoGrow)",
+            "backup.repositories[].volume must have either claimName or autoGrow: the operator grows its own volumes",
+        ),
+        maximum_rule("backup.repositories[].volume"),
+        (
             "!has(self.size) || quantity(self.size).compareTo(quantity('128Mi')) >= 0",
             "backup.repositories[].volume.size must be at least 128Mi",
         ),
@@ -96,6 +102,8 @@ class VolumeRepository(ApiModel):
     """The storage class; the cluster's default where unset. A volume stays in its class."""
     claim_name: ObjectName | None = None
     """A PersistentVolumeClaim that is there already, for instance one on a file server that other nodes reach too."""
+    auto_grow: AutoGrow | None = None
+    """A larger volume before it is full, up to a maximum, by what the backup Jobs find there."""
     on_delete: OnDelete = OnDelete.RETAIN
     """Of a volume that the operator makes. Retain keeps it when the object is deleted; an object of the same name finds
     its backups again."""

@@ -100,6 +100,7 @@ class Reason(StrEnum):
     PRIMARY_RESTARTING = "PrimaryRestarting"
     COMMITS_WAIT = "CommitsWait"
     CONNECTIONS_REFUSED = "ConnectionsRefused"
+    READ_ONLY = "ReadOnly"
     # SchemaUpToDate
     UP_TO_DATE = "UpToDate"
     MIGRATING = "Migrating"
@@ -136,6 +137,10 @@ class Reason(StrEnum):
     CONSTRAINT_VIOLATED = "ConstraintViolated"
     # StorageHealthy
     STORAGE_HEALTHY = "StorageHealthy"
+    VOLUME_FILLING = "VolumeFilling"
+    VOLUME_NEARLY_FULL = "VolumeNearlyFull"
+    VOLUME_FULL = "VolumeFull"
+    VOLUME_SHARED = "VolumeShared"
     # IndexesHealthy
     INDEXES_HEALTHY = "IndexesHealthy"
     INDEXES_MISSING = "IndexesMissing"
@@ -278,6 +283,7 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.PRIMARY_RESTARTING: Facts(Severity.OUTAGE, quiet=True),
         Reason.COMMITS_WAIT: _OUTAGE,
         Reason.CONNECTIONS_REFUSED: Facts(Severity.OUTAGE, passes=False, runbook=True),
+        Reason.READ_ONLY: Facts(Severity.OUTAGE, passes=False, runbook=True),
         Reason.UP_TO_DATE: _GOOD,
         Reason.MIGRATING: _PROGRESS,
         Reason.MIGRATION_FAILED: _STUCK,
@@ -311,6 +317,11 @@ REASONS: Final[Mapping[Reason, Facts]] = MappingProxyType(
         Reason.ORPHANS_FOUND: _FINDING,
         Reason.CONSTRAINT_VIOLATED: _FINDING,
         Reason.STORAGE_HEALTHY: _GOOD,
+        Reason.VOLUME_FILLING: _FINDING,
+        Reason.VOLUME_NEARLY_FULL: _FINDING,
+        Reason.VOLUME_FULL: _GRAVE,
+        # How such a class works is no fault of anybody's: the condition stays True.
+        Reason.VOLUME_SHARED: _HINT,
         Reason.INDEXES_HEALTHY: _GOOD,
         Reason.INDEXES_MISSING: _DEGRADED,
         Reason.INDEXES_INVALID: _DEGRADED,

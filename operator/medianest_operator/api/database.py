@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from medianest_operator import naming
+from medianest_operator.api.auto_grow import WARNING_RULES, AutoGrow, maximum_rule
 from medianest_operator.api.backup import DEFAULT_REPOSITORY, Backup
 from medianest_operator.api.bootstrap import Bootstrap
 from medianest_operator.api.hardening import Hardening
@@ -103,6 +104,7 @@ class Storage(ApiModel):
             "storage.size can't shrink: volumes only grow; restore into a new, smaller database instead",
         ),
         same_storage_class("storage"),
+        maximum_rule("storage"),
     )
 
     size: Quantity = "10Gi"
@@ -111,6 +113,8 @@ class Storage(ApiModel):
     """The storage class; the cluster's default where unset. Immutable."""
     on_delete: OnDelete = OnDelete.RETAIN
     """Retain keeps the volumes when the object is deleted; an object of the same name picks them up again."""
+    auto_grow: AutoGrow | None = None
+    """Larger volumes before they are full, up to a maximum."""
 
 
 class WalStorage(ApiModel):
@@ -126,12 +130,15 @@ class WalStorage(ApiModel):
             "walStorage.size can't shrink: volumes only grow",
         ),
         same_storage_class("walStorage"),
+        maximum_rule("walStorage"),
     )
 
     size: Quantity = "2Gi"
     """Size of the volume; it also bounds max_wal_size."""
     storage_class_name: ObjectName | None = None
     """The storage class; the cluster's default where unset. Immutable."""
+    auto_grow: AutoGrow | None = None
+    """Larger volumes before they are full, up to a maximum."""
 
 
 class Postgresql(ApiModel):
@@ -296,6 +303,7 @@ class DatabaseSpec(ApiModel):
             "backup.repositories[].volume.size can't shrink: volumes only grow; give the repository another name for a "
             "new one",
         ),
+        *WARNING_RULES,
     )
 
     instances: Annotated[int, Field(ge=1, le=naming.MAX_INSTANCES)] = 1
@@ -328,7 +336,7 @@ class DatabaseSpec(ApiModel):
     bootstrap: Bootstrap | None = None
     """What a new database begins with, instead of nothing: a backup, or a copy of a running database."""
     monitoring: Monitoring = Monitoring()
-    """What the probes take for slow."""
+    """What counts as slow, and from when on volumes are too full."""
     notifications: Annotated[list[Notification], Field(max_length=16)] = []
     """Webhooks that are called with each Warning."""
     tls: Tls = Tls()

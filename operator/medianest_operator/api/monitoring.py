@@ -1,4 +1,4 @@
-"""What counts as slow."""
+"""`spec.monitoring` of a `MediaNestDatabase`: what counts as slow, and from when on volumes are too full."""
 
 from typing import Annotated
 
@@ -13,3 +13,6 @@ class Monitoring(ApiModel):
     slow_query: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}(ms|s)$")] = "50ms"
     """What a hot query of the application may take, for instance `50ms`; a new connection may take ten times as
     long. A slower one is the finding QuerySlow or ConnectSlow."""
+    storage_warning: Annotated[int, Field(ge=50, le=88)] = 80
+    """Percent of a volume from which on StorageHealthy is False. A volume that would be full within a day is
+    a finding before."""

@@ -188,6 +188,21 @@ class Finding(ApiModel):
     """What observes it."""
 
 
+class Volume(ApiModel):
+    """The volumes of one kind: each instance has its own of the same size."""
+
+    name: str
+    """data, wal, or backup/ and the name of the repository."""
+    size: str
+    """What its claims ask for: the size in the spec, or what it has grown to."""
+    used: str | None = None
+    """How much of the fullest is in use, as a range."""
+    full_in: str | None = None
+    """When the first is full at the present rate, in words; absent where that is more than a week away."""
+    grown_at: str | None = None
+    """When the operator made it larger last."""
+
+
 class Hardening(ApiModel):
     """How each option of spec.hardening stands: Off, Applying, Applied, Waiting (for a schema that has its tables),
     Failed or Removing."""
@@ -239,6 +254,8 @@ class RepositoryStatus(ApiModel):
     """When a Job looked there last."""
     signed: int | None = None
     """Of these, those that are signed by the key that the Job had, without those of replaced databases."""
+    used_percent: int | None = None
+    """How much of its volume is in use; absent of a bucket."""
 
 
 class Verified(ApiModel):
@@ -357,6 +374,11 @@ class DatabaseStatus(ApiModel):
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
     findings: list[Finding] = []
     """What is wrong, the worst first; at most ten, the metric medianest_finding has more."""
+    storage: Annotated[
+        list[Volume],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = []
+    """The volumes, as they were observed last."""
     indexes: Indexes | None = None
     hardening: Hardening | None = None
     """Absent while nothing of it is in the database."""
