@@ -1,0 +1,340 @@
+"""Volumes that fill: what is wrong, why, and what the operator does about it. Pure.
+
+The ladder of a volume, in percent of what its file system gives the server: from `monitoring.storageWarning` (80) on a
+warning, from `autoGrow.trigger` (85) on it grows, from 90 on it is nearly full, and from 95 on the application can only
+read, until there is less than 85 again: PostgreSQL that can't write its log any more stops all at once (PANIC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from medianest_operator.api.auto_grow import AutoGrow
+from medianest_operator.api.conditions import Reason
+from medianest_operator.api.quantity import MIB, to_bytes
+from medianest_operator.health.findings import Finding
+
+NEARLY_FULL: Final = 0.90
+FULL: Final = 0.95
+"""From here on the application can only read."""
+ENDS_BELOW: Final = 0.85
+"""Below this it may write again."""
+_SOON: Final = 24 * 3600.0
+_LAST_SECONDS: Final = 10.0
+"""From 90 % on, whoever fills the rest within so many seconds is stopped at once: one more observation comes too
+late."""
+_EDGES: Final = (0, 50, 60, 70, 75, 80, 85, 90, 95, 100)
+_MARGIN: Final = 1.0
+"""Percent by which a range is left before it is another one."""
+_WORDS: Final = ((3600.0, "an hour"), (6 * 3600.0, "6 hours"), (24 * 3600.0, "a day"), (7 * 24 * 3600.0, "a week"))
+_STICKS: Final = 1.25
+"""A forecast keeps its words until it exceeds them by this factor."""
+_SHARED: Final = 1.2
+_MUCH: Final = 0.1
+"""Of the file system: what holds so much back is the cause."""
+_LONG: Final = 3600
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A file system, in bytes, as the server in a pod sees it.
+
+    Attributes:
+        used: what is taken, by whomever.
+        available: what an ordinary user may still take: what is reserved for root (ext4: 5 %) isn't in it.
+        file_system: its number; two folders with the same number share it.
+    """
+
+    used: int
+    available: int
+    file_system: str = ""
+
+    @property
+    def total(self) -> int:
+        return self.used + self.available
+
+    @property
+    def share(self) -> float:
+        """Of what can be had, from 0 to 1, as `df` counts it."""
+        return self.used / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A replication slot that nobody uses.
+
+    Attributes:
+        literal: its name, quoted for SQL.
+        retained: bytes of log that it holds back.
+    """
+
+    name: str
+    literal: str
+    retained: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What may fill a volume, by PostgreSQL's own word.
+
+    Attributes:
+        slots: those that nobody uses.
+        archive_waits: bytes of log that wait for the archive; none where nothing is archived.
+        transaction: seconds since the oldest transaction began, its process and its role.
+        replaced: databases that restores replaced, with their bytes.
+    """
+
+    slots: tuple[Slot, ...] = ()
+    archive_waits: int = 0
+    transaction: tuple[float, int, str] | None = None
+    replaced: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a volume fills.
+
+    Attributes:
+        message: a sentence.
+        fix: the statement that ends it.
+        holds_log: it lets go at once of what it holds: a larger volume only buys time.
+    """
+
+    message: str
+    fix: str | None = None
+    holds_log: bool = False
+
+
+def cause(evidence: Evidence, total: int, volume: str, *, has_log: bool, has_data: bool) -> Cause | None:
+    """What fills a volume besides the data themselves; `None` where nothing else is found.
+
+    Args:
+        total: bytes of the file system.
+        volume: for the words.
+        has_log: the write-ahead log lies there.
+        has_data: the data lie there.
+    """
+    much = total * _MUCH
+    worst = max(evidence.slots, key=lambda slot: slot.retained, default=None)
+    if has_log and worst is not None and worst.retained >= much:
+        message = (
+            f"Replication slot {worst.name}, which nobody uses, holds write-ahead log back, more than"
+            f" {_tenths(worst.retained, total)} of the volume. Let its consumer connect, or drop the slot."
+        )
+        return Cause(message, f"SELECT pg_drop_replication_slot({worst.literal});", holds_log=True)
+    if has_log and evidence.archive_waits >= much:
+        message = (
+            f"Write-ahead log waits for an archive that doesn't take it, more than"
+            f" {_tenths(evidence.archive_waits, total)} of the {volume} volume."
+        )
+        return Cause(message, holds_log=True)
+    kept = sum(size for _, size in evidence.replaced)
+    if has_data and kept >= much:
+        names = ", ".join(name for name, _ in evidence.replaced)
+        message = (
+            f"Databases that restores have replaced ({names}) take more than {_tenths(kept, total)} of the volume."
+            " They go once backup.keepReplaced is over."
+        )
+        return Cause(message)
+    if has_data and evidence.transaction is not None and evidence.transaction[0] >= _LONG:
+        _, pid, role = evidence.transaction
+        message = f"A transaction of {role} has been open for hours, and keeps VACUUM from freeing what was deleted."
+        return Cause(message, f"SELECT pg_terminate_backend({pid});")
+    return None
+
+
+def _tenths(part: int, total: int) -> str:
+    """A share as messages say it, which a small change leaves as it is."""
+    return f"{min(9, int(part * 10 / total)) * 10} %"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume of one instance.
+
+    Attributes:
+        name: `data` or `wal`.
+        pod: whose.
+        usage: at this moment.
+        seconds_left: until it is full at its present rate.
+        cause: why it fills.
+        then: what happens next, as a sentence.
+        enlarge: the command with which the admin makes it larger.
+    """
+
+    name: str
+    pod: str
+    usage: Usage
+    seconds_left: float | None = None
+    cause: Cause | None = None
+    then: str = ""
+    enlarge: str | None = None
+
+    @property
+    def object(self) -> str:
+        """As findings name it."""
+        return f"volume {self.name} of {self.pod}"
+
+
+def finding(volume: Volume, warning: int) -> Finding | None:
+    """What is wrong with a volume; `None` where nothing is.
+
+    Args:
+        warning: percent from which on it is told.
+    """
+    share, soon = volume.usage.share, full_in(volume.seconds_left)
+    at_once = share >= NEARLY_FULL
+    if share >= FULL:
+        reason, said = Reason.VOLUME_FULL, "is more than 95 % full"
+    elif share >= NEARLY_FULL:
+        reason, said = Reason.VOLUME_NEARLY_FULL, "is more than 90 % full"
+    elif share * 100 >= warning:
+        reason, said = Reason.VOLUME_FILLING, f"is more than {warning} % full"
+    elif volume.seconds_left is not None and volume.seconds_left < _SOON:
+        reason, said = Reason.VOLUME_FILLING, "fills fast"
+    else:
+        return None
+    rate = f", and full within {soon} at its present rate" if soon in {word for _, word in _WORDS[:3]} else ""
+    why = volume.cause.message if volume.cause else ""
+    message = " ".join(filter(None, (f"The {volume.name} volume of {volume.pod} {said}{rate}.", why, volume.then)))
+    fix = volume.cause.fix if volume.cause and volume.cause.fix else volume.enlarge
+    return Finding(reason, volume.object, message, fix, at_once=at_once)
+
+
+def shared(name: str, pod: str, usage: Usage, capacity: int) -> Finding | None:
+    """A hint where the file system is much larger than the volume: what is free there, others may take."""
+    if usage.total <= capacity * _SHARED + 1024 * MIB:
+        return None
+    message = (
+        f"The storage class of the {name} volume sets no limit: it lies on a file system that is much larger, and that"
+        " others fill, too. The operator judges that file system, and doesn't grow the volume automatically."
+    )
+    return Finding(Reason.VOLUME_SHARED, f"volume {name}", message, at_once=True)
+
+
+def repository_finding(name: str, percent: int, warning: int, then: str) -> Finding | None:
+    """What is wrong with the volume of a backup repository; `None` where nothing is. No server stops where it is full,
+    but no backup is taken.
+
+    Args:
+        percent: in use, as the last Job found it.
+        warning: percent from which on it is told.
+        then: what happens next, as a sentence.
+    """
+    if percent < warning:
+        return None
+    nearly = percent >= NEARLY_FULL * 100
+    reason = Reason.VOLUME_NEARLY_FULL if nearly else Reason.VOLUME_FILLING
+    message = (
+        f"The volume of the backup repository {name} is more than {90 if nearly else warning} % full, as the last Job"
+        f" found it; where nothing fits any more, no backup is taken. {then}"
+    )
+    return Finding(reason, f"volume backup/{name}", message, at_once=True)
+
+
+def full_in(seconds: float | None, known: str | None = None) -> str | None:
+    """A forecast in words that a small change leaves as they are; `None` where it is more than a week away.
+
+    Args:
+        known: what was said before.
+    """
+    if seconds is None:
+        return None
+    for limit, word in _WORDS:
+        if seconds < limit or (word == known and seconds < limit * _STICKS):
+            return word
+    return None
+
+
+def in_use(share: float, known: str | None = None) -> str:
+    """A share as a range, which a small change leaves as it is.
+
+    Args:
+        known: the range that was told before.
+    """
+    percent = share * 100
+    for low, high in pairwise(_EDGES):
+        if f"{low}-{high} %" == known and low - _MARGIN <= percent < high + _MARGIN:
+            return known
+    low, high = next(((a, b) for a, b in pairwise(_EDGES) if percent < b), (_EDGES[-2], _EDGES[-1]))
+    return f"{low}-{high} %"
+
+
+def at_least(told: str | None) -> float:
+    """The lower end of a range of `in_use`; 0 of anything else."""
+    try:
+        return int(str(told).partition("-")[0]) / 100
+    except ValueError:
+        return 0.0
+
+
+def must_stop_writers(usages: Iterable[tuple[Usage, float]]) -> bool:
+    """Whether the application must only read from now on, by the primary's volumes and the pace of each in bytes a
+    second."""
+    return any(
+        usage.share >= FULL or (usage.share >= NEARLY_FULL and usage.available < pace * _LAST_SECONDS)
+        for usage, pace in usages
+    )
+
+
+def may_write_again(usages: Sequence[Usage]) -> bool:
+    """Whether there is room on all of the primary's volumes again; not where none is known."""
+    return bool(usages) and all(usage.share < ENDS_BELOW for usage in usages)
+
+
+def next_observation(usages: Iterable[tuple[Usage, float]], regular: float) -> float:
+    """Seconds until volumes are to be observed again: three more times before the first is full at this pace."""
+    left = [usage.available / pace for usage, pace in usages if pace > 0 and usage.share >= 0.5]
+    return max(1.0, min([regular, *(seconds / 4 for seconds in left)]))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A volume that may grow.
+
+    Attributes:
+        size: bytes that its claims ask for now.
+        share: in use of the fullest.
+        since_last: seconds since it grew last; `None`: never.
+        only_buys_time: something holds log back that a person can let go.
+    """
+
+    size: int
+    share: float
+    since_last: float | None = None
+    only_buys_time: bool = False
+    wanted: AutoGrow | None = field(default=None)
+
+
+def grown(growth: Growth, minimum_interval: float) -> int | None:
+    """The size in bytes that a volume is to have; `None` where it stays as it is.
+
+    Args:
+        minimum_interval: seconds.
+    """
+    wanted = growth.wanted
+    if wanted is None or wanted.maximum is None:
+        return None
+    most = to_bytes(wanted.maximum)
+    begins = NEARLY_FULL if growth.only_buys_time else wanted.trigger / 100
+    waits = growth.since_last is not None and growth.since_last < minimum_interval
+    if growth.share < begins or waits or growth.size >= most:
+        return None
+    return min(most, larger(growth.size, wanted.increase))
+
+
+def larger(size: int, increase: str) -> int:
+    """A size with an increase, which is percent or a quantity, in whole MiB."""
+    more = size * int(increase[:-1]) // 100 if increase.endswith("%") else to_bytes(increase)
+    return size + max(1, -(-more // MIB)) * MIB
+
+
+def quantity(size: int) -> str:
+    """Bytes as a quantity, in the largest unit that is exact."""
+    for unit, name in ((1024 * MIB, "Gi"), (MIB, "Mi"), (1024, "Ki")):
+        if size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)

@@ -1,0 +1,194 @@
+"""How full volumes are, and what follows from it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from medianest_operator.api.auto_grow import AutoGrow
+from medianest_operator.health import storage
+from medianest_operator.health.filling import Filling
+from medianest_operator.health.storage import Cause, Evidence, Growth, Slot, Usage, Volume
+
+MIB, GIB = 1024**2, 1024**3
+
+
+def usage(percent: float, size: int = 100 * GIB) -> Usage:
+    used = int(size * percent / 100)
+    return Usage(used, size - used)
+
+
+@pytest.mark.parametrize("rate", [20_000.0, 5 * 1024.0**2])
+@pytest.mark.parametrize("minutes", [10, 90, 600])
+def test_a_linear_fill_is_foretold_within_a_fifth(rate: float, minutes: int) -> None:
+    """With what a checkpoint gives back and takes now and then."""
+    dice, filling, used = random.Random(1), Filling(), 0
+    for second in range(0, minutes * 60, 15):
+        used = int(rate * second + dice.uniform(-1, 1) * rate * 30)
+        filling.add(float(second), max(0, used))
+    available = int(rate * 7200)
+    left = filling.seconds_left(available)
+    assert left is not None
+    assert abs(left - 7200) <= 7200 * 0.2
+
+
+def test_the_earlier_end_counts() -> None:
+    filling = Filling()
+    for second in range(0, 5 * 3600, 60):
+        filling.add(float(second), 1000 * max(0, second - 4 * 3600))
+    left = filling.seconds_left(3_600_000)
+    assert left is not None
+    assert left < 3600 * 1.5
+
+
+def test_nothing_is_foretold_of_what_does_not_fill_or_was_just_begun() -> None:
+    filling = Filling()
+    assert filling.seconds_left(10) is None
+    for second in range(0, 240, 15):
+        filling.add(float(second), second)
+    assert filling.seconds_left(10) is None
+    emptied = Filling()
+    for second in range(0, 3600, 15):
+        emptied.add(float(second), 10_000 - second)
+    assert emptied.seconds_left(10) is None
+
+
+def test_a_pace_is_of_the_last_minute() -> None:
+    filling = Filling()
+    for second, used in ((0, 0), (15, 1500), (16, 2500), (100, 2500), (101, 2500)):
+        filling.add(float(second), used)
+    assert filling.pace() == 0.0
+    filling.add(102.0, 4500)
+    assert filling.pace() == 2000.0
+
+
+@pytest.mark.parametrize(
+    ("percent", "reason"),
+    [(79.9, None), (80, "VolumeFilling"), (90, "VolumeNearlyFull"), (95, "VolumeFull"), (100, "VolumeFull")],
+)
+def test_the_ladder(percent: float, reason: str | None) -> None:
+    found = storage.finding(Volume("data", "db-0", usage(percent)), 80)
+    assert (found.reason if found else None) == reason
+
+
+def test_a_volume_that_is_full_within_a_day_is_told_before_it_is_full() -> None:
+    found = storage.finding(Volume("data", "db-0", usage(60), seconds_left=5 * 3600), 80)
+    assert found is not None
+    assert "full within 6 hours" in found.message
+    assert storage.finding(Volume("data", "db-0", usage(60), seconds_left=25 * 3600), 80) is None
+
+
+def test_a_message_stays_while_numbers_move_a_little() -> None:
+    def said(percent: float, left: float) -> str:
+        found = storage.finding(Volume("wal", "db-0", usage(percent), seconds_left=left), 80)
+        assert found is not None
+        return found.message
+
+    assert len({said(80 + step / 10, 4 * 3600 + step) for step in range(90)}) == 1
+
+
+def test_what_holds_log_back_is_the_cause_and_its_fix() -> None:
+    evidence = Evidence((Slot("old", "'old'", 3 * GIB), Slot("young", "'young'", GIB)), 0, (9000.0, 7, "app"))
+    found = storage.cause(evidence, 10 * GIB, "wal", has_log=True, has_data=False)
+    assert found is not None
+    assert (found.fix, found.holds_log) == ("SELECT pg_drop_replication_slot('old');", True)
+    assert "old" in found.message
+    # Where the log has a volume of its own, the data's is filled by something else.
+    other = storage.cause(evidence, 10 * GIB, "data", has_log=False, has_data=True)
+    assert other is not None
+    assert other.fix == "SELECT pg_terminate_backend(7);"
+    assert storage.cause(Evidence(), 10 * GIB, "data", has_log=True, has_data=True) is None
+
+
+def test_replaced_databases_are_a_cause_and_an_archive_that_takes_nothing_is() -> None:
+    kept = storage.cause(Evidence(replaced=(("old_1", 2 * GIB),)), 10 * GIB, "data", has_log=True, has_data=True)
+    assert kept is not None
+    assert "old_1" in kept.message
+    waits = storage.cause(Evidence(archive_waits=2 * GIB), 10 * GIB, "wal", has_log=True, has_data=False)
+    assert waits is not None
+    assert waits.holds_log
+
+
+def test_the_cause_comes_with_the_finding() -> None:
+    cause = Cause("Slot x holds it.", "SELECT 1;", holds_log=True)
+    found = storage.finding(Volume("wal", "db-0", usage(85), cause=cause, then="It grows.", enlarge="kubectl"), 80)
+    assert found is not None
+    assert found.message == "The wal volume of db-0 is more than 80 % full. Slot x holds it. It grows."
+    assert found.fix == "SELECT 1;"
+
+
+def test_a_file_system_that_others_fill_is_a_hint() -> None:
+    assert storage.shared("data", "db-0", usage(10, 10 * GIB), 10 * GIB) is None
+    hint = storage.shared("data", "db-0", usage(10, 400 * GIB), 10 * GIB)
+    assert hint is not None
+    assert hint.level == "Hint"
+
+
+def test_ranges_and_forecasts_stay_at_their_edges() -> None:
+    assert storage.in_use(0.799) == "75-80 %"
+    assert storage.in_use(0.801, "75-80 %") == "75-80 %"
+    assert storage.in_use(0.82, "75-80 %") == "80-85 %"
+    assert storage.in_use(0.795, "80-85 %") == "80-85 %"
+    assert storage.in_use(1.0) == "95-100 %"
+    assert storage.at_least("80-85 %") == 0.8
+    assert storage.at_least(None) == 0.0
+    assert storage.full_in(3500) == "an hour"
+    assert storage.full_in(3700) == "6 hours"
+    assert storage.full_in(3700, "an hour") == "an hour"
+    assert storage.full_in(8 * 24 * 3600) is None
+
+
+def test_writers_are_stopped_at_95_percent_or_where_the_rest_is_gone_at_once() -> None:
+    assert storage.must_stop_writers([(usage(95), 0.0)])
+    assert not storage.must_stop_writers([(usage(94), 0.0)])
+    assert storage.must_stop_writers([(usage(91, GIB), 20.0 * MIB)])
+    assert not storage.must_stop_writers([(usage(91, 100 * GIB), 20.0 * MIB)])
+    assert not storage.must_stop_writers([(usage(89, GIB), 200.0 * MIB)])
+    assert storage.may_write_again([usage(84), usage(10)])
+    assert not storage.may_write_again([usage(84), usage(85)])
+    assert not storage.may_write_again([])
+
+
+def test_a_volume_that_fills_fast_is_observed_often() -> None:
+    assert storage.next_observation([(usage(60), 0.0)], 15.0) == 15.0
+    assert storage.next_observation([(usage(90, GIB), 20.0 * MIB)], 15.0) == pytest.approx(1.28)
+    assert storage.next_observation([(usage(99, GIB), 20.0 * MIB)], 15.0) == 1.0
+
+
+def _growth(share: float, size: int = 10 * GIB, since: float | None = None, *, waits: bool = False) -> Growth:
+    return Growth(size, share, since, waits, AutoGrow(maximum="16Gi"))
+
+
+def test_a_volume_grows_at_its_trigger_by_its_increase_up_to_its_maximum() -> None:
+    assert storage.grown(_growth(0.84), 3600) is None
+    assert storage.grown(_growth(0.85), 3600) == 12800 * MIB
+    assert storage.grown(_growth(0.85, 15 * GIB), 3600) == 16 * GIB
+    assert storage.grown(_growth(0.99, 16 * GIB), 3600) is None
+    assert storage.grown(_growth(0.99, 20 * GIB), 3600) is None
+
+
+def test_a_volume_that_has_just_grown_waits() -> None:
+    assert storage.grown(_growth(0.99, since=3599), 3600) is None
+    assert storage.grown(_growth(0.99, since=3600), 3600) is not None
+
+
+def test_log_that_can_be_let_go_is_not_grown_for_before_it_must() -> None:
+    assert storage.grown(_growth(0.89, waits=True), 3600) is None
+    assert storage.grown(_growth(0.90, waits=True), 3600) is not None
+
+
+def test_nothing_grows_that_nobody_wants_to_grow() -> None:
+    assert storage.grown(Growth(GIB, 0.99), 60) is None
+    assert storage.grown(Growth(GIB, 0.99, wanted=AutoGrow()), 60) is None
+
+
+@pytest.mark.parametrize(
+    ("increase", "size"), [("25%", 1280 * MIB), ("100%", 2 * GIB), ("10Gi", 11 * GIB), ("1k", 1025 * MIB)]
+)
+def test_increases(increase: str, size: int) -> None:
+    assert storage.larger(GIB, increase) == size
+
+
+def test_sizes_are_written_as_people_do() -> None:
+    assert [storage.quantity(size) for size in (2 * GIB, 1280 * MIB, 3072, 7)] == ["2Gi", "1280Mi", "3Ki", "7"]
