@@ -105,7 +105,7 @@ class Controller:
     async def look(self) -> Controller:
         await self._ask("connect", "postgres", "postgres", self._connect)
         await self._ask("databases", "postgres", "postgres", databases.read_databases)
-        await self._ask("facts", "postgres", "postgres", probe.instance_facts)
+        await self._ask("facts", "postgres", "postgres", lambda c: probe.instance_facts(c, self.database.name))
         await self._ask("grants", self.database.name, "postgres", lambda c: roles.ensure_grants(c, SPEC))
         await self._read("history", read_history_async)
         await self._read("last run", read_last_run)

@@ -9,7 +9,7 @@ from typing import LiteralString
 from psycopg.rows import dict_row
 
 from medianest_operator import naming
-from medianest_operator.postgres import timelines
+from medianest_operator.postgres import read_only, timelines
 from medianest_operator.postgres.parameters import MARKER
 from medianest_operator.postgres.sessions import Connection
 
@@ -56,6 +56,8 @@ class InstanceFacts:
     """Another text whenever one of the server's databases is made, changed, renamed or dropped."""
     roles: str
     """Another text whenever a role, or its password, does."""
+    read_only_since: str | None = None
+    """Since when the application can only read, where the operator made it so; its owner may have written anything."""
     replicas: tuple[Replica, ...] = ()
     """Those that stream from it, where it is a primary."""
     replayed: int | None = field(default=None, compare=False)
@@ -86,6 +88,10 @@ SELECT pg_is_in_recovery() AS in_recovery,
        EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart,
        (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_database) AS databases,
        (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_authid) AS roles,
+       (SELECT left(split_part(mark, '=', 2), 64)
+          FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) mark
+         WHERE d.datname = %(database)s AND s.setrole = 0 AND split_part(mark, '=', 1) = %(since)s
+           AND 'default_transaction_read_only=on' = ANY (s.setconfig)) AS read_only_since,
        coalesce((SELECT json_agg(r) FROM (
            SELECT application_name AS name, state, sync_state,
                   coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes
@@ -94,11 +100,16 @@ SELECT pg_is_in_recovery() AS in_recovery,
 """
 
 
-async def instance_facts(connection: Connection) -> InstanceFacts:
-    """Ask one instance, in one round trip."""
+async def instance_facts(connection: Connection, database: str) -> InstanceFacts:
+    """Ask one instance, in one round trip.
+
+    Args:
+        database: the application's.
+    """
     async with connection.cursor(row_factory=dict_row) as cursor:
         certificate = f"{naming.SERVER_TLS_MOUNT}/{naming.TLS_CERT}"
-        await cursor.execute(_FACTS, {"certificate": certificate, "marker": MARKER})
+        values = {"certificate": certificate, "marker": MARKER, "database": database, "since": read_only.SINCE}
+        await cursor.execute(_FACTS, values)
         row = await cursor.fetchone()
     if row is None:
         raise RuntimeError("a SELECT without FROM returned no row")

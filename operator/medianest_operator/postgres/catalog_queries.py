@@ -276,13 +276,19 @@ SELECT 'grants' AS kind, NULL AS owner_table, g.name,
  GROUP BY g.name
 """
 
+# What the operator sets while a volume is full, and takes back, is nobody's definition (`read_only`).
 SETTINGS: LiteralString = """
 SELECT 'settings' AS kind, NULL AS owner_table,
        concat_ws(' ', CASE WHEN s.setdatabase = 0 THEN 'cluster' ELSE 'database' END,
                  CASE WHEN s.setrole <> 0 THEN 'role ' || pg_get_userbyid(s.setrole) END) AS name,
-       (SELECT array_agg(v ORDER BY v) FROM unnest(s.setconfig) v) AS values
-  FROM pg_db_role_setting s
- WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+       (SELECT array_agg(v ORDER BY v) FROM unnest(o.own) v) AS values
+  FROM pg_db_role_setting s,
+       LATERAL (SELECT array_agg(v) FROM unnest(s.setconfig) v
+                 WHERE split_part(v, '=', 1) <> 'medianest.read_only_since'
+                   AND NOT (v = 'default_transaction_read_only=on'
+                            AND EXISTS (SELECT FROM unnest(s.setconfig) m
+                                         WHERE split_part(m, '=', 1) = 'medianest.read_only_since'))) o(own)
+ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND o.own IS NOT NULL
 """
 
 SECTIONS: tuple[LiteralString, ...] = (

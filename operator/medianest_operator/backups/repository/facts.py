@@ -35,13 +35,21 @@ SELECT pg_catalog.pg_encoding_to_char(d.encoding)::text, d.datcollate, d.datctyp
        coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), pg_catalog.to_jsonb(d) ->> 'daticulocale'
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
+# Without what the operator sets while a volume is full: a restored database begins with room (`postgres.read_only`).
 _PROPERTIES: LiteralString = """
 SELECT coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), pg_catalog.to_jsonb(d) ->> 'daticulocale',
        d.datconnlimit, pg_catalog.shobj_description(d.oid, 'pg_database'),
        coalesce((SELECT pg_catalog.json_object_agg(
                             CASE s.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(s.setrole)::text END,
-                            s.setconfig)
-                   FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase = d.oid), '{}'),
+                            o.own)
+                   FROM pg_catalog.pg_db_role_setting s,
+                        LATERAL (SELECT pg_catalog.array_agg(v) FROM pg_catalog.unnest(s.setconfig) v
+                                  WHERE pg_catalog.split_part(v, '=', 1) <> 'medianest.read_only_since'
+                                    AND NOT (v = 'default_transaction_read_only=on'
+                                             AND EXISTS (SELECT FROM pg_catalog.unnest(s.setconfig) m
+                                                          WHERE pg_catalog.split_part(m, '=', 1)
+                                                                = 'medianest.read_only_since'))) o(own)
+                  WHERE s.setdatabase = d.oid AND o.own IS NOT NULL), '{}'),
        coalesce((SELECT pg_catalog.json_object_agg(a.grantee, a.rights)
                    FROM (SELECT CASE x.grantee WHEN 0 THEN 'public'
                                                ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END AS grantee,

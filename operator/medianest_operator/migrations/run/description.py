@@ -30,6 +30,7 @@ from psycopg.rows import tuple_row
 
 from medianest_operator.hardening.naming import CURRENT_USER_ID, MARK, is_own
 from medianest_operator.migrations.history import TABLE
+from medianest_operator.postgres import read_only
 from medianest_operator.postgres.contents import read_unreadable
 
 Description = Mapping[str, str]
@@ -41,6 +42,8 @@ _SESSION: Final = re.compile(
     r"--( Name: .*| PostgreSQL database dump( complete)?| Dumped (from database|by pg_dump) version .*)?|)$"
 )
 _IN_ANY_ORDER: Final = frozenset({"ACL", "DEFAULT ACL", "DATABASE PROPERTIES"})
+_READ_ONLY: Final = (" SET default_transaction_read_only TO 'on';", f' SET "{read_only.SINCE}" TO ')
+"""What the operator sets on a database while a volume is full, and takes back, in whatever step a run is."""
 _HEAD: Final = "DATABASE settings of the dump"
 # Those that the run itself may change; others belong to whoever makes roles, and change at any time.
 _ROLES: LiteralString = """
@@ -107,7 +110,7 @@ def entries(text: str) -> Description:
     label, in_any_order, lines = _HEAD, False, list[str]()
 
     def close() -> None:
-        body = sorted(lines) if in_any_order else lines
+        body = sorted(_without_read_only(lines)) if in_any_order else lines
         if body:
             found.setdefault(label, []).append("\n".join(body))
 
@@ -122,6 +125,12 @@ def entries(text: str) -> Description:
             lines.append(line)
     close()
     return _without_hardening({label: "\n".join(sorted(bodies)) for label, bodies in found.items()})
+
+
+def _without_read_only(lines: list[str]) -> list[str]:
+    if not any(_READ_ONLY[1] in line for line in lines):
+        return lines
+    return [line for line in lines if not any(text in line for text in _READ_ONLY)]
 
 
 def _without_hardening(described: Description) -> Description:

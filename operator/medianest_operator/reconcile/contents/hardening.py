@@ -95,10 +95,13 @@ class HardeningState:
 async def reconcile(run: Run) -> Outcome:
     """Start a Job where one is needed, and report where the options stand.
 
-    Only on a schema that is up to date, and never beside a migration or a restore.
+    Only on a schema that is up to date, and never beside a migration or a restore, nor on a volume that is full.
     """
     migrated, schema = run.facts.get(MigrationState), run.facts.require(Schema)
     if migrated is None or not migrated.is_up_to_date or migrated.is_running:
+        return Outcome()
+    if run.facts.require(Servers).reads_only:
+        # A volume is nearly full; an index or a column takes room.
         return Outcome()
     return outcome(await _follow(run, schema), run.database.get("status", {}).get("hardening") or {})
 

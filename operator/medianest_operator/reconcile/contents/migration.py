@@ -24,7 +24,7 @@ from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run
-from medianest_operator.reconcile.instances.servers import SOON
+from medianest_operator.reconcile.instances.servers import SOON, Servers
 from medianest_operator.resources.migration_job import migration_job, run_options
 from medianest_operator.results.text import first_three
 from medianest_operator.timestamps import stamp
@@ -74,6 +74,11 @@ class MigrationState:
     @property
     def is_up_to_date(self) -> bool:
         return self.reason in {Reason.UP_TO_DATE, Reason.DRIFTED}
+
+
+_NO_ROOM: Final = (
+    "Waiting for room: a volume is nearly full, and the migrations begin once the application may write again."
+)
 
 
 async def source(run: Run) -> Source:
@@ -149,6 +154,10 @@ async def _follow(run: Run, wanted: Source, schema: Schema) -> MigrationState:
         await attempt.discard()
         attempt = None
     if attempt is None and _has_work(wanted, plan, schema):
+        is_open = schema.last_run is not None and schema.last_run.is_open
+        if run.facts.require(Servers).reads_only and not is_open:
+            last = _remembered(schema.last_run, wanted)
+            return MigrationState(Reason.MIGRATING, _NO_ROOM, pending=pending, run=last)
         attempt = await _start(run, wanted, schema, again)
     for other in others:
         await other.discard()

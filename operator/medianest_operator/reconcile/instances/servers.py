@@ -78,6 +78,11 @@ class Servers:
         """Whether statements that write come to an end."""
         return self.leads and not self.commits_wait
 
+    @cached_property
+    def reads_only(self) -> bool:
+        """Whether the application can't write, because a volume is nearly full."""
+        return self.of_primary is not None and self.of_primary.read_only_since is not None
+
     def follows(self, pod: Pod) -> bool:
         """Whether a pod is the primary, or a replica that its primary sends the log to."""
         if self.primary is not None and pod.name == self.primary.name:
@@ -156,7 +161,7 @@ async def _probe(run: Run) -> Servers:
             async with run.services.sessions.use(
                 run.instance(pod, naming.MAINTENANCE_DATABASE), run.credentials
             ) as connection:
-                facts = await probe.instance_facts(connection)
+                facts = await probe.instance_facts(connection, run.spec.database.name)
         except Busy as error:
             # It answers; what kept the probe from its end says nothing of others' statements.
             busy[pod.name] = as_clause(str(error).removeprefix(f"{pod.name}: "))
@@ -232,6 +237,12 @@ def _available(run: Run, seen: Servers) -> Verdict:
                 " connections but those for superusers are taken."
             )
             return Verdict("False", Reason.CONNECTIONS_REFUSED, message)
+        if facts.read_only_since is not None:
+            message = (
+                f"{primary.name} serves reads. Writes are refused, because a volume is nearly full (StorageHealthy says"
+                " which, and why), until less than 85 % of it is in use."
+            )
+            return Verdict("False", Reason.READ_ONLY, message)
         return Verdict("True", Reason.PRIMARY_SERVING, f"{primary.name} serves reads and writes.")
     handover = run.services.handovers.under_way(run.uid)
     if handover is not None:

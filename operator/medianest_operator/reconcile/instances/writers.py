@@ -1,0 +1,60 @@
+"""The application's writers: stopped before a volume is full, and let in again once there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medianest_operator import naming
+from medianest_operator.api.conditions import Reason
+from medianest_operator.health import storage
+from medianest_operator.health.storage import Usage
+from medianest_operator.postgres import logins, read_only
+from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.concern import Announcement
+from medianest_operator.reconcile.context import Pod, Run
+
+
+async def stop_or_let(
+    run: Run, primary: Pod, since: str | None, paced: Sequence[tuple[Usage, float]]
+) -> tuple[Announcement, ...]:
+    """Let the application only read while a volume of the primary is too full, and write again after that.
+
+    Args:
+        since: since when it can only read; `None`: it writes.
+        paced: the primary's volumes, each with the bytes a second that it fills by.
+
+    Raises:
+        Unreachable: the primary doesn't answer.
+        psycopg.Error: as it says.
+    """
+    stop = since is None and storage.must_stop_writers(paced)
+    lets = since is not None and storage.may_write_again([usage for usage, _ in paced])
+    if since is None and not stop:
+        return ()
+    instance, database = run.instance(primary, naming.MAINTENANCE_DATABASE), run.spec.database.name
+    async with run.services.sessions.use(instance, run.credentials) as connection:
+        if stop:
+            ended = await read_only.begin(connection, database, _spared(run))
+            if ended is None:
+                return ()
+            message = (
+                f"The application can only read from now on: a volume of {primary.name} is nearly full, and PostgreSQL"
+                f" would stop. {ended} sessions were ended. It may write again below 85 %."
+            )
+            return (Announcement(Reason.READ_ONLY, message, "Warning"),)
+        if lets:
+            await read_only.end(connection, database, _spared(run))
+            return (
+                Announcement("WritesAllowed", f"There is room on {primary.name} again: the application may write."),
+            )
+        await read_only.end_late_sessions(connection, database, _spared(run), since or "")
+    return ()
+
+
+def _spared(run: Run) -> frozenset[str]:
+    """Roles whose sessions go on: they only read, or a Job that writes with them would end between two states."""
+    spared = {logins.controller_name(run.spec.database.owner), logins.role_name(run.spec, logins.BACKUP)}
+    jobs = [*run.jobs, *run.hardening_jobs, *run.restore_jobs, *run.aside_jobs]
+    if any(Attempt(run, job).is_running for job in jobs):
+        spared.add(logins.role_name(run.spec, logins.MIGRATOR))
+    return frozenset(spared)
