@@ -273,6 +273,8 @@ class TestCleanup:
         found = {"count": 0, "bytes": 0, "tiers": {}, "newest": [], "signed": 0, "incomplete": 1}
         summary = Catalog.read(repository).summary()
         assert datetime.fromisoformat(summary.pop("asOf")) <= datetime.now(UTC)
+        # Of a folder: how much of its volume is in use.
+        assert 0 <= summary.pop("usedPercent", 0) <= 100
         assert summary == found
         with pytest.raises(CatalogError, match="it has no complete backup of this database"):
             Catalog.read(repository).choose("latest")

@@ -67,6 +67,13 @@ QUERY_SECONDS = Gauge(
 CONNECT_SECONDS = Gauge(
     "medianest_database_connect_seconds", "Time to make a connection over ten minutes.", [*_DATABASE, "quantile"]
 )
+VOLUME_USED = Gauge(
+    "medianest_volume_used_bytes", "Bytes in use on the file system of a volume.", [*_DATABASE, "pod", "volume"]
+)
+VOLUME_TOTAL = Gauge("medianest_volume_size_bytes", "Bytes in use and available on it.", [*_DATABASE, "pod", "volume"])
+VOLUME_FULL_IN = Gauge(
+    "medianest_volume_full_in_seconds", "When it is full at its present rate.", [*_DATABASE, "pod", "volume"]
+)
 DATABASE_BYTES = Gauge("medianest_database_size_bytes", "Size of the application's database.", _DATABASE)
 CRITICAL_INDEXES_MISSING = Gauge(
     "medianest_database_critical_indexes_missing", "Critical indexes that are absent or invalid.", _DATABASE
@@ -112,6 +119,7 @@ _OF_BACKUPS = (
 )  # fmt: skip
 _OF_PRIMARY = (MAX_CONNECTIONS, BLOCKED_SESSIONS, DEADLOCKS, TRANSACTION_AGE, SLOT_BYTES)
 _BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_PRIMARY, *_OF_BACKUPS)
+_OF_VOLUMES = (VOLUME_USED, VOLUME_TOTAL, VOLUME_FULL_IN)
 _BY_POD = (PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, OLDEST_TRANSACTION)
 QUANTILES = ("0.5", "0.95")
 _ROLES = 5
@@ -121,6 +129,23 @@ def serve(port: int) -> None:
     """Answer `/metrics` on `port`. Raises OSError where the port is taken."""
     BUILD.labels(__version__).set(1)
     start_http_server(port)
+
+
+def report_volume(
+    namespace: str, name: str, pod: str, volume: str, used: int, total: int, full_in: float | None
+) -> None:
+    """How full a volume is.
+
+    Args:
+        full_in: seconds; `None` where it doesn't fill.
+    """
+    labels = (namespace, name, pod, volume)
+    VOLUME_USED.labels(*labels).set(used)
+    VOLUME_TOTAL.labels(*labels).set(total)
+    if full_in is None:
+        _remove(VOLUME_FULL_IN, *labels)
+    else:
+        VOLUME_FULL_IN.labels(*labels).set(full_in)
 
 
 def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str, str]]) -> None:
@@ -215,6 +240,10 @@ def forget_pod(namespace: str, name: str, pod: str) -> None:
     """Drop the series of a pod that is gone."""
     for gauge in _BY_POD:
         _remove(gauge, namespace, name, pod)
+    for gauge in _OF_VOLUMES:
+        for labels in _series(gauge, namespace, name):
+            if labels[2] == pod:
+                _remove(gauge, *labels)
 
 
 def forget(namespace: str, name: str) -> None:

@@ -9,8 +9,9 @@ from medianest_operator.reconcile.backups import operations, restore
 from medianest_operator.reconcile.backups import schedules as backups
 from medianest_operator.reconcile.concern import Concern
 from medianest_operator.reconcile.contents import hardening, indexes, logins, migration, roles, schema
-from medianest_operator.reconcile.health import findings, probes
+from medianest_operator.reconcile.health import findings, probes, storage
 from medianest_operator.reconcile.instances import (
+    back_off,
     certificates,
     configuration,
     elections,
@@ -28,10 +29,12 @@ ORDER: Final[tuple[Concern, ...]] = (
     workload.PARAMETERS,
     workload.SURROUNDINGS,
     volumes.CONCERN,
+    back_off.CONCERN,
     workload.INSTANCES,
     backups.CONCERN,
     # The servers, and what is inside them.
     servers.CONCERN,
+    storage.CONCERN,
     elections.CONCERN,
     kept_volumes.CONCERN,
     configuration.CONCERN,

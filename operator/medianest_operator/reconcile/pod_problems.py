@@ -55,18 +55,18 @@ def of_pod(pod: Pod) -> PodProblem | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if condition.get("reason") == "Unschedulable":
                 return PodProblem(
-                    Reason.UNSCHEDULABLE, f"Pod {pod.name} can't be scheduled: {_plain(condition['message'])}"
+                    Reason.UNSCHEDULABLE, f"Pod {pod.name} can't be scheduled: {plain(condition['message'])}"
                 )
             return None
     for container in status.get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _IMAGE_REASONS:
-            detail = _plain(message) or reason
+            detail = plain(message) or reason
             advice = "Check spec.image and spec.imagePullSecrets"
             return PodProblem(Reason.IMAGE_UNAVAILABLE, f"Pod {pod.name}: image {pod.image}: {detail}. {advice}")
         if reason in _CONFIG_REASONS:
-            return PodProblem(Reason.POD_FAILING, f"Pod {pod.name}: {_plain(message) or reason}")
+            return PodProblem(Reason.POD_FAILING, f"Pod {pod.name}: {plain(message) or reason}")
         last = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
         if last and (reason == "CrashLoopBackOff" or "terminated" in container.get("state", {})):
             named = last | {"container": container.get("name", naming.CONTAINER_POSTGRES)}
@@ -87,7 +87,7 @@ def _ended(pod: Pod, last: Manifest, restarts: int, waiting: Manifest) -> str:
     return "; ".join(filter(None, (f"Pod {pod.name}: its container {how}", times, back_off, log)))
 
 
-def _plain(message: str) -> str:
+def plain(message: str) -> str:
     """One line without the runtime's own nesting of errors."""
     text = " ".join(message.split())
     text = re.sub(r"^Back-off pulling image \"[^\"]*\":?\s*", "", text)
@@ -142,10 +142,10 @@ async def _unmounted(run: Run, pod: Pod) -> PodProblem | None:
     """The volume or Secret that a pod on its node waits for: only its Events tell."""
     if not _is_slow(pod, _SLOW_START):
         return None
-    for message in await _warnings(run, pod.uid, _VOLUME_WARNINGS):
+    for message in await warnings_of(run, pod.uid, _VOLUME_WARNINGS):
         if _LAGGING in message and not _is_slow(pod, _SLOW_API_SERVER):
             continue
-        return PodProblem(Reason.POD_FAILING, f"Pod {pod.name} can't start: {_plain(message)}")
+        return PodProblem(Reason.POD_FAILING, f"Pod {pod.name} can't start: {plain(message)}")
     return None
 
 
@@ -161,8 +161,8 @@ def _is_slow(pod: Pod, patience: timedelta) -> bool:
 
 async def _rejected(run: Run, owner: Manifest, name: str) -> PodProblem | None:
     """Why an object can't make its pods: only its Events tell."""
-    for message in await _warnings(run, owner["metadata"]["uid"], {"FailedCreate"}):
-        text = _plain(message).split(" error: ", 1)[-1]
+    for message in await warnings_of(run, owner["metadata"]["uid"], {"FailedCreate"}):
+        text = plain(message).split(" error: ", 1)[-1]
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.POD_REJECTED
         return PodProblem(reason, f"{name} can't create its pods: {text}")
     return None
@@ -172,13 +172,13 @@ async def _unbound(run: Run) -> list[PodProblem]:
     for claim in run.claims:
         if claim.get("status", {}).get("phase") != "Pending":
             continue
-        for message in await _warnings(run, claim["metadata"]["uid"], {"ProvisioningFailed"}):
+        for message in await warnings_of(run, claim["metadata"]["uid"], {"ProvisioningFailed"}):
             name = claim["metadata"]["name"]
-            return [PodProblem(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {_plain(message)}")]
+            return [PodProblem(Reason.VOLUME_UNAVAILABLE, f"Volume {name} can't be provisioned: {plain(message)}")]
     return []
 
 
-async def _warnings(run: Run, uid: str, reasons: Collection[str]) -> list[str]:
+async def warnings_of(run: Run, uid: str, reasons: Collection[str]) -> list[str]:
     """Messages of an object's warnings for such reasons, the newest first."""
     fields = f"involvedObject.uid={uid},type=Warning"
     listed = run.services.client.list(EVENT, run.names.namespace, fields=fields)

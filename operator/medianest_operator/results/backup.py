@@ -257,6 +257,7 @@ class Summary(_Read):
         newest: `None` where an earlier version of the program reported.
         signed: how many of them are signed by the Job's key; none where it had no key.
         as_of: when it was looked at, by the Job's clock; `None` where an earlier version reported.
+        used_percent: of the file system that it lies on; `None` of a bucket, and where an earlier version reported.
     """
 
     count: Annotated[int, Field(ge=0, le=2**31)] | None = None
@@ -265,6 +266,7 @@ class Summary(_Read):
     newest: Annotated[list[Newest] | None, BeforeValidator(_whole)] = None
     signed: Annotated[int, Field(ge=0, le=2**31)] | None = None
     as_of: Moment | None = None
+    used_percent: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
 class Check(_Read):

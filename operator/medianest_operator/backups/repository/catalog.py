@@ -260,6 +260,8 @@ class Catalog:
                 backup.signature is Signature.GOOD and backup.tier is not Tier.REPLACED for backup in complete
             ),
         }
+        if (use := self.repository.volume_use()) is not None and use[1]:
+            summary["usedPercent"] = use[0] * 100 // use[1]
         if self.as_of is not None:
             summary["asOf"] = stamp_exactly(self.as_of)
         verified = [backup for backup in complete if backup.is_verified and backup.tier is not Tier.REPLACED]

@@ -102,6 +102,18 @@ class Repository:
     def __repr__(self) -> str:
         return f"<Repository {self.name} {self.url}/{self._prefix.removeprefix(self._told_prefix)}>"
 
+    def volume_use(self) -> tuple[int, int] | None:
+        """Bytes in use and in all of the file system that a folder lies on; `None` of a bucket."""
+        if self._folder is None:
+            return None
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:
+            # There is nothing yet.
+            return None
+        used = (found.f_blocks - found.f_bfree) * found.f_frsize
+        return used, used + found.f_bavail * found.f_frsize
+
     def below(self, prefix: str) -> Repository:
         """A view of what lies under a prefix: its paths start there."""
         view = Repository(self.name, self.url, self._store, self._folder, f"{self._key(prefix)}/")

@@ -21,6 +21,7 @@ from medianest_operator.kubernetes.client import ApiError
 from medianest_operator.kubernetes.kinds import CLAIM, CRON_JOB, SECRET, Manifest
 from medianest_operator.observability import metrics
 from medianest_operator.reconcile.attempts import Attempt
+from medianest_operator.reconcile.backups import repository_volumes
 from medianest_operator.reconcile.backups.replaced import is_of_replaced, known_replaced
 from medianest_operator.reconcile.backups.requests import Restores
 from medianest_operator.reconcile.backups.status import EndedJob, State, collect, never, overdue, verdict
@@ -70,7 +71,7 @@ async def reconcile(run: Run) -> Outcome:
             await _suspend(run, cron_job)
     try:
         for claim in repositories.claims(run.names, run.spec, run.owner):
-            await _apply_claim(run, claim)
+            await _apply_sized(run, claim)
         for cron_job in wanted:
             if not _is_made_later(run, cron_job):
                 await run.services.applier.apply(CRON_JOB, cron_job)
@@ -178,6 +179,25 @@ def _is_made_later(run: Run, cron_job: Manifest) -> bool:
     """Whether a CronJob waits until the database wakes: where there is none, there is none to suspend."""
     namespace, name = run.names.namespace, cron_job["metadata"]["name"]
     return run.spec.hibernate and run.services.cache.get(CRON_JOB, namespace, name) is None
+
+
+async def _apply_sized(run: Run, claim: Manifest) -> None:
+    """A volume that can't grow any further automatically stays as large as it is: backups go on.
+
+    Raises:
+        Permanent: as `_apply_claim`.
+    """
+    as_it_is, larger = repository_volumes.sized(run, claim, grows=False), repository_volumes.sized(run, claim)
+    if larger["spec"] == as_it_is["spec"]:
+        await _apply_claim(run, as_it_is)
+        return
+    try:
+        await _apply_claim(run, larger)
+    except Permanent as error:
+        repository_volumes.note_refusal(run, claim, error)
+        await _apply_claim(run, as_it_is)
+    else:
+        repository_volumes.note_refusal(run, claim, None)
 
 
 async def _apply_claim(run: Run, claim: Manifest) -> None:

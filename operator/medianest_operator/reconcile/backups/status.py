@@ -268,6 +268,7 @@ def _repositories(spec: DatabaseSpec, before: api.Backups, jobs: Sequence[EndedJ
             # Only who has looked there has something to say of what is there.
             if (summary := summaries.get(name)) is not None and _seen(known) <= (looked := job.looked_at(name)):
                 update |= {field: summary[field] for field in ("count", "signed") if field in summary}
+                update |= {"used_percent": summary["usedPercent"]} if "usedPercent" in summary else {}
                 update["seen"] = stamp_exactly(looked)
             found[name] = known.model_copy(update=update)
     return [found.get(item.name) or api.RepositoryStatus(name=item.name) for item in spec.backup.repositories]

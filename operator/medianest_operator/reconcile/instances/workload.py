@@ -23,7 +23,7 @@ from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.instances import beginning, kept_volumes, leftovers
 from medianest_operator.reconcile.instances import patroni as members
 from medianest_operator.reconcile.instances.servers import ever_available
-from medianest_operator.reconcile.instances.volumes import TemplateRenewal
+from medianest_operator.reconcile.instances.volumes import TemplateRenewal, grown_spec
 from medianest_operator.resources import patroni, rbac, services, statefulset
 
 _LOOK_AGAIN: Final = 2.0
@@ -139,12 +139,12 @@ async def _find(run: Run) -> Manifest | None:
     return run.stateful_set
 
 
-def _other_templates(run: Run, live: Manifest | None) -> list[Manifest] | None:
-    """The claim templates of the live object where they are not as wanted: nobody may change them in place."""
-    if live is None:
-        return None
-    templates: list[Manifest] = live["spec"]["volumeClaimTemplates"]
-    return None if covers(templates, statefulset.volume_claims(run.names, run.spec)) else templates
+def _templates(run: Run, live: Manifest | None) -> list[Manifest]:
+    """The claim templates, with the size that the volumes have grown to; those of the live object where they are not as
+    wanted: nobody may change them in place."""
+    wanted = statefulset.volume_claims(run.names, grown_spec(run))
+    templates: list[Manifest] = live["spec"]["volumeClaimTemplates"] if live else wanted
+    return wanted if covers(templates, wanted) else templates
 
 
 async def reconcile_stateful_set(run: Run) -> Outcome:
@@ -168,7 +168,7 @@ async def reconcile_stateful_set(run: Run) -> Outcome:
         wanted,
         run.owner,
         image_from=image_from,
-        claims=_other_templates(run, live),
+        claims=_templates(run, live),
     )
     await run.services.applier.apply(STATEFUL_SET, manifest)
     # What it waits for is no change of an object: an election, or a setting of Patroni's.
