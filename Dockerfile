@@ -68,12 +68,13 @@ RUN groupadd -g 999 postgres && useradd -u 999 -g 999 -M -d /var/lib/postgresql 
  && rm -rf /usr/lib/postgresql/15/lib/bitcode /usr/lib/postgresql/15/lib/llvmjit* /usr/lib/llvm-* /usr/lib/*/libLLVM* /usr/lib/*/libz3* \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* /usr/share/postgresql/15/man /var/lib/postgresql/15
 COPY --from=postgres-venv /opt/medianest /opt/medianest
-COPY tools/patient_pg_isready /opt/medianest/bin/
+COPY tools/patient_pg_isready tools/roomy_postgres /opt/medianest/bin/
 LABEL org.opencontainers.image.title="medianest-postgres" \
       org.opencontainers.image.description="PostgreSQL 15 under Patroni for MediaNestDatabase objects" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/medianest/bin:/usr/lib/postgresql/15/bin:/usr/bin:/bin LANG=C.UTF-8 \
-    PATRONI_POSTGRESQL_BIN_PG_ISREADY=/opt/medianest/bin/patient_pg_isready
+    PATRONI_POSTGRESQL_BIN_PG_ISREADY=/opt/medianest/bin/patient_pg_isready \
+    PATRONI_POSTGRESQL_BIN_POSTGRES=/opt/medianest/bin/roomy_postgres
 # What throwaway servers begin with: they are made by each Job that rehearses or verifies.
 RUN install -d -o 999 -g 999 /var/lib/medianest
 USER 999:999
