@@ -53,7 +53,8 @@ async def stop_or_let(
 
 def _spared(run: Run) -> frozenset[str]:
     """Roles whose sessions go on: they only read, or a Job that writes with them would end between two states."""
-    spared = {logins.controller_name(run.spec.database.owner), logins.role_name(run.spec, logins.BACKUP)}
+    readers = (logins.READ_ONLY, logins.MONITOR, logins.BACKUP)
+    spared = {logins.controller_name(run.spec.database.owner), *(logins.role_name(run.spec, role) for role in readers)}
     jobs = [*run.jobs, *run.hardening_jobs, *run.restore_jobs, *run.aside_jobs]
     if any(Attempt(run, job).is_running for job in jobs):
         spared.add(logins.role_name(run.spec, logins.MIGRATOR))
