@@ -142,9 +142,10 @@ def test_ranges_and_forecasts_stay_at_their_edges() -> None:
 def test_writers_are_stopped_at_95_percent_or_where_the_rest_is_gone_at_once() -> None:
     assert storage.must_stop_writers([(usage(95), 0.0)])
     assert not storage.must_stop_writers([(usage(94), 0.0)])
-    assert storage.must_stop_writers([(usage(91, GIB), 20.0 * MIB)])
+    assert storage.must_stop_writers([(usage(86, GIB), 20.0 * MIB)])
     assert not storage.must_stop_writers([(usage(91, 100 * GIB), 20.0 * MIB)])
-    assert not storage.must_stop_writers([(usage(89, GIB), 200.0 * MIB)])
+    # As long as it may write again, lest it goes to and fro.
+    assert not storage.must_stop_writers([(usage(84, GIB), 200.0 * MIB)])
     assert storage.may_write_again([usage(84), usage(10)])
     assert not storage.may_write_again([usage(84), usage(85)])
     assert not storage.may_write_again([])
@@ -154,6 +155,9 @@ def test_a_volume_that_fills_fast_is_observed_often() -> None:
     assert storage.next_observation([(usage(60), 0.0)], 15.0) == 15.0
     assert storage.next_observation([(usage(90, GIB), 20.0 * MIB)], 15.0) == pytest.approx(1.28)
     assert storage.next_observation([(usage(99, GIB), 20.0 * MIB)], 15.0) == 1.0
+    # Before it does: a small one is full soon.
+    assert storage.next_observation([(usage(50, GIB), 0.0)], 15.0) == pytest.approx(8.0)
+    assert storage.next_observation([(usage(49, GIB), 0.0)], 15.0) == 15.0
 
 
 def _growth(share: float, size: int = 10 * GIB, since: float | None = None, *, waits: bool = False) -> Growth:

@@ -1,8 +1,9 @@
 """Volumes that fill: what is wrong, why, and what the operator does about it. Pure.
 
 The ladder of a volume, in percent of what its file system gives the server: from `monitoring.storageWarning` (80) on a
-warning, from `autoGrow.trigger` (85) on it grows, from 90 on it is nearly full, and from 95 on the application can only
-read, until there is less than 85 again: PostgreSQL that can't write its log any more stops all at once (PANIC).
+warning, from `autoGrow.trigger` (85) on it grows, from 90 on it is nearly full. From 95 on the application only reads,
+from 85 on already where the rest fills within seconds, until there is less than 85 again: a PostgreSQL that can't write
+its log any more stops all at once (PANIC).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ ENDS_BELOW: Final = 0.85
 """Below this it may write again."""
 _SOON: Final = 24 * 3600.0
 _LAST_SECONDS: Final = 10.0
-"""From 90 % on, whoever fills the rest within so many seconds is stopped at once: one more observation comes too
-late."""
+"""Whoever fills the rest within so many seconds is stopped at once, from 85 % on: on a small volume one more
+observation comes too late."""
+_POSSIBLE: Final = 16.0 * MIB
+"""Bytes a second, a segment of the log, that a volume may begin to fill by between two observations."""
 _EDGES: Final = (0, 50, 60, 70, 75, 80, 85, 90, 95, 100)
 _MARGIN: Final = 1.0
 """Percent by which a range is left before it is another one."""
@@ -275,7 +278,7 @@ def must_stop_writers(usages: Iterable[tuple[Usage, float]]) -> bool:
     """Whether the application must only read from now on, by the primary's volumes and the pace of each in bytes a
     second."""
     return any(
-        usage.share >= FULL or (usage.share >= NEARLY_FULL and usage.available < pace * _LAST_SECONDS)
+        usage.share >= FULL or (usage.share >= ENDS_BELOW and usage.available < pace * _LAST_SECONDS)
         for usage, pace in usages
     )
 
@@ -286,8 +289,9 @@ def may_write_again(usages: Sequence[Usage]) -> bool:
 
 
 def next_observation(usages: Iterable[tuple[Usage, float]], regular: float) -> float:
-    """Seconds until volumes are to be observed again: three more times before the first is full at this pace."""
-    left = [usage.available / pace for usage, pace in usages if pace > 0 and usage.share >= 0.5]
+    """Seconds until volumes are to be observed again: three more times before the first is full, at its pace or at one
+    that it may take up any moment. That is sooner than regularly on volumes of a few GiB that are half full."""
+    left = [usage.available / max(pace, _POSSIBLE) for usage, pace in usages if usage.share >= 0.5]
     return max(1.0, min([regular, *(seconds / 4 for seconds in left)]))
 
 
