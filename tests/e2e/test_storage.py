@@ -90,8 +90,8 @@ def test_a_volume_that_fills_grows_to_its_maximum_and_ends_read_only(kube: Kube)
     filler.wait("refused")
     assert _used(kube, "db-0") < 100
     kube.wait_event("db", "VolumeGrown")
-    # Below 95 % too, where the rest would be gone before the next observation.
-    kube.wait_event("db", "VolumeNearlyFull", "VolumeFull")
+    # Of a small volume 128 MiB are left, which is less than 90 %.
+    kube.wait_event("db", "VolumeFilling", "VolumeNearlyFull", "VolumeFull")
     before = filler.said("writing")
     kube.patch("db", {"storage": {"autoGrow": {"maximum": "2Gi", "increase": "100%"}}})
     kube.wait_condition("db", "Available", "True", "PrimaryServing")
@@ -111,7 +111,8 @@ def test_a_volume_that_fills_grows_to_its_maximum_and_ends_read_only(kube: Kube)
 
 def test_a_log_that_an_unused_slot_holds_back_stops_the_writers_and_names_it(kube: Kube) -> None:
     parameters = {"max_slot_wal_keep_size": "-1"}
-    kube.database("db", walStorage={"size": "512Mi"}, postgresql={"parameters": parameters})
+    storage = SMALL["storage"] | {"size": "3Gi"}
+    kube.database("db", storage=storage, walStorage={"size": "1Gi"}, postgresql={"parameters": parameters})
     kube.wait_ready("db")
     kube.sql("db-0", "SELECT pg_create_physical_replication_slot('forgotten', true)")
     filler = Filler(kube, "db")
@@ -119,7 +120,7 @@ def test_a_log_that_an_unused_slot_holds_back_stops_the_writers_and_names_it(kub
     filler.wait("refused")
     assert _used(kube, "db-0", "/pgwal") < 100
 
-    full = {"VolumeNearlyFull", "VolumeFull"}
+    full = {"VolumeFilling", "VolumeNearlyFull", "VolumeFull"}
 
     def names_the_slot(item: Manifest | None) -> bool:
         condition = condition_of(item, "StorageHealthy")

@@ -144,6 +144,9 @@ def test_writers_are_stopped_at_95_percent_or_where_the_rest_is_gone_at_once() -
     assert not storage.must_stop_writers([(usage(94), 0.0)])
     assert storage.must_stop_writers([(usage(86, GIB), 20.0 * MIB)])
     assert not storage.must_stop_writers([(usage(91, 100 * GIB), 20.0 * MIB)])
+    # Of a small volume, eight segments of the log are left.
+    assert storage.must_stop_writers([(usage(88, GIB), 0.0)])
+    assert not storage.must_stop_writers([(usage(87, GIB), 0.0)])
     # As long as it may write again, lest it goes to and fro.
     assert not storage.must_stop_writers([(usage(84, GIB), 200.0 * MIB)])
     assert storage.may_write_again([usage(84), usage(10)])

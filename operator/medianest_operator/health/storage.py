@@ -2,8 +2,8 @@
 
 The ladder of a volume, in percent of what its file system gives the server: from `monitoring.storageWarning` (80) on a
 warning, from `autoGrow.trigger` (85) on it grows, from 90 on it is nearly full. From 95 on the application only reads,
-from 85 on already where the rest fills within seconds, until there is less than 85 again: a PostgreSQL that can't write
-its log any more stops all at once (PANIC).
+from 85 on already where little is left or fills within seconds, until there is less than 85 again: a PostgreSQL that
+can't write its log any more stops all at once (PANIC).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _SOON: Final = 24 * 3600.0
 _LAST_SECONDS: Final = 10.0
 """Whoever fills the rest within so many seconds is stopped at once, from 85 % on: on a small volume one more
 observation comes too late."""
+_LEAST_ROOM: Final = 128 * MIB
+"""So much is left to PostgreSQL's own writing where that is less than 15 % of the volume: eight segments of the log."""
 _POSSIBLE: Final = 16.0 * MIB
 """Bytes a second, a segment of the log, that a volume may begin to fill by between two observations."""
 _EDGES: Final = (0, 50, 60, 70, 75, 80, 85, 90, 95, 100)
@@ -278,7 +280,7 @@ def must_stop_writers(usages: Iterable[tuple[Usage, float]]) -> bool:
     """Whether the application must only read from now on, by the primary's volumes and the pace of each in bytes a
     second."""
     return any(
-        usage.share >= FULL or (usage.share >= ENDS_BELOW and usage.available < pace * _LAST_SECONDS)
+        usage.share >= FULL or (usage.share >= ENDS_BELOW and usage.available < max(_LEAST_ROOM, pace * _LAST_SECONDS))
         for usage, pace in usages
     )
 

@@ -37,6 +37,7 @@ async def stop_or_let(
             ended = await read_only.begin(connection, database, _spared(run))
             if ended is None:
                 return ()
+            await read_only.hold_vacuum(connection, database)
             message = (
                 f"The application can only read from now on: a volume of {primary.name} is nearly full, and PostgreSQL"
                 f" would stop. {ended} sessions were ended. It may write again below 85 %."
@@ -47,6 +48,7 @@ async def stop_or_let(
             return (
                 Announcement("WritesAllowed", f"There is room on {primary.name} again: the application may write."),
             )
+        await read_only.hold_vacuum(connection, database)
         await read_only.end_late_sessions(connection, database, _spared(run), since or "")
     return ()
 
