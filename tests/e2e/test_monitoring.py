@@ -125,7 +125,7 @@ def test_every_panel_and_every_alert_has_what_it_asks_for(kube: Kube, environmen
         kube.wait_condition("db", "Healthy", "True", "Healthy")
         _there(running, f"absent({alert})")
         own = f'{{namespace="{kube.namespace}", name="db", __name__=~"medianest_.+"}}'
-        assert 40 <= len(running.series(own)) <= 90
+        assert 40 <= len(running.series(own)) <= 80
 
 
 def _there(running: Prometheus, expression: str) -> None:

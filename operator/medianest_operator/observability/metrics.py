@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from medianest_operator import __version__
+from medianest_operator import __version__, naming
 from medianest_operator.api.status import Backups
 
 _DATABASE = ("namespace", "name")
@@ -70,9 +70,11 @@ CONNECT_SECONDS = Gauge(
 VOLUME_USED = Gauge(
     "medianest_volume_used_bytes", "Bytes in use on the file system of a volume.", [*_DATABASE, "pod", "volume"]
 )
-VOLUME_TOTAL = Gauge("medianest_volume_size_bytes", "Bytes in use and available on it.", [*_DATABASE, "pod", "volume"])
+VOLUME_SIZE = Gauge(
+    "medianest_volume_size_bytes", "Bytes in use and available on the smallest of a volume.", [*_DATABASE, "volume"]
+)
 VOLUME_FULL_IN = Gauge(
-    "medianest_volume_full_in_seconds", "When it is full at its present rate.", [*_DATABASE, "pod", "volume"]
+    "medianest_volume_full_in_seconds", "When the first of them is full at its present rate.", [*_DATABASE, "volume"]
 )
 DATABASE_BYTES = Gauge("medianest_database_size_bytes", "Size of the application's database.", _DATABASE)
 CRITICAL_INDEXES_MISSING = Gauge(
@@ -119,7 +121,7 @@ _OF_BACKUPS = (
 )  # fmt: skip
 _OF_PRIMARY = (MAX_CONNECTIONS, BLOCKED_SESSIONS, DEADLOCKS, TRANSACTION_AGE, SLOT_BYTES)
 _BY_DATABASE = (READY, DATABASE_BYTES, CRITICAL_INDEXES_MISSING, CERTIFICATE_NOT_AFTER, *_OF_PRIMARY, *_OF_BACKUPS)
-_OF_VOLUMES = (VOLUME_USED, VOLUME_TOTAL, VOLUME_FULL_IN)
+_VOLUMES = (naming.VOLUME_DATA, naming.VOLUME_WAL)
 _BY_POD = (PROBE_SECONDS, REPLICATION_LAG_BYTES, CONNECTIONS, OLDEST_TRANSACTION)
 QUANTILES = ("0.5", "0.95")
 _ROLES = 5
@@ -132,20 +134,22 @@ def serve(port: int) -> None:
 
 
 def report_volume(
-    namespace: str, name: str, pod: str, volume: str, used: int, total: int, full_in: float | None
+    namespace: str, name: str, volume: str, used: Mapping[str, int], size: int, full_in: float | None
 ) -> None:
-    """How full a volume is.
+    """How full the file systems of a volume are.
 
     Args:
-        full_in: seconds; `None` where it doesn't fill.
+        used: bytes by pod.
+        size: bytes of the smallest.
+        full_in: seconds until the first is full; `None` where none fills.
     """
-    labels = (namespace, name, pod, volume)
-    VOLUME_USED.labels(*labels).set(used)
-    VOLUME_TOTAL.labels(*labels).set(total)
+    for pod, taken in used.items():
+        VOLUME_USED.labels(namespace, name, pod, volume).set(taken)
+    VOLUME_SIZE.labels(namespace, name, volume).set(size)
     if full_in is None:
-        _remove(VOLUME_FULL_IN, *labels)
+        _remove(VOLUME_FULL_IN, namespace, name, volume)
     else:
-        VOLUME_FULL_IN.labels(*labels).set(full_in)
+        VOLUME_FULL_IN.labels(namespace, name, volume).set(full_in)
 
 
 def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str, str]]) -> None:
@@ -240,10 +244,8 @@ def forget_pod(namespace: str, name: str, pod: str) -> None:
     """Drop the series of a pod that is gone."""
     for gauge in _BY_POD:
         _remove(gauge, namespace, name, pod)
-    for gauge in _OF_VOLUMES:
-        for labels in _series(gauge, namespace, name):
-            if labels[2] == pod:
-                _remove(gauge, *labels)
+    for volume in _VOLUMES:
+        _remove(VOLUME_USED, namespace, name, pod, volume)
 
 
 def forget(namespace: str, name: str) -> None:
@@ -257,6 +259,9 @@ def forget(namespace: str, name: str) -> None:
     for gauge in (QUERY_SECONDS, CONNECT_SECONDS):
         for quantile in QUANTILES:
             _remove(gauge, namespace, name, quantile)
+    for volume in _VOLUMES:
+        _remove(VOLUME_SIZE, namespace, name, volume)
+        _remove(VOLUME_FULL_IN, namespace, name, volume)
     for gauge in _BY_DATABASE:
         _remove(gauge, namespace, name)
     for state in ("ready", "desired"):

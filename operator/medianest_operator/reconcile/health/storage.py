@@ -148,15 +148,21 @@ async def _measure(run: Run, seen: Servers, known: _Observed, *, acts: bool) -> 
             filling = known.filling.setdefault((pod.name, volume), Filling())
             filling.add(time.monotonic(), usage.used)
             known.usage[pod.name, volume] = usage
-            known.left[pod.name, volume] = left = filling.seconds_left(usage.available)
-            metrics.report_volume(*run.key, pod.name, volume, usage.used, usage.total, left)
+            known.left[pod.name, volume] = filling.seconds_left(usage.available)
         return pod.name
 
     names = {pod.name for pod in run.pods}
     for key in [key for key in known.usage if key[0] not in names]:
         del known.usage[key], known.filling[key], known.left[key]
     answered = [pod for pod in run.pods if pod.name in seen.instances]
-    return frozenset(name for name in await asyncio.gather(*(one(pod) for pod in answered)) if name)
+    names = {name for name in await asyncio.gather(*(one(pod) for pod in answered)) if name}
+    for volume in {volume for _, volume in known.usage}:
+        usages = {pod: usage for (pod, found), usage in known.usage.items() if found == volume}
+        left = [seconds for pod in usages if (seconds := known.left[pod, volume]) is not None]
+        used = {pod: usage.used for pod, usage in usages.items()}
+        size = min(usage.total for usage in usages.values())
+        metrics.report_volume(*run.key, volume, used, size, min(left, default=None))
+    return frozenset(names)
 
 
 async def _file_systems(run: Run, pod: Pod, *, may_make: bool) -> Mapping[str, Usage] | None:
