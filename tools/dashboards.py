@@ -66,8 +66,8 @@ FLEET: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 about="What is wrong, by database. kubectl describe mndb has each with its fix.",
             ),
             Panel(
-                "Not Ready", [("medianest_database_ready == 0", "")], kind="table", width=8,
-                about="Hibernated and paused ones among them.",
+                "Ready", [("sort(max by (namespace, name) (medianest_database_ready))", "")], kind="table", width=8,
+                about="Those that aren't come first; hibernated and paused ones are among them.",
             ),
         ),
     ),
