@@ -135,7 +135,11 @@ FLEET: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
                 [("sum by (method, code) (rate(medianest_operator_api_requests_total[5m]))", "{{method}} {{code}}")],
                 "reqps",
             ),
-            Panel("Memory", [("process_resident_memory_bytes", "{{pod}}")], "bytes"),
+            Panel(
+                "Memory",
+                [("process_resident_memory_bytes and on (instance, pod) medianest_operator_build_info", "{{pod}}")],
+                "bytes",
+            ),
         ),
     ),
 )  # fmt: skip

@@ -88,11 +88,11 @@ _WRITTEN: Final = (
         "2m", "critical", f"{_DATABASE} has next to no connection left.", "ConnectionsRefused",
     ),
     Rule(
-        "QueriesSlow", 'medianest_database_query_seconds{quantile="0.95"} > 0.5', "10m", "warning",
+        "QueriesSlow", f'medianest_database_query_seconds{{quantile="0.95"}} > 0.5 {_AWAKE}', "10m", "warning",
         f"One in twenty of the application's hot queries takes longer than half a second in {_DATABASE}.", "QuerySlow",
     ),
     Rule(
-        "ProbeSlow", "max by (namespace, name) (medianest_database_probe_seconds) > 1", "5m", "warning",
+        "ProbeSlow", f"max by (namespace, name) (medianest_database_probe_seconds) > 1 {_AWAKE}", "5m", "warning",
         f"A server of {_DATABASE} takes longer than a second to say how it is.", "ProbeFailed",
     ),
     Rule(
@@ -122,11 +122,13 @@ _WRITTEN: Final = (
     ),
     Rule(
         "BackupTooOld",
-        "time() - max by (namespace, name) (medianest_backup_last_success_timestamp_seconds) > 26 * 3600", "0s",
-        "critical", f"{_DATABASE} has had no new backup for more than 26 hours.", "BackupOverdue",
+        "time() - max by (namespace, name) (medianest_backup_last_success_timestamp_seconds) > 26 * 3600"
+        f' and on (namespace, name) medianest_backup_next_timestamp_seconds{{tier="daily"}} {_AWAKE}',
+        "0s", "critical", f"{_DATABASE} is to be backed up daily, and had no new backup for more than 26 hours.",
+        "BackupOverdue",
     ),
     Rule(
-        "BackupOverdue", "time() - medianest_backup_next_timestamp_seconds > 3600", "0s", "warning",
+        "BackupOverdue", f"time() - medianest_backup_next_timestamp_seconds > 3600 {_AWAKE}", "0s", "warning",
         f"The {{{{ $labels.tier }}}} backup of {_DATABASE} is an hour late.", "BackupOverdue",
     ),
     Rule(

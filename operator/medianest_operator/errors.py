@@ -11,6 +11,11 @@ class ReconcileError(Exception):
         self.reason = reason
         self.message = message
 
+    @property
+    def is_unexpected(self) -> bool:
+        """Whether it stands for an error that nobody thought of."""
+        return self.reason is Reason.INTERNAL_ERROR
+
 
 class Transient(ReconcileError):
     """Worth another try, with backoff: it passes without a person."""

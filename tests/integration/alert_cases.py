@@ -50,9 +50,9 @@ CASES: list[Case] = [
     ),
     Case(
         "QueriesSlow", _one("medianest_database_query_seconds", "0.6", "0.01", ', quantile="0.95"'),
-        labels=_IDENTITY | {"quantile": "0.95"},
+        _AWAKE, _IDENTITY | {"quantile": "0.95"},
     ),
-    Case("ProbeSlow", _one("medianest_database_probe_seconds", "1.5", "0.01", ', pod="db-0"')),
+    Case("ProbeSlow", _one("medianest_database_probe_seconds", "1.5", "0.01", ', pod="db-0"'), _AWAKE),
     Case("TransactionNumbersRunOut", _one("medianest_database_transaction_age", "1600000000", "1000")),
     Case("CriticalIndexMissing", _one("medianest_database_critical_indexes_missing", "1", "0")),
     Case("IndexesUnhealthy", _condition("IndexesHealthy", "0", "1"), labels=_IDENTITY | {"type": "IndexesHealthy"}),
@@ -65,11 +65,12 @@ CASES: list[Case] = [
     Case(
         "BackupTooOld",
         _one("medianest_backup_last_success_timestamp_seconds", str(-27 * _HOUR), str(_HOUR), ', tier="daily"'),
+        _AWAKE | {f'medianest_backup_next_timestamp_seconds{{{_DATABASE}, tier="daily"}}': str(24 * _HOUR)},
     ),
     Case(
         "BackupOverdue",
         _one("medianest_backup_next_timestamp_seconds", str(-2 * _HOUR), str(24 * _HOUR), ', tier="daily"'),
-        labels=_IDENTITY | {"tier": "daily"},
+        _AWAKE, _IDENTITY | {"tier": "daily"},
     ),
     Case(
         "BackupRepositoryBehind",

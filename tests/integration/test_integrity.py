@@ -20,7 +20,7 @@ ONE = "('s1', 't1', 'nobody', now())"
 
 async def checked(database: Database, budget: float = 30, known: list[Relation] = KNOWN) -> Integrity:
     connection = await AsyncConnection.connect(
-        host=str(database.server.folder), user="postgres", dbname=database.name, autocommit=True,
+        host=str(database.server.folder), user="medianest_readonly", dbname=database.name, autocommit=True,
         options="-c search_path=pg_catalog,pg_temp -c row_security=off",
     )  # fmt: skip
     async with connection:
@@ -64,10 +64,10 @@ async def test_they_are_counted_coarsely(people: Database, rows: int, said: str)
 async def test_a_reference_with_a_null_refers_to_nothing(people: Database) -> None:
     people.execute("INSERT INTO service_config (service_name, service_url, updated_by) VALUES ('x', 'http://x', NULL)")
     people.execute(
-        "CREATE TABLE a (x int, y int, PRIMARY KEY (x, y));"
+        "SET ROLE medianest; CREATE TABLE a (x int, y int, PRIMARY KEY (x, y));"
         "CREATE TABLE b (x int, y int, FOREIGN KEY (x, y) REFERENCES a);"
         "INSERT INTO b VALUES (1, NULL), (NULL, NULL);"
-        "SET session_replication_role = replica; INSERT INTO b VALUES (1, 2)"
+        "RESET ROLE; SET session_replication_role = replica; INSERT INTO b VALUES (1, 2)"
     )
     assert [item.object for item in (await checked(people)).findings] == ["table public.b (x, y)"]
 
@@ -87,10 +87,41 @@ async def test_rows_that_break_a_check_which_is_not_valid_are_found(people: Data
     assert found.message.startswith("1 row of users break constraint tidy")
 
 
-async def test_policies_hide_no_row_from_it(people: Database) -> None:
+async def test_a_table_whose_rows_a_policy_hides_is_left_out_and_named(people: Database) -> None:
     people.execute(f"{ORPHANS} {ONE}")
     people.execute("ALTER TABLE sessions ENABLE ROW LEVEL SECURITY; ALTER TABLE sessions FORCE ROW LEVEL SECURITY")
-    assert len((await checked(people)).findings) == 1
+    seen = await checked(people)
+    assert (seen.findings, seen.unchecked) == ((), ("sessions (user_id)",))
+
+
+async def test_partitions_are_looked_at_as_their_table(people: Database) -> None:
+    people.execute(
+        "SET ROLE medianest; CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);"
+        "CREATE TABLE c (pid int REFERENCES p); INSERT INTO p VALUES (1), (11); INSERT INTO c VALUES (1), (11)"
+    )
+    assert await checked(people) == Integrity((), 9)
+    people.execute("SET session_replication_role = replica; INSERT INTO c VALUES (5)")
+    assert [item.object for item in (await checked(people)).findings] == ["table public.c (pid)"]
+
+
+async def test_what_the_owner_defined_runs_with_no_more_rights_than_a_reader_has(people: Database) -> None:
+    """A CHECK that was never validated, with a function of the owner's that tries what only others may."""
+    people.execute(
+        """
+        CREATE TABLE loot (of text);
+        CREATE FUNCTION evil(t text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+          IF has_table_privilege(current_user, 'pg_catalog.pg_authid', 'SELECT')
+             OR pg_has_role(current_user, 'pg_read_all_data', 'USAGE')
+             OR (SELECT rolbypassrls OR rolsuper FROM pg_roles WHERE rolname = current_user)
+          THEN PERFORM pg_advisory_lock(4711); RETURN false; END IF;
+          RETURN true;
+        END $$;
+        ALTER TABLE users ADD CONSTRAINT trap CHECK (evil(email)) NOT VALID
+        """
+    )
+    assert (await checked(people)).findings == ()
 
 
 async def test_what_there_is_no_time_for_is_named(people: Database) -> None:

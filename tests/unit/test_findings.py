@@ -60,7 +60,7 @@ def test_an_earlier_process_findings_go_on_and_are_not_announced_again() -> None
     tracker = Tracker([Known(SLOW, "queries", NOW)])
     tracker.observe("queries", [SLOW], datetime(2027, 1, 1, tzinfo=UTC))
     assert [item.since for item in tracker.of()] == [NOW]
-    assert tracker.changes() == ([], [])
+    assert tracker.changes() == ((), ())
 
 
 def test_one_of_an_earlier_process_that_is_gone_ends() -> None:

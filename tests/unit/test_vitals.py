@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from medianest_operator.health.vitals import Vitals, deadlocked, findings
+from medianest_operator.health.vitals import Own, Vitals, deadlocked, findings
 
 QUIET: dict[str, Any] = {
     "in_recovery": False, "now": 10_000, "admitted_connections": 97, "connections": 3, "by_role": {"medianest_app": 3},
-    "transactions": [], "waiting": [], "blocking": [], "deadlocks": 0, "checksum_failures": [], "prepared": [],
+    "transactions": [], "waiting": 0, "blocking": [], "deadlocks": 0, "checksum_failures": [], "prepared": [],
     "slots": [], "replicas": [], "replay": None, "oldest": {"name": "medianest", "age": 100},
     "oldest_multixact": {"name": "medianest", "age": 1}, "autovacuum": True,
 }  # fmt: skip
 MIB = 1 << 20
+OWN = Own(frozenset({"medianest_backup", "medianest_migrator"}), frozenset({"db_1"}))
+SINCE = "2026-01-01 00:00:00+00"
 
 
 def told(**figures: Any) -> list[tuple[str, str, str]]:
     """Reason, object and message of what is found."""
-    return [(item.reason, item.object, item.message) for item in findings("db-0", Vitals(**QUIET | figures))]
+    return [(item.reason, item.object, item.message) for item in findings("db-0", Vitals(**QUIET | figures), OWN)]
 
 
 def test_nothing_is_wrong_with_a_quiet_server() -> None:
@@ -61,26 +63,44 @@ def test_a_replica_lags(lacks: int, seconds: float | None, words: str | None) ->
 
 
 def test_broken_pages_are_grave_and_count_at_once() -> None:
-    [found] = findings("db-0", Vitals(**QUIET | {"checksum_failures": [{"name": "medianest", "failures": 2}]}))
+    [found] = findings("db-0", Vitals(**QUIET | {"checksum_failures": [{"name": "medianest", "failures": 2}]}), OWN)
     assert (found.reason, found.level, found.at_once) == ("ChecksumFailed", "Critical", True)
 
 
 def test_a_dump_or_a_migration_may_take_hours() -> None:
     session = {"pid": 7, "application": "pg_dump", "state": "active", "open": 90_000, "unchanged": 90_000}
+    session |= {"since": SINCE}
     for role in ("medianest_backup", "medianest_migrator"):
         assert told(transactions=[session | {"role": role}]) == []
-    [(reason, *_)] = told(transactions=[session | {"role": "medianest_app"}])
-    assert reason == "TransactionLeftOpen"
+    for role in ("medianest_app", "their_backup"):
+        [(reason, *_)] = told(transactions=[session | {"role": role}])
+        assert reason == "TransactionLeftOpen"
 
 
-def test_the_head_of_the_queue_is_blamed() -> None:
-    """7 holds the lock, 8 waits for it in a way that 9 waits for 8."""
-    sessions = [{"pid": pid, "role": "medianest_app", "application": "", "state": "active"} for pid in (7, 8)]
-    waiting = [
-        {"pid": 8, "role": "medianest_app", "by": [7], "seconds": 40},
-        {"pid": 9, "role": "medianest_app", "by": [8, 7], "seconds": 35},
+def test_who_holds_others_up_is_named_and_only_others_are_to_be_ended() -> None:
+    head = {
+        "pid": 7,
+        "role": "medianest_app",
+        "application": "",
+        "since": SINCE,
+        "waiters": 3,
+        "roles": ["medianest_app"],
+    }
+    migrator = head | {"pid": 8, "role": "medianest_migrator"}
+    prepared = head | {"pid": 0, "role": None}
+    found = list(findings("db-0", Vitals(**QUIET | {"blocking": [head, migrator, prepared]}), OWN))
+    assert [item.object for item in found] == ["db-0 session 7", "db-0 session 8", "db-0 prepared transaction"]
+    assert [item.fix is not None for item in found] == [True, False, False]
+    assert found[0].fix is not None
+    assert f"backend_start = '{SINCE}'" in found[0].fix
+
+
+def test_a_slot_that_a_replica_comes_back_to_is_not_to_be_dropped() -> None:
+    slots = [
+        {"name": name, "active": False, "wal_status": "reserved", "retained": 1 << 30} for name in ("db_1", "mine")
     ]
-    assert [name for _, name, _ in told(waiting=waiting, blocking=sessions)] == ["db-0 session 7"]
+    found = list(findings("db-0", Vitals(**QUIET | {"slots": slots}), OWN))
+    assert [item.fix is None for item in found] == [True, False]
 
 
 def test_a_replicas_paused_replay() -> None:

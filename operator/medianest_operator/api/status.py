@@ -373,7 +373,7 @@ class DatabaseStatus(ApiModel):
     # `schema` as an attribute would shadow a method of pydantic's base class.
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
     findings: list[Finding] = []
-    """What is wrong, the worst first; at most ten, the metric medianest_finding has more."""
+    """What is wrong, the worst first: at most ten, of each kind one before a second of any."""
     storage: Annotated[
         list[Volume],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),

@@ -126,7 +126,8 @@ class Loop:
                 async with asyncio.timeout(_RUN_DEADLINE):
                     delay = await self._reconcile(key)
         except (ReconcileError, ApiError, *TRANSIENT_ERRORS) as error:
-            metrics.RECONCILES.labels("retry").inc()
+            unexpected = isinstance(error, ReconcileError) and error.is_unexpected
+            metrics.RECONCILES.labels("broken" if unexpected else "retry").inc()
             wait = self.queue.retry(key)
             log.warning("will try again in %.1f s: %s", wait, error or repr(error), extra=extra)
         except Exception:

@@ -28,7 +28,7 @@ _LISTED: Final = 50
 # The columns that take their default from a sequence, and that lead an index: their greatest value costs one look.
 _SEQUENCES: LiteralString = """
 SELECT n.nspname AS schema, s.relname AS name, t.relname AS table, tn.nspname AS table_schema, a.attname AS column,
-       q.seqincrement AS increment, q.seqstart AS start,
+       q.seqincrement AS increment, q.seqmin AS minimum,
        least(q.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
                             ELSE q.seqmax END) AS maximum
   FROM pg_sequence q
@@ -36,11 +36,16 @@ SELECT n.nspname AS schema, s.relname AS name, t.relname AS table, tn.nspname AS
   JOIN pg_namespace n ON n.oid = s.relnamespace
   JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass
                   AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
-  JOIN pg_class t ON t.oid = d.refobjid AND t.relkind = 'r'
+  JOIN pg_class t ON t.oid = d.refobjid AND t.relkind IN ('r', 'p')
   JOIN pg_namespace tn ON tn.oid = t.relnamespace
   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
  WHERE q.seqincrement > 0 AND NOT q.seqcycle AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
    AND CASE s.relkind WHEN 'S' THEN has_sequence_privilege(s.oid, 'SELECT') END AND has_table_privilege(t.oid, 'SELECT')
+   -- A sequence stays the column's own after DROP DEFAULT.
+   AND (d.deptype = 'i' OR EXISTS (
+          SELECT FROM pg_attrdef f JOIN pg_depend e ON e.classid = 'pg_attrdef'::regclass AND e.objid = f.oid
+           WHERE f.adrelid = t.oid AND f.adnum = a.attnum AND e.refclassid = 'pg_class'::regclass
+             AND e.refobjid = s.oid))
    AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] = a.attnum
                                         AND x.indpred IS NULL)
  ORDER BY 1, 2 LIMIT %s
@@ -48,18 +53,24 @@ SELECT n.nspname AS schema, s.relname AS name, t.relname AS table, tn.nspname AS
 
 _TABLES: LiteralString = """
 SELECT schemaname AS schema, t.relname AS name, n_live_tup AS live, n_dead_tup AS dead, n_mod_since_analyze AS changed,
-       last_analyze IS NULL AND last_autoanalyze IS NULL AS never_analyzed,
-       current_setting('autovacuum_vacuum_threshold')::float
-         + current_setting('autovacuum_vacuum_scale_factor')::float * greatest(c.reltuples, 0) AS vacuums_at,
-       current_setting('autovacuum_analyze_threshold')::float
-         + current_setting('autovacuum_analyze_scale_factor')::float * greatest(c.reltuples, 0) AS analyzes_at,
-       EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o
-                WHERE o.option_name = 'autovacuum_enabled' AND o.option_value IN ('false', 'off', 'no', '0'))
-         AS without_autovacuum
+       c.reltuples < 0 AND last_analyze IS NULL AND last_autoanalyze IS NULL AS never_analyzed,
+       coalesce(o.vacuum_threshold, current_setting('autovacuum_vacuum_threshold')::float)
+         + coalesce(o.vacuum_share, current_setting('autovacuum_vacuum_scale_factor')::float)
+           * greatest(c.reltuples, 0) AS vacuums_at,
+       coalesce(o.analyze_threshold, current_setting('autovacuum_analyze_threshold')::float)
+         + coalesce(o.analyze_share, current_setting('autovacuum_analyze_scale_factor')::float)
+           * greatest(c.reltuples, 0) AS analyzes_at,
+       coalesce(o.off, false) AS without_autovacuum
   FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid
+  CROSS JOIN LATERAL (
+    SELECT max(option_value) FILTER (WHERE option_name = 'autovacuum_vacuum_threshold')::float AS vacuum_threshold,
+           max(option_value) FILTER (WHERE option_name = 'autovacuum_vacuum_scale_factor')::float AS vacuum_share,
+           max(option_value) FILTER (WHERE option_name = 'autovacuum_analyze_threshold')::float AS analyze_threshold,
+           max(option_value) FILTER (WHERE option_name = 'autovacuum_analyze_scale_factor')::float AS analyze_share,
+           bool_or(NOT option_value::bool) FILTER (WHERE option_name = 'autovacuum_enabled') AS off
+      FROM pg_options_to_table(c.reloptions)) o
  WHERE c.relpersistence <> 't'
-   AND (n_dead_tup > %(many)s OR n_mod_since_analyze > %(many)s OR c.reloptions IS NOT NULL
-        OR (n_live_tup > %(many)s AND last_analyze IS NULL AND last_autoanalyze IS NULL))
+   AND (n_dead_tup > %(many)s OR n_mod_since_analyze > %(many)s OR o.off OR (n_live_tup > %(many)s AND c.reltuples < 0))
  ORDER BY n_dead_tup DESC LIMIT %(listed)s
 """
 
@@ -110,7 +121,8 @@ async def _sequences(connection: Connection) -> AsyncIterator[Finding]:
                     sql.Literal(sequence.as_string()), column, table
                 )
                 yield Finding(Reason.SEQUENCE_BEHIND, f"sequence {name}", message, fix.as_string())
-            share = state["last_value"] / row["maximum"]
+            numbers = row["maximum"] - row["minimum"]
+            share = (state["last_value"] - row["minimum"]) / numbers if numbers > 0 else 1.0
             if share >= _RUNNING_OUT:
                 message = (
                     f"Sequence {name} has given out {int(share * 20) * 5} % of the numbers that {row['table']}."

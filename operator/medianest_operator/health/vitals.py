@@ -35,11 +35,17 @@ _FREEZE_WARNING: Final = 1_000_000_000
 """Transactions: half of what stops the server (PostgreSQL manual, 25.1.5), five times what autovacuum lets grow."""
 _LISTED: Final = 20
 """Sessions, slots and roles that are read at the most, the worst first."""
+_HEADS: Final = 5
+"""Sessions that are told of because others wait for them."""
 
-# Dumps and migrations are long by nature; their own Jobs watch them.
-_OWN_LOGINS: Final = ("_backup", "_migrator")
-
+# Whom a session waits for is also who waits before it: of these only those who wait for nobody hold anybody up.
 _VITALS: LiteralString = """
+WITH waiting AS MATERIALIZED (
+  SELECT l.pid, min(l.waitstart) AS since FROM pg_locks l
+   WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => %(blocked)s) GROUP BY l.pid),
+held AS MATERIALIZED (
+  SELECT w.pid AS waiter, a.usename AS role, unnest(pg_blocking_pids(w.pid)) AS pid
+    FROM (SELECT * FROM waiting ORDER BY since LIMIT %(listed)s) w JOIN pg_stat_activity a USING (pid))
 SELECT pg_is_in_recovery() AS in_recovery,
        extract(epoch FROM now())::bigint AS now,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -50,30 +56,26 @@ SELECT pg_is_in_recovery() AS in_recovery,
             WHERE backend_type = 'client backend'
             GROUP BY usename ORDER BY count(*) DESC LIMIT %(listed)s) c) AS by_role,
        (SELECT coalesce(json_agg(t), '[]') FROM (
-           SELECT pid, usename AS role, left(application_name, 40) AS application, state,
+           SELECT pid, usename AS role, left(application_name, 40) AS application, state, backend_start::text AS since,
                   extract(epoch FROM clock_timestamp() - xact_start)::bigint AS open,
                   extract(epoch FROM clock_timestamp() - state_change)::bigint AS unchanged
              FROM pg_stat_activity
             WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
             ORDER BY xact_start LIMIT %(listed)s) t) AS transactions,
-       (SELECT coalesce(json_agg(w), '[]') FROM (
-           SELECT a.pid, a.usename AS role, pg_blocking_pids(a.pid) AS by,
-                  extract(epoch FROM clock_timestamp() - l.waitstart)::bigint AS seconds
-             FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-            WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => %(blocked)s)
-            ORDER BY l.waitstart LIMIT %(listed)s) w) AS waiting,
+       (SELECT count(*)::int FROM waiting) AS waiting,
        (SELECT coalesce(json_agg(b), '[]') FROM (
-           SELECT pid, usename AS role, left(application_name, 40) AS application, state
-             FROM pg_stat_activity
-            WHERE pid IN (SELECT unnest(pg_blocking_pids(l.pid)) FROM pg_locks l
-                           WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => %(blocked)s))
-            LIMIT %(listed)s) b) AS blocking,
+           SELECT h.pid, a.usename AS role, left(a.application_name, 40) AS application, a.backend_start::text AS since,
+                  count(DISTINCT h.waiter)::int AS waiters, array_agg(DISTINCT h.role) AS roles
+             FROM held h LEFT JOIN pg_stat_activity a ON a.pid = h.pid
+            WHERE h.pid NOT IN (SELECT l.pid FROM pg_locks l WHERE NOT l.granted)
+            GROUP BY h.pid, a.usename, a.application_name, a.backend_start
+            ORDER BY count(DISTINCT h.waiter) DESC, h.pid LIMIT %(heads)s) b) AS blocking,
        (SELECT coalesce(sum(deadlocks), 0)::bigint FROM pg_stat_database) AS deadlocks,
        (SELECT coalesce(json_agg(d ORDER BY d.name), '[]') FROM (
            SELECT coalesce(datname, 'the shared catalogs') AS name, checksum_failures AS failures FROM pg_stat_database
             WHERE checksum_failures > 0 LIMIT %(listed)s) d) AS checksum_failures,
        (SELECT coalesce(json_agg(p), '[]') FROM (
-           SELECT left(gid, 40) AS gid, database, owner, extract(epoch FROM clock_timestamp() - prepared)::bigint AS age
+           SELECT gid, database, owner, extract(epoch FROM clock_timestamp() - prepared)::bigint AS age
              FROM pg_prepared_xacts ORDER BY prepared LIMIT %(listed)s) p) AS prepared,
        (SELECT coalesce(json_agg(s), '[]') FROM (
            SELECT slot_name AS name, active, wal_status,
@@ -92,7 +94,9 @@ SELECT pg_is_in_recovery() AS in_recovery,
          ORDER BY age(datfrozenxid) DESC LIMIT 1) AS oldest,
        (SELECT json_build_object('name', datname, 'age', mxid_age(datminmxid)) FROM pg_database
          ORDER BY mxid_age(datminmxid) DESC LIMIT 1) AS oldest_multixact,
-       current_setting('autovacuum')::bool AND current_setting('track_counts')::bool AS autovacuum
+       current_setting('autovacuum')::bool AND current_setting('track_counts')::bool AS autovacuum,
+       (SELECT coalesce(bool_and(sourcefile LIKE '%%/postgresql.auto.conf'), false) FROM pg_settings
+         WHERE name IN ('autovacuum', 'track_counts') AND setting = 'off') AS off_by_alter_system
 """
 
 
@@ -104,8 +108,8 @@ class Vitals:
         admitted_connections: how many clients that are no superusers it lets in at once.
         by_role: client connections by role.
         transactions: the sessions with the oldest transactions.
-        waiting: sessions that have waited long for a lock, each with those that hold it (`by`).
-        blocking: those that hold it.
+        waiting: how many sessions have waited long for a lock.
+        blocking: those that hold them and wait for nobody; process 0 stands for prepared transactions.
         deadlocks: since the server's statistics began.
         slots: permanent replication slots; `retained` is the WAL that one keeps.
         replicas: those that stream from it, where it is the primary.
@@ -119,7 +123,7 @@ class Vitals:
     connections: int
     by_role: Mapping[str, int]
     transactions: Sequence[Mapping[str, Any]]
-    waiting: Sequence[Mapping[str, Any]]
+    waiting: int
     blocking: Sequence[Mapping[str, Any]]
     deadlocks: int
     checksum_failures: Sequence[Mapping[str, Any]]
@@ -130,6 +134,12 @@ class Vitals:
     oldest: Mapping[str, Any]
     oldest_multixact: Mapping[str, Any]
     autovacuum: bool
+    off_by_alter_system: bool = False
+
+    @property
+    def transaction_age(self) -> int:
+        """Of the older of both kinds of numbers."""
+        return max(int(self.oldest["age"]), int(self.oldest_multixact["age"]))
 
     @property
     def oldest_transaction(self) -> int:
@@ -147,17 +157,30 @@ async def read_vitals(connection: Connection) -> Vitals:
         psycopg.Error: as the server says.
     """
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(_VITALS, {"listed": _LISTED, "blocked": _BLOCKED})
+        await cursor.execute(_VITALS, {"listed": _LISTED, "heads": _HEADS, "blocked": _BLOCKED})
         row = await cursor.fetchone()
     if row is None:
         raise RuntimeError("a SELECT without FROM returned no row")
     return Vitals(**row)
 
 
-def findings(pod: str, vitals: Vitals) -> Iterable[Finding]:
+@dataclass(frozen=True)
+class Own:
+    """What belongs to the operator itself.
+
+    Attributes:
+        logins: roles whose transactions may take long: dumps and migrations, which their own Jobs watch.
+        slots: of the replicas.
+    """
+
+    logins: frozenset[str] = frozenset()
+    slots: frozenset[str] = frozenset()
+
+
+def findings(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
     """What is wrong with a server, by what it said of itself."""
-    yield from _sessions(pod, vitals)
-    yield from _replication(pod, vitals)
+    yield from _sessions(pod, vitals, own)
+    yield from _replication(pod, vitals, own)
     for database in vitals.checksum_failures:
         message = (
             f"{pod}: pages of {database['name']} don't match their checksums: its storage returns other bytes than were"
@@ -167,8 +190,18 @@ def findings(pod: str, vitals: Vitals) -> Iterable[Finding]:
     if vitals.in_recovery:
         return
     if not vitals.autovacuum:
-        message = "Autovacuum is off for the whole server: tables grow, and transaction numbers run out."
-        yield Finding(Reason.AUTOVACUUM_OFF, "server", message, "ALTER SYSTEM RESET autovacuum")
+        message = (
+            "Autovacuum is off for the whole server, or track_counts, without which it does nothing: tables grow, and"
+            " transaction numbers run out. Take it out of spec.postgresql.parameters."
+        )
+        fix = None
+        if vitals.off_by_alter_system:
+            message = message.replace("Take it out of spec.postgresql.parameters", "Somebody set it by ALTER SYSTEM")
+            fix = (
+                "ALTER SYSTEM RESET autovacuum; ALTER SYSTEM RESET track_counts; SELECT pg_reload_conf()"
+                f" -- in postgres on {pod}"
+            )
+        yield Finding(Reason.AUTOVACUUM_OFF, "server", message, fix)
     for what, oldest in (("transaction", vitals.oldest), ("multixact", vitals.oldest_multixact)):
         if oldest["age"] >= _FREEZE_WARNING:
             share = int(oldest["age"] / 2_147_483_648 * 10) * 10
@@ -196,7 +229,7 @@ def deadlocked(pod: str, seen: Sequence[tuple[int, int]], vitals: Vitals) -> Fin
     return Finding(Reason.DEADLOCKS, pod, message, at_once=True)
 
 
-def _sessions(pod: str, vitals: Vitals) -> Iterable[Finding]:
+def _sessions(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
     if vitals.connections >= vitals.admitted_connections * _NEAR_LIMIT:
         most = ", ".join(list(vitals.by_role)[:3])
         message = (
@@ -204,24 +237,18 @@ def _sessions(pod: str, vitals: Vitals) -> Iterable[Finding]:
             f" {most}."
         )
         yield Finding(Reason.CONNECTIONS_NEAR_LIMIT, pod, message)
-    blocked_by: dict[int, list[Mapping[str, Any]]] = {}
-    for waiter in vitals.waiting:
-        for pid in waiter["by"]:
-            blocked_by.setdefault(pid, []).append(waiter)
-    waiters = {waiter["pid"] for waiter in vitals.waiting}
-    for blocker in vitals.blocking:
-        if blocker["pid"] in waiters:
-            # The head of the queue is told of, not those who wait in it themselves.
+    for item in vitals.blocking:
+        roles = ", ".join(sorted(str(role) for role in item["roles"]))
+        if item["pid"] == 0:
+            message = f"{pod}: a prepared transaction holds a lock that others ({roles}) have waited for longer than"
+            yield Finding(Reason.SESSIONS_BLOCKED, f"{pod} prepared transaction", f"{message} {_BLOCKED} s.")
             continue
-        others = blocked_by.get(blocker["pid"], [])
-        roles = ", ".join(sorted({str(waiter["role"]) for waiter in others}))
         message = (
-            f"{pod}: {_session(blocker)} holds a lock that others ({roles}) have waited for longer than {_BLOCKED} s."
+            f"{pod}: {_session(item)} holds a lock that others ({roles}) have waited for longer than {_BLOCKED} s."
         )
-        name = f"{pod} session {blocker['pid']}"
-        yield Finding(Reason.SESSIONS_BLOCKED, name, message, f"SELECT pg_terminate_backend({blocker['pid']})")
+        yield Finding(Reason.SESSIONS_BLOCKED, f"{pod} session {item['pid']}", message, _end_of(pod, item, own))
     for item in vitals.transactions:
-        if str(item["role"]).endswith(_OWN_LOGINS):
+        if item["role"] in own.logins:
             continue
         idle = str(item["state"]).startswith("idle in transaction") and item["unchanged"] >= _IDLE_IN_TRANSACTION
         if not idle and item["open"] < _OPEN:
@@ -233,18 +260,29 @@ def _sessions(pod: str, vitals: Vitals) -> Iterable[Finding]:
             " locks stay."
         )
         name = f"{pod} session {item['pid']}"
-        yield Finding(Reason.TRANSACTION_LEFT_OPEN, name, message, f"SELECT pg_terminate_backend({item['pid']})")
+        yield Finding(Reason.TRANSACTION_LEFT_OPEN, name, message, _end_of(pod, item, own))
     for item in vitals.prepared if not vitals.in_recovery else ():
         if item["age"] >= _PREPARED:
+            name = str(item["gid"])[:40]
             message = (
-                f"Prepared transaction {item['gid']!r} of {item['owner']} in {item['database']} has waited for its end"
-                f" for more than {coarse(item['age'] / 3600)} h: its locks stay, and no row that died since is removed."
+                f"Prepared transaction {name!r} of {item['owner']} in {item['database']} has waited for its end for"
+                f" more than {coarse(item['age'] / 3600)} h: its locks stay, and no row that died since is removed."
             )
-            fix = "ROLLBACK PREPARED " + _literal(str(item["gid"]))
+            fix = f"ROLLBACK PREPARED {_literal(str(item['gid']))}"
             yield Finding(Reason.PREPARED_TRANSACTION_LEFT, f"prepared transaction {item['gid']!r}", message, fix)
 
 
-def _replication(pod: str, vitals: Vitals) -> Iterable[Finding]:
+def _end_of(pod: str, session: Mapping[str, Any], own: Own) -> str | None:
+    """The statement that ends a session, and none that has got its number meanwhile; `None` for the operator's own."""
+    if session["role"] is None or session["role"] in own.logins:
+        return None
+    return (
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {session['pid']}"
+        f" AND backend_start = {_literal(str(session['since']))} -- on {pod}"
+    )
+
+
+def _replication(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
     for replica in vitals.replicas:
         if replica["bytes"] >= _LAG_BYTES:
             message = f"{replica['name']} lacks more than {_mib(replica['bytes'])} of what {pod} has written."
@@ -255,24 +293,27 @@ def _replication(pod: str, vitals: Vitals) -> Iterable[Finding]:
         yield Finding(Reason.REPLICA_LAGGING, str(replica["name"]), f"{message} A failover to it would lose that.")
     if vitals.replay not in (None, "not paused"):
         message = f"{pod}: somebody paused the replay; it falls behind until that ends."
-        yield Finding(Reason.REPLAY_PAUSED, pod, message, f"{pod}: SELECT pg_wal_replay_resume()")
+        yield Finding(Reason.REPLAY_PAUSED, pod, message, f"SELECT pg_wal_replay_resume() -- on {pod}")
     for slot in vitals.slots:
-        drop = f"SELECT pg_drop_replication_slot({_literal(str(slot['name']))})"
+        drop = f"SELECT pg_drop_replication_slot({_literal(str(slot['name']))}) -- on {pod}"
         if slot["wal_status"] == "lost":
             message = f"{pod}: slot {slot['name']} has lost WAL that it needs; what reads from it has to begin again."
             yield Finding(Reason.SLOT_LOST, f"{pod} slot {slot['name']}", message, drop)
         elif not slot["active"] and (slot["retained"] or 0) >= _SLOT_BYTES:
+            member = slot["name"] in own.slots
+            whose = " It is a replica's, which needs it when it is back." if member else ""
             message = (
                 f"{pod}: nothing reads from slot {slot['name']}, which keeps more than {_mib(slot['retained'])} of WAL"
-                " on the volume."
+                f" on the volume.{whose}"
             )
             size = coarse(slot["retained"])
-            yield Finding(Reason.SLOT_INACTIVE, f"{pod} slot {slot['name']}", message, drop, size)
+            fix = None if member else drop
+            yield Finding(Reason.SLOT_INACTIVE, f"{pod} slot {slot['name']}", message, fix, size)
 
 
 def _session(item: Mapping[str, Any]) -> str:
     application = f" ({item['application']})" if item["application"] else ""
-    return f"session {item['pid']} of {item['role']}{application}"
+    return f"session {item['pid']} of {item['role'] or 'the server itself'}{application}"
 
 
 def _mib(size: float) -> str:

@@ -35,7 +35,9 @@ REPLICATION_LAG_BYTES = Gauge(
     "medianest_database_replication_lag_bytes", "WAL that a replica has not replayed yet.", [*_DATABASE, "pod"]
 )
 CONNECTIONS = Gauge("medianest_database_connections", "Client connections of an instance.", [*_DATABASE, "pod"])
-MAX_CONNECTIONS = Gauge("medianest_database_max_connections", "max_connections of the primary.", _DATABASE)
+MAX_CONNECTIONS = Gauge(
+    "medianest_database_max_connections", "Client connections that the primary lets in besides superusers'.", _DATABASE
+)
 CONDITION = Gauge(
     "medianest_database_condition", "1 while a condition of the status is True, 0 while it is False.",
     [*_DATABASE, "type"],
@@ -50,7 +52,9 @@ OLDEST_TRANSACTION = Gauge(
 )  # fmt: skip
 DEADLOCKS = Gauge("medianest_database_deadlocks", "Deadlocks on the primary since its statistics began.", _DATABASE)
 TRANSACTION_AGE = Gauge(
-    "medianest_database_transaction_age", "Transactions since the oldest row that isn't frozen.", _DATABASE
+    "medianest_database_transaction_age",
+    "Transactions, or multixacts, since the oldest row that isn't frozen.",
+    _DATABASE,
 )
 SLOT_BYTES = Gauge(
     "medianest_database_slot_retained_bytes", "WAL that the slot which keeps most of it keeps on the primary.",
@@ -87,8 +91,8 @@ CERTIFICATE_NOT_AFTER = Gauge(
 FINDING = Gauge(
     "medianest_finding", "1 while something is wrong with a database.", [*_DATABASE, "reason", "object", "level"]
 )
-_FINDINGS = 10
-"""Series of `FINDING` a database; the worst ones."""
+FINDINGS = 15
+"""Series of `FINDING` a database."""
 _reported: dict[tuple[str, str], frozenset[tuple[str, str, str]]] = {}
 _conditions: dict[tuple[str, str], frozenset[str]] = {}
 _roles: dict[tuple[str, str], frozenset[str]] = {}
@@ -156,9 +160,9 @@ def report_findings(namespace: str, name: str, findings: Sequence[tuple[str, str
     """What is wrong with a database.
 
     Args:
-        findings: reason, object and level of each, the worst first.
+        findings: reason, object and level of at most `FINDINGS`.
     """
-    key, wanted = (namespace, name), frozenset(findings[:_FINDINGS])
+    key, wanted = (namespace, name), frozenset(findings)
     known = _reported.get(key, frozenset())
     for labels in known - wanted:
         _remove(FINDING, *key, *labels)
@@ -238,6 +242,23 @@ def report_backups(namespace: str, name: str, backups: Backups) -> None:
 def _set_time(gauge: Gauge, stamp: str | None, *labels: str) -> None:
     if stamp:
         gauge.labels(*labels).set(datetime.fromisoformat(stamp).timestamp())
+    else:
+        _remove(gauge, *labels)
+
+
+def forget_lag(namespace: str, name: str, pod: str) -> None:
+    """A pod is no replica."""
+    _remove(REPLICATION_LAG_BYTES, namespace, name, pod)
+
+
+def forget_primary(namespace: str, name: str) -> None:
+    """Drop the series of a database that doesn't run."""
+    report_roles(namespace, name, {})
+    for gauge in (QUERY_SECONDS, CONNECT_SECONDS):
+        for quantile in QUANTILES:
+            _remove(gauge, namespace, name, quantile)
+    for gauge in _OF_PRIMARY:
+        _remove(gauge, namespace, name)
 
 
 def forget_pod(namespace: str, name: str, pod: str) -> None:
@@ -254,11 +275,8 @@ def forget(namespace: str, name: str) -> None:
     _reported.pop((namespace, name), None)
     report_conditions(namespace, name, {})
     _conditions.pop((namespace, name), None)
-    report_roles(namespace, name, {})
+    forget_primary(namespace, name)
     _roles.pop((namespace, name), None)
-    for gauge in (QUERY_SECONDS, CONNECT_SECONDS):
-        for quantile in QUANTILES:
-            _remove(gauge, namespace, name, quantile)
     for volume in _VOLUMES:
         _remove(VOLUME_SIZE, namespace, name, volume)
         _remove(VOLUME_FULL_IN, namespace, name, volume)

@@ -52,7 +52,7 @@ class Message:
     def document(self, now: datetime) -> Mapping[str, Any]:
         """The body of the request."""
         return {
-            "text": f"{self.kind} {self.namespace}/{self.name}: {self.reason}: {self.message}",
+            "text": _plain(f"{self.kind} {self.namespace}/{self.name}: {self.reason}: {self.message}"),
             "namespace": self.namespace,
             "name": self.name,
             "kind": self.kind,
@@ -70,7 +70,7 @@ _LISTED: Final = 100
 
 def document(messages: Sequence[Message], now: datetime) -> Mapping[str, Any]:
     """The body of a request: the message's own, or, for several of about the same time, one `text` for all of them and
-    their own documents as `messages`.
+    their own documents as `messages`. `reason` is the most frequent then, and what else there is, the first one's.
 
     Args:
         messages: at least one.
@@ -82,12 +82,18 @@ def document(messages: Sequence[Message], now: datetime) -> Mapping[str, Any]:
     counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
     lines = [message.document(now)["text"] for message in messages[:_SHOWN]]
     rest = [f"and {len(messages) - _SHOWN} more"] if len(messages) > _SHOWN else []
-    return {
+    return dict(messages[0].document(now)) | {
+        "reason": reasons.most_common(1)[0][0],
         "text": "\n".join([f"{len(messages)} warnings of {objects} objects: {counted}", *lines, *rest]),
         "count": len(messages),
         "messages": [message.document(now) for message in messages[:_LISTED]],
         "time": stamp(now),
     }
+
+
+def _plain(text: str) -> str:
+    """Without what Slack and Mattermost read as a link or a mention: names come from whoever may choose them."""
+    return text.replace("<", "‹").replace(">", "›")
 
 
 class Destinations(AbstractResolver):

@@ -31,12 +31,15 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT: Final = 3
 """Seconds. A frozen server's kernel still accepts TCP, so every step has its own deadline."""
 QUERY_TIMEOUT: Final = 5.0
+_APART: Final = 4
+"""Connections of their own at a time, of all databases."""
 
 _TIMED_OUT: Final = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
 # The server's and libpq's words (src/backend/libpq/auth.c, utils/init/postinit.c; libpq/fe-auth.c); a refused login has
 # no code that psycopg hands out. The first is libpq's own: without a rule for certificates the server asks a password.
 _REFUSALS: Final = (
     "no password supplied",
+    "password authentication failed",
     "certificate authentication failed",
     "no pg_hba.conf entry",
     "permission denied for database",
@@ -49,6 +52,8 @@ _REFUSALS: Final = (
 
 _PINNED: Final = {
     "search_path": "pg_catalog,pg_temp",
+    # What somebody's function says is as long as it wants.
+    "client_min_messages": "error",
     "role": "none",
     "local_preload_libraries": "",
     "row_security": "off",
@@ -136,6 +141,7 @@ class Sessions:
         self._on_broken = on_broken
         # By namespace and name of the object, then by the slot.
         self._open: dict[Key, dict[_Slot, tuple[Instance, Credentials, Connection]]] = {}
+        self._apart = asyncio.Semaphore(_APART)
         self._files = tempfile.TemporaryDirectory(prefix="medianest-tls-")
 
     @contextlib.asynccontextmanager
@@ -180,6 +186,31 @@ class Sessions:
         except BaseException:
             await self._close(slot)
             raise
+
+    @contextlib.asynccontextmanager
+    async def apart(self, instance: Instance, credentials: Credentials, patience: float) -> AsyncIterator[Connection]:
+        """A connection of its own for what takes longer than a run, and goes on beside it; a few at a time.
+
+        It isn't kept, and nobody else closes it: a descriptor that is closed under a statement stays known to the event
+        loop for a moment, and with it whatever gets its number next.
+
+        Args:
+            patience: how long all queries may take, in seconds.
+
+        Raises:
+            Unreachable: the connection can't be had or breaks in the middle.
+        """
+        async with self._apart:
+            try:
+                async with asyncio.timeout(patience):
+                    connection = await self._connect(instance, credentials)
+                    try:
+                        yield connection
+                    finally:
+                        await connection.close()
+            except (TimeoutError, psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                reason = " ".join(str(error).split()) or f"no answer within {patience:.0f} s"
+                raise Unreachable(f"{instance.pod}: {reason}") from error
 
     async def _connect(self, instance: Instance, credentials: Credentials) -> Connection:
         try:
@@ -262,11 +293,6 @@ class Sessions:
     async def leave(self, namespace: str, database: str, dbname: str) -> None:
         """Close the connections of an object to one of its server's databases."""
         for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[3] == dbname]:
-            await self._close(slot)
-
-    async def leave_as(self, namespace: str, database: str, user: str) -> None:
-        """Close the connections of an object that are a login's."""
-        for slot in [slot for slot in self._open.get((namespace, database), {}) if slot[4] == user]:
             await self._close(slot)
 
     async def forget(self, namespace: str, database: str, keep: frozenset[str] = frozenset()) -> None:

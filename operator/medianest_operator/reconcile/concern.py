@@ -74,6 +74,7 @@ class Outcome:
         problem: an error that it met after it had found out all the above.
         next_look: seconds until it has something to do that no event announces.
         summary: a clause for the message of Ready while all is well, for instance `3 instances ready`.
+        told: called once the status was written and the Events are on their way.
     """
 
     facts: tuple[object, ...] = ()
@@ -85,6 +86,7 @@ class Outcome:
     problem: ReconcileError | None = None
     next_look: float | None = None
     summary: str | None = None
+    told: Callable[[], None] | None = field(default=None, compare=False)
 
 
 NOTHING_TO_SAY = Outcome()

@@ -35,6 +35,7 @@ from medianest_operator.reconcile.concern import Concern, Needs, Outcome
 from medianest_operator.reconcile.conditions import Report, conditions_of
 from medianest_operator.reconcile.contents.schema import Schema
 from medianest_operator.reconcile.context import Run, Services
+from medianest_operator.reconcile.health import probes
 from medianest_operator.reconcile.instances.servers import Servers, ever_available
 from medianest_operator.reconcile.order import ORDER
 from medianest_operator.reconcile.transitions import transitions
@@ -157,6 +158,9 @@ class DatabaseReconciler:
             await self._services.recorder.record(database, item.kind, item.reason, item.message)
             if item.kind == "Warning":
                 self._services.notifier.warn(database, Message(*key, naming.KIND, item.reason, item.message))
+        for report in reports:
+            if report.outcome and report.outcome.told:
+                report.outcome.told()
 
     async def _report_refusal(self, database: Manifest, error: Permanent, generation: int) -> None:
         """An older definition refuses what this operator writes: the conditions and the parts that it knows go in.
@@ -187,6 +191,7 @@ class DatabaseReconciler:
         return max(_SOON, min([regular, *asked]))
 
     async def forget(self, key: Key) -> None:
+        probes.forget(self._services, key)
         await self._services.sessions.forget(*key)
         for pod in self._services.memory.swap(key, "measured", frozenset(), frozenset[str]()):
             metrics.forget_pod(*key, pod)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ _GATHERED_FOR: Final = 5.0
 server fails, many databases do."""
 
 
+_LAST_SECONDS: Final = 3.0
+"""In which messages are still sent when the process ends."""
+
+
 @dataclass(frozen=True)
 class _Pending:
     """A message on its way, and what it is about."""
@@ -35,7 +40,7 @@ class _Pending:
 
 
 class Notifier:
-    """Sends in the background, so that a slow receiver holds nothing up. What is under way ends with the process."""
+    """Sends in the background, so that a slow receiver holds nothing up."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Notifier:
         self._recorder = recorder
         self._destinations = Destinations(allowed)
         self._gathered_for = gathered_for
+        self._closing = asyncio.Event()
         self._gathering: dict[str, list[_Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +92,8 @@ class Notifier:
             self._gathering[url].append(pending)
             return
         self._gathering[url] = [pending]
-        await asyncio.sleep(self._gathered_for)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), self._gathered_for)
         await self._send(url, self._gathering.pop(url))
 
     async def _send(self, url: str, gathered: Sequence[_Pending]) -> None:
@@ -118,7 +125,10 @@ class Notifier:
         return url.strip()
 
     async def close(self) -> None:
-        """Stop what is under way."""
+        """Send what was gathered, and stop what doesn't end soon."""
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from medianest_operator.api import status as api
-from medianest_operator.health.findings import Known, Level
+from medianest_operator.api.conditions import Condition
+from medianest_operator.health.findings import Known, Level, spread
 from medianest_operator.observability import metrics
-from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome
+from medianest_operator.reconcile.concern import Announcement, Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.health import probes, tracking
 from medianest_operator.timestamps import stamp
 
-_SHOWN: Final = 10
-"""In the status, which people read; the rest is in the metrics."""
 ANNOUNCED: Final = frozenset({*probes.SOURCES, "storage"})
 """Sources whose findings have Events of their own; those of the others are their conditions' Events."""
 
@@ -22,15 +21,22 @@ ANNOUNCED: Final = frozenset({*probes.SOURCES, "storage"})
 async def report(run: Run) -> Outcome:
     """Tell what the concerns before it have found out."""
     tracker = tracking.tracker(run)
+    conditions: dict[Condition, Verdict | None] = {}
     if run.spec.hibernate and not run.pods:
+        # Nothing runs that could be well or not.
         tracker.forget()
+        metrics.forget_primary(*run.key)
+        conditions = {Condition.HEALTHY: None, Condition.STORAGE_HEALTHY: None}
     known = tracker.of()
-    metrics.report_findings(*run.key, [(item.finding.reason, item.finding.object, _level(item)) for item in known])
+    measured = spread(known, metrics.FINDINGS)
+    metrics.report_findings(*run.key, [(item.finding.reason, item.finding.object, _level(item)) for item in measured])
     begun, ended = tracker.changes()
     bad = [item for item in known if item.finding.level is not Level.HINT]
     return Outcome(
-        status={"findings": [_shown(item) for item in known[:_SHOWN]]},
+        conditions=conditions,
+        status={"findings": [_shown(item) for item in spread(known, tracking.SHOWN)]},
         events=tuple(_events(begun, ended)),
+        told=lambda: tracker.told(begun, ended),
         summary=f"{len(bad)} finding{'' if len(bad) == 1 else 's'} (status.findings)" if bad else None,
     )
 

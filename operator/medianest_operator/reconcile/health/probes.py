@@ -20,13 +20,15 @@ from medianest_operator.health import integrity, queries, tables, vitals
 from medianest_operator.health.findings import Finding
 from medianest_operator.health.integrity import Integrity, Relation
 from medianest_operator.migrations.bundled import application_facts
+from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
 from medianest_operator.postgres import logins
 from medianest_operator.postgres.sessions import NotAdmitted, Unreachable
 from medianest_operator.postgres.wording import as_clause
+from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.contents.logins import Passwords
-from medianest_operator.reconcile.context import Pod, Run
+from medianest_operator.reconcile.context import Pod, Run, Services
 from medianest_operator.reconcile.health import tracking
 from medianest_operator.reconcile.instances.servers import Servers
 
@@ -47,10 +49,13 @@ _FRESH_EVERY: Final = 4
 """Probes of the queries, of which one makes its connection anew."""
 _CHECK_BUDGET: Final = 120.0
 """Seconds for all rows."""
+_LONGEST_RULE: Final = 30.0
+_LONGEST_RULE_ON_PRIMARY: Final = 5.0
+"""Seconds: whoever wants to change a table waits for who reads it."""
 _CHECK_EVERY: Final = 86_400.0
 _FIRST_CHECK: Final = 600.0
 _CHECK_AGAIN: Final = 3600.0
-"""Seconds; after one that could not be done."""
+"""Seconds; after one that could not be done, or that found something."""
 _PATIENCE: Final = 10.0
 """Seconds for all hot queries; each has its own deadline."""
 
@@ -71,6 +76,7 @@ class _Past:
     checks_at: float | None = None
     check: asyncio.Task[Integrity] | None = None
     probes: int = 0
+    timed: bool = False
     timings: queries.Timings = field(default_factory=queries.Timings)
     deadlocks: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
 
@@ -104,6 +110,12 @@ async def _servers(run: Run, past: _Past) -> None:
         # Not at once: Available says that of the primary in the same run, and a replica that restarts is no news.
         found.append(Finding(Reason.PROBE_FAILED, name, f"{name} does not answer: {why}."))
 
+    own = vitals.Own(
+        frozenset({logins.role_name(run.spec, role) for role in (logins.BACKUP, logins.MIGRATOR)}),
+        # Patroni's names for its members' slots (PostgreSQL manual, 27.2.6: letters, digits, underscores).
+        frozenset(run.names.pod(ordinal).replace("-", "_") for ordinal in range(naming.MAX_INSTANCES)),
+    )
+
     async def one(pod: Pod) -> None:
         try:
             instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
@@ -117,7 +129,7 @@ async def _servers(run: Run, past: _Past) -> None:
         if deadlocked := vitals.deadlocked(pod.name, before, seen):
             found.append(deadlocked)
         before.append((seen.now, seen.deadlocks))
-        found.extend(vitals.findings(pod.name, seen))
+        found.extend(vitals.findings(pod.name, seen, own))
         _measure(run, pod, seen)
 
     pods = [pod for pod in run.pods if pod.name in servers.instances]
@@ -129,9 +141,9 @@ def _measure(run: Run, pod: Pod, seen: vitals.Vitals) -> None:
     metrics.OLDEST_TRANSACTION.labels(*run.key, pod.name).set(seen.oldest_transaction)
     if seen.in_recovery:
         return
-    metrics.BLOCKED_SESSIONS.labels(*run.key).set(len(seen.waiting))
+    metrics.BLOCKED_SESSIONS.labels(*run.key).set(seen.waiting)
     metrics.DEADLOCKS.labels(*run.key).set(seen.deadlocks)
-    metrics.TRANSACTION_AGE.labels(*run.key).set(seen.oldest["age"])
+    metrics.TRANSACTION_AGE.labels(*run.key).set(seen.transaction_age)
     metrics.SLOT_BYTES.labels(*run.key).set(max((slot["retained"] or 0 for slot in seen.slots), default=0))
     metrics.report_roles(*run.key, seen.by_role)
 
@@ -166,7 +178,8 @@ async def _queries(run: Run, past: _Past) -> None:
     ):
         for share in metrics.QUANTILES:
             metrics.report_quantile(gauge, *run.key, share, queries.quantile(values, float(share)))
-    tracking.observed(run, QUERIES, queries.findings(timing, limit))
+    past.timed = bool(timing.seconds)
+    tracking.observed(run, QUERIES, queries.findings(timing, limit), unseen=queries.unseen(timing))
     if fresh:
         tracking.observed(run, CONNECTS, queries.connect_findings(taken, limit))
 
@@ -192,18 +205,15 @@ async def _tables(run: Run) -> None:
 
 def _integrity(run: Run, past: _Past, now: float) -> None:
     """Check the rows once a day, beside the runs: it takes as long as the tables are large, up to its budget."""
+    jobs = [*run.jobs, *run.hardening_jobs, *run.restore_jobs]
+    if any(Attempt(run, job).is_running for job in jobs):
+        # It would hold up who needs a lock on a table, and may look at a database that is on its way out.
+        if past.check is not None:
+            past.check.cancel()
+        past.checks_at = max(past.checks_at or now, now + _CHECK_AGAIN)
+        return
     if past.check is not None and past.check.done():
-        task, past.check = past.check, None
-        try:
-            seen = task.result()
-        except (Unreachable, psycopg.Error) as error:
-            log.info("rows not checked: %s", error, extra={"database": "/".join(run.key)})
-            past.checks_at = now + _CHECK_AGAIN
-        else:
-            if seen.unchecked:
-                log.info("not checked: %s", ", ".join(seen.unchecked), extra={"database": "/".join(run.key)})
-            tracking.observed(run, INTEGRITY, seen.findings, settled=True)
-            past.checks_at = now + _CHECK_EVERY * random.uniform(0.9, 1.1)
+        _take_in(run, past, past.check, now)
     if past.checks_at is None:
         past.checks_at = now + _FIRST_CHECK * random.uniform(0.5, 1.5)
     passwords = run.facts.get(Passwords)
@@ -211,6 +221,30 @@ def _integrity(run: Run, past: _Past, now: float) -> None:
         past.check = asyncio.create_task(_checked(run, _least_busy(run), passwords))
         # Nobody asks how it ended where the object is deleted meanwhile.
         past.check.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
+def _take_in(run: Run, past: _Past, task: asyncio.Task[Integrity], now: float) -> None:
+    """What a check found; one that broke is done again in an hour, and so is one that found something."""
+    past.check, past.checks_at = None, now + _CHECK_AGAIN
+    if task.cancelled():
+        return
+    try:
+        seen = task.result()
+    except (Unreachable, psycopg.Error) as error:
+        log.info("rows not checked: %s", error, extra={"database": "/".join(run.key)})
+        return
+    if seen.unchecked:
+        log.info("not checked: %s", ", ".join(seen.unchecked)[:1000], extra={"database": "/".join(run.key)})
+    tracking.observed(run, INTEGRITY, seen.findings, settled=True)
+    if not seen.findings:
+        past.checks_at = now + _CHECK_EVERY * random.uniform(0.9, 1.1)
+
+
+def forget(services: Services, key: Key) -> None:
+    """End what goes on beside the runs of a database that is gone."""
+    past: _Past | None = services.memory.swap(key, "probes", None, None)
+    if past is not None and past.check is not None:
+        past.check.cancel()
 
 
 def _least_busy(run: Run) -> Pod:
@@ -224,14 +258,12 @@ def _least_busy(run: Run) -> Pod:
 
 
 async def _checked(run: Run, pod: Pod, passwords: Passwords) -> Integrity:
-    # The login of backups sees every row, whatever policies hide, and writes none.
-    instance = run.login(pod, run.spec.database.name, logins.BACKUP, passwords.by_suffix)
+    # Not the login of backups, which sees more: what the owner defined runs with the rights of who reads.
+    instance = run.login(pod, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
     known = [Relation(*relation) for relation in application_facts().relations]
-    try:
-        async with run.services.sessions.use(instance, run.credentials, 2 * _CHECK_BUDGET, fresh=True) as connection:
-            return await integrity.check(connection, known, _CHECK_BUDGET)
-    finally:
-        await run.services.sessions.leave_as(*run.key, instance.user)
+    longest = _LONGEST_RULE_ON_PRIMARY if pod.is_primary else _LONGEST_RULE
+    async with run.services.sessions.apart(instance, run.credentials, 2 * _CHECK_BUDGET) as connection:
+        return await integrity.check(connection, known, _CHECK_BUDGET, longest)
 
 
 CONCERN = Concern("probes", Needs.DATABASE, observe, observe, conditions=(Condition.HEALTHY,))

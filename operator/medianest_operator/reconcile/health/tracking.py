@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from medianest_operator.api.conditions import Reason
 from medianest_operator.health.findings import Finding, Known, Level, Tracker
 from medianest_operator.reconcile.concern import Verdict
 from medianest_operator.reconcile.context import Run
+
+SHOWN: Final = 10
+"""Findings in the status, which people read."""
 
 
 def tracker(run: Run) -> Tracker:
@@ -18,18 +21,23 @@ def tracker(run: Run) -> Tracker:
     token = run.database["metadata"].get("uid")
     known: Tracker | None = run.services.memory.recall(run.key, "findings", token, math.inf)
     if known is None:
-        known = Tracker(_told(run.database.get("status") or {}))
+        told = _told(run.database.get("status") or {})
+        known = Tracker(told, more=len(told) >= SHOWN)
         run.services.memory.keep(run.key, "findings", token, known)
     return known
 
 
-def observed(run: Run, source: str, found: Sequence[Finding], *, settled: bool = False) -> None:
+def observed(
+    run: Run, source: str, found: Sequence[Finding], *, settled: bool = False, unseen: Collection[str] = ()
+) -> None:
     """Take in what one look at a source found.
 
     Args:
         settled: as in `Tracker.observe`.
+        unseen: likewise.
     """
-    tracker(run).observe(source, found, datetime.now(UTC).replace(microsecond=0), settled=settled)
+    now = datetime.now(UTC).replace(microsecond=0)
+    tracker(run).observe(source, found, now, settled=settled, unseen=unseen)
 
 
 def verdict(known: Sequence[Known], healthy: Verdict) -> Verdict:
@@ -42,7 +50,8 @@ def verdict(known: Sequence[Known], healthy: Verdict) -> Verdict:
     bad = [item.finding for item in known if item.finding.level is not Level.HINT]
     if not bad:
         return healthy
-    rest = f" {len(bad) - 1} more in status.findings." if len(bad) > 1 else ""
+    more = len(bad) - 1
+    rest = f" And {more} other finding{'' if more == 1 else 's'} (status.findings)." if more else ""
     return Verdict("False", bad[0].reason, f"{bad[0].message}{rest}")
 
 

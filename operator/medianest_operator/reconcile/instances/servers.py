@@ -202,7 +202,9 @@ def _measure(run: Run, pod: Pod, facts: InstanceFacts, seconds: float) -> None:
     metrics.PROBE_SECONDS.labels(*run.key, pod.name).set(seconds)
     metrics.CONNECTIONS.labels(*run.key, pod.name).set(facts.connections)
     if not facts.in_recovery:
-        metrics.MAX_CONNECTIONS.labels(*run.key).set(facts.max_connections)
+        metrics.MAX_CONNECTIONS.labels(*run.key).set(facts.max_connections - facts.reserved_connections)
+        # It may have been a replica before.
+        metrics.forget_lag(*run.key, pod.name)
     for replica in facts.replicas:
         metrics.REPLICATION_LAG_BYTES.labels(*run.key, replica.name).set(replica.lag_bytes)
 
