@@ -36,9 +36,11 @@ async def test_a_fault_is_told_everywhere_and_gone_after_its_end(
                 later(300)
                 await _probed(made, later, fault.within - 1)
                 _told(made, fault)
-                before = _writes(made)
+                before, written = made.arena.status(made.key), _writes(made)
                 await _probed(made, later, 8)
-                assert _writes(made) == before, f"{fault.name}: the status is written again and again"
+                after = made.arena.status(made.key)
+                changed = {name: (before.get(name), after[name]) for name in after if before.get(name) != after[name]}
+                assert _writes(made) == written, f"{fault.name}: the status is written again and again: {changed}"
             await _ended(made, later, fault)
 
 
