@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
+from apiserver import Fault
 from integration.loops import NAMESPACE, arena
 from integration.postgres_server import wait_until
 from integration.serving import SPEC, serving
@@ -106,3 +108,58 @@ async def test_a_secret_of_the_admin_that_goes_away_is_told_within_a_minute(late
         await made.run(key)
         assert made.conditions(key)["BackupsHealthy"][1] == "BackupMisconfigured"
         assert "keys" in made.message(key, "BackupsHealthy")
+
+
+async def test_what_bears_a_tables_name_and_is_none_is_not_asked(later: Callable[[float], None]) -> None:
+    """A view of the owner's could run anything, and say as much as it wants."""
+    async with serving() as made:
+        made.database.execute(
+            """
+            ALTER TABLE users RENAME TO people;
+            CREATE FUNCTION loud() RETURNS text LANGUAGE plpgsql AS
+              $$ BEGIN RAISE EXCEPTION USING ERRCODE = '22000', MESSAGE = repeat('x', 4000000); END $$;
+            CREATE VIEW users AS SELECT loud() AS id, loud() AS email;
+            ALTER VIEW users OWNER TO medianest; GRANT SELECT ON users TO medianest_readonly
+            """
+        )
+        for _ in range(4):
+            later(300)
+            await made.arena.run(made.key)
+        assert len(json.dumps(made.arena.status(made.key))) < 20_000
+        assert "x" * 100 not in json.dumps(made.arena.events())
+
+
+async def test_a_sequence_of_a_strange_range_stops_nothing(later: Callable[[float], None]) -> None:
+    async with serving() as made:
+        made.database.execute(
+            """
+            SET ROLE medianest; CREATE TABLE below (id int PRIMARY KEY);
+            CREATE SEQUENCE below_seq AS int MINVALUE -100 MAXVALUE 0 START -100 OWNED BY below.id;
+            ALTER TABLE below ALTER id SET DEFAULT nextval('below_seq'); RESET ROLE;
+            SELECT setval('below_seq', -10)
+            """
+        )
+        for _ in range(3):
+            later(300)
+            await made.arena.run(made.key)
+        told = {item["reason"]: item["message"] for item in made.arena.status(made.key)["findings"]}
+        assert "90 % of the numbers" in told["SequenceRunningOut"]
+        assert made.arena.conditions(made.key)["Ready"][0] == "True"
+
+
+async def test_what_begins_while_the_status_can_not_be_written_is_told_later(later: Callable[[float], None]) -> None:
+    async with serving() as made:
+        await made.arena.run(made.key)
+        made.postgres.maintenance.execute("ALTER SYSTEM SET autovacuum = off")
+        made.postgres.maintenance.execute("SELECT pg_reload_conf()")
+        made.arena.server.fault = lambda call: (
+            Fault(500, "etcdserver: request timed out") if call.kind == "medianestdatabases" else None
+        )
+        for _ in range(3):
+            later(15)
+            await made.arena.run(made.key)
+        assert "AutovacuumOff" not in {item["reason"] for item in made.arena.events()}
+        made.arena.server.fault = lambda _: None
+        later(15)
+        await made.arena.run(made.key)
+        assert [item["reason"] for item in made.arena.events()].count("AutovacuumOff") == 1
