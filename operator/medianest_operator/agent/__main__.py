@@ -227,7 +227,7 @@ def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption =
     from medianest_operator.agent import show
     from medianest_operator.hardening.naming import is_own
     from medianest_operator.health.indexes.catalog import read
-    from medianest_operator.health.indexes.report import judge
+    from medianest_operator.health.indexes.report import judge, read_first
     from medianest_operator.migrations.history import read_history
     from medianest_operator.migrations.indexes import critical_indexes, is_bundled, made_indexes
     from medianest_operator.migrations.journal import Journal
@@ -240,7 +240,8 @@ def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption =
             with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
                 known = Journal(connection).version(history.version)
                 recorded = known[1] if known else None
-        report = judge(read(connection), critical_indexes(), made_indexes(history, recorded), kept=is_own)
+        critical, made = critical_indexes(), made_indexes(history, recorded)
+        report = judge(read(connection, read_first(critical, made)), critical, made, kept=is_own)
     say(report.model_dump_json(indent=2) if as_json else show.index_report(report))
     if not report.is_healthy:
         raise typer.Exit(EXIT_FAILED)

@@ -72,6 +72,8 @@ def index_report(report: Report) -> str:
             lines.append(f"{kind:<10} {entry.name}{on}: {entry.evidence}")
             if entry.fix:
                 lines.append(f"{'':<10} fix: {entry.fix}")
+    if report.not_judged:
+        lines.append(f"not judged {report.not_judged} more: there are too many, so foreign keys aren't judged either")
     if report.unused is None:
         lines.append("unused     not judged here: the operator asks every instance; see the ConfigMap <name>-report")
     return "\n".join(lines)

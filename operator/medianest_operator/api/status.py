@@ -165,6 +165,8 @@ class Indexes(ApiModel):
     """Those whose version is another one than when indexes were built with them."""
     not_valid: list[str] = []
     """Constraints that were never checked against all rows."""
+    not_judged: int | None = None
+    """Indexes beyond the 2,000 that are judged: nothing is known of them; absent where there are none."""
 
 
 class Finding(ApiModel):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
@@ -31,6 +33,7 @@ class Column:
         definition: the column's name or the expression, as PostgreSQL writes it.
         rule: operator class and its parameters, collation and direction, by their identifiers.
         collation: its collation's identifier; 0 where its type has none.
+        family: its operator class' family; `None` of an included one.
         length: bytes of its type, below 0 where they vary.
         align: how its type is aligned: `c`, `s`, `i` or `d`.
         width: the average bytes of its values; `None` where there are no statistics, or none that the reader may see.
@@ -40,6 +43,7 @@ class Column:
     definition: str
     rule: str
     collation: int
+    family: int | None
     length: int
     align: str
     width: int | None
@@ -120,7 +124,7 @@ class Index:
         """
         return _conjuncts(self.predicate) if self.predicate else frozenset()
 
-    @property
+    @cached_property
     def shape(self) -> tuple[Any, ...]:
         """Equal for indexes that find the same rows in the same order, whatever rule they enforce."""
         return (
@@ -145,7 +149,6 @@ class ForeignKey:
     table_identifier: str
     partitioned: bool
     name: str
-    columns: tuple[str, ...]
     identifiers: tuple[str, ...]
     referenced: str
     indexes: frozenset[int]
@@ -180,6 +183,7 @@ class Catalog:
         database: the database's identifier.
         database_collation: its default collation, where that has another version by now.
         database_name: quoted.
+        unread: indexes that there are beside these, of which nothing was read.
     """
 
     database: int
@@ -189,6 +193,7 @@ class Catalog:
     collations: tuple[Collation, ...] = ()
     database_collation: Collation | None = None
     unvalidated: tuple[Unvalidated, ...] = ()
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -214,8 +219,11 @@ _DEFAULT_COLLATION: Final = 100
 """The identifier of `pg_catalog."default"`: whatever the database's is."""
 
 
-def read(connection: Connection[Any]) -> Catalog:
+def read(connection: Connection[Any], first: Iterable[str] = ()) -> Catalog:
     """The indexes of the database that the connection is in; leaves the session as it was.
+
+    Args:
+        first: names of the indexes that are read although there are more than `queries.MOST`.
 
     Raises:
         psycopg.Error: as the server says.
@@ -223,14 +231,14 @@ def read(connection: Connection[Any]) -> Catalog:
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY")
         cursor.execute(SET_SEARCH_PATH)
-        found = _parse(*only(cursor.execute(queries.SELECT_INDEXES)))
+        found = _parse(*only(cursor.execute(queries.SELECT_INDEXES, (list(first),))))
         if suspects := _suspects(found):
             (still,) = only(cursor.execute(queries.SELECT_STILL_INVALID, (suspects,)))
             found = _without_built(found, still)
     return found
 
 
-async def read_async(connection: AsyncConnection[Any]) -> Catalog:
+async def read_async(connection: AsyncConnection[Any], first: Iterable[str] = ()) -> Catalog:
     """As `read`, for the controller, whose sessions find names in `pg_catalog` alone.
 
     Raises:
@@ -238,10 +246,11 @@ async def read_async(connection: AsyncConnection[Any]) -> Catalog:
         psycopg.Error: as the server says.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        row = await only_async(await cursor.execute(bounded(queries.SELECT_INDEXES, 3)))
+        row = await only_async(await cursor.execute(bounded(queries.SELECT_INDEXES, 3), (list(first),)))
         if None in row:
             raise too_large("The definitions of indexes and foreign keys")
-        found = _parse(*row)
+        # Megabytes, where somebody made thousands: the other databases' runs go on meanwhile.
+        found = await asyncio.to_thread(_parse, *row)
         if suspects := _suspects(found):
             (still,) = await only_async(await cursor.execute(queries.SELECT_STILL_INVALID, (suspects,)))
             found = _without_built(found, still)
@@ -280,7 +289,7 @@ def _without_built(found: Catalog, still: Iterable[int]) -> Catalog:
     """
     left = set(still)
     kept = tuple(index for index in found.indexes if index.valid or index.in_work or index.oid in left)
-    return Catalog(**{**vars(found), "indexes": kept})
+    return replace(found, indexes=kept)
 
 
 def _parse(
@@ -288,23 +297,28 @@ def _parse(
 ) -> Catalog:
     database = others["database"]
     recorded, actual = database["recorded"], database["actual"]
+    widths = {(table, column): width for table, column, width in others["widths"]}
+    raw = list(indexes)
+    # One that was dropped meanwhile has no definition.
+    found = tuple(_index(item, widths) for item in raw if item["definition"] is not None)
+    look_ups = _LookUps(found)
     return Catalog(
         database["oid"],
         database["name"],
-        # One that was dropped meanwhile has no definition.
-        tuple(_index(item) for item in indexes if item["definition"] is not None),
-        tuple(_foreign_key(item) for item in foreign_keys),
+        found,
+        tuple(_foreign_key(item, look_ups) for item in foreign_keys),
         tuple(Collation(**item) for item in others["collations"]),
         Collation(_DEFAULT_COLLATION, database["name"], recorded, actual)
         if recorded is not None and actual is not None and recorded != actual
         else None,
         tuple(Unvalidated(**item) for item in others["constraints"]),
+        others["indexes"] - len(raw),
     )
 
 
-def _index(item: Mapping[str, Any]) -> Index:
+def _index(item: Mapping[str, Any], widths: Mapping[tuple[str, str], int]) -> Index:
     raw = dict(item)
-    columns = [Column(**(column | {"definition": column["definition"] or ""})) for column in raw.pop("columns")]
+    columns = [_column(column, widths) for column in raw.pop("columns")]
     width = raw.pop("width")
     constraint = raw.pop("constraint")
     return Index(
@@ -319,47 +333,119 @@ def _index(item: Mapping[str, Any]) -> Index:
     )
 
 
-def _foreign_key(item: Mapping[str, Any]) -> ForeignKey:
-    return ForeignKey(
-        **{
-            **item,
-            "columns": tuple(item["columns"]),
-            "identifiers": tuple(item["identifiers"]),
-            "indexes": frozenset(item["indexes"]),
-        }
-    )
+def _column(item: Mapping[str, Any], widths: Mapping[tuple[str, str], int]) -> Column:
+    raw = dict(item)
+    table, name = raw.pop("counted")
+    return Column(**raw | {"definition": raw["definition"] or "", "width": widths.get((table, name))})
 
 
-# Texts, names and what parentheses hold are skipped as they are.
-_TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\(|\)| AND |.", re.DOTALL)
+def _foreign_key(item: Mapping[str, Any], look_ups: _LookUps) -> ForeignKey:
+    raw = dict(item)
+    found = look_ups.indexes(raw["table_oid"], raw.pop("look_up"))
+    return ForeignKey(**raw | {"identifiers": tuple(raw["identifiers"]), "indexes": found})
+
+
+class _LookUps:
+    """Which indexes the look-ups of foreign keys can use: the key's columns come first, in any order, with its own
+    equality and the columns' collations. Which predicates do no harm is for `foreign_keys` to say."""
+
+    def __init__(self, indexes: Iterable[Index]) -> None:
+        self._leading: dict[tuple[int, frozenset[int]], list[Index]] = defaultdict(list)
+        for index in indexes:
+            if not index.usable or index.method not in ("btree", "hash"):
+                continue
+            columns: set[int] = set()
+            for place, key in enumerate(index.keys[: 1 if index.method == "hash" else None], 1):
+                columns.add(key.column)
+                if key.column == 0 or len(columns) < place:
+                    break
+                self._leading[index.table_oid, frozenset(columns)].append(index)
+        self._known: dict[tuple[int, str], frozenset[int]] = {}
+
+    def indexes(self, table: int, look_up: Sequence[Sequence[Any]]) -> frozenset[int]:
+        """The same for each key on the same columns.
+
+        Args:
+            look_up: column, collation and operator families of each.
+        """
+        asked = (table, repr(look_up))
+        if asked not in self._known:
+            wanted = {column: ((0, collation), families) for column, collation, families in look_up}
+            self._known[asked] = frozenset(
+                index.oid
+                for index in self._leading.get((table, frozenset(wanted)), ())
+                if all(_looked_up(key, *wanted[key.column]) for key in index.keys[: len(wanted)])
+            )
+        return self._known[asked]
+
+
+def _looked_up(key: Column, collations: Collection[int], families: Collection[int]) -> bool:
+    return key.collation in collations and key.family in families
+
+
+# Texts and names are skipped as they are.
+_TOKEN = re.compile(r"'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|[()]| AND ")
+
+
+class _Group:
+    """What two parentheses hold, or the whole text: where it begins and ends, what is in it, and where it has AND."""
+
+    __slots__ = ("begin", "conjunctions", "end", "inner")
+
+    def __init__(self, begin: int) -> None:
+        self.begin, self.end = begin, begin
+        self.inner: dict[int, _Group] = {}
+        """By the place of its opening parenthesis."""
+        self.conjunctions: list[tuple[int, int]] = []
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Where the parts that AND joins begin and end."""
+        begins = [self.begin, *(end for _, end in self.conjunctions)]
+        ends = [*(begin for begin, _ in self.conjunctions), self.end]
+        return list(zip(begins, ends, strict=True))
 
 
 def _conjuncts(text: str) -> frozenset[str]:
-    """The parts of a condition that AND joins, as PostgreSQL writes them: each in parentheses, and all together."""
-    inner = _unwrapped(text)
-    parts, depth, begun = [], 0, 0
-    for match in _TOKEN.finditer(inner):
+    """The parts of a condition that AND joins, as PostgreSQL writes them: each in parentheses, and all together.
+
+    The text is read once, and each group looked at once, however deep it is: whoever makes an index chooses both.
+    """
+    whole = _grouped(text)
+    if whole is None:
+        return frozenset({text})
+    found: set[str] = set()
+    groups = [whole]
+    while groups:
+        group = groups.pop()
+        pieces = group.pieces()
+        # Without parentheses of its own a part may be the end of a BETWEEN SYMMETRIC or the like.
+        if len(pieces) > 1 and not all(text[begin] == "(" and text[end - 1] == ")" for begin, end in pieces):
+            found.add(text[group.begin : group.end])
+            continue
+        for begin, end in pieces:
+            inner = group.inner.get(begin)
+            if inner is not None and inner.end + 1 == end:
+                groups.append(inner)
+            else:
+                found.add(text[begin:end])
+    return frozenset(found)
+
+
+def _grouped(text: str) -> _Group | None:
+    """The text by its parentheses; `None` where they don't match."""
+    whole = _Group(0)
+    opened = [whole]
+    for match in _TOKEN.finditer(text):
         token = match[0]
-        depth += (token == "(") - (token == ")")
-        if token == " AND " and depth == 0:
-            parts.append(inner[begun : match.start()])
-            begun = match.end()
-    if not parts:
-        return frozenset({inner})
-    # Without parentheses of its own a part may be the end of a BETWEEN SYMMETRIC or the like.
-    pieces = [*parts, inner[begun:]]
-    if not all(piece.startswith("(") and piece.endswith(")") for piece in pieces):
-        return frozenset({inner})
-    return frozenset().union(*(_conjuncts(piece) for piece in pieces))
-
-
-def _unwrapped(text: str) -> str:
-    """Without parentheses around the whole."""
-    while text.startswith("(") and text.endswith(")"):
-        depth = 0
-        for match in _TOKEN.finditer(text):
-            depth += (match[0] == "(") - (match[0] == ")")
-            if depth == 0 and match.end() < len(text):
-                return text
-        text = text[1:-1]
-    return text
+        if token == "(":
+            inner = _Group(match.end())
+            opened[-1].inner[match.start()] = inner
+            opened.append(inner)
+        elif token == ")":
+            if len(opened) == 1:
+                return None
+            opened.pop().end = match.start()
+        elif token == " AND ":
+            opened[-1].conjunctions.append(match.span())
+    whole.end = len(text)
+    return whole if len(opened) == 1 else None

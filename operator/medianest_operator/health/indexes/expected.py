@@ -36,16 +36,20 @@ def missing(expected: Iterable[IndexDefinition], indexes: Sequence[Index]) -> li
     """What of the expected ones isn't there and usable, by name."""
     by_name = {index.name: index for index in indexes}
     wanted = {item.name: item for item in expected}
+    alike: dict[tuple[str, bool], Index] = {}
+    for other in indexes:
+        if other.usable and other.name not in wanted:
+            alike.setdefault((_body(other.definition), other.primary), other)
     found = []
     for name in sorted(wanted):
         item, index = wanted[name], by_name.get(name)
         if index is not None and index.usable and _body(index.definition) == _body(item.definition):
             continue
-        found.append(_explained(item, index, [other for other in indexes if other.name not in wanted]))
+        found.append(_explained(item, index, alike.get((_body(item.definition), item.primary))))
     return found
 
 
-def _explained(item: IndexDefinition, index: Index | None, others: Iterable[Index]) -> Missing:
+def _explained(item: IndexDefinition, index: Index | None, other: Index | None) -> Missing:
     if index is not None and _body(index.definition) == _body(item.definition):
         words = "it is being built" if index.in_work else "it is invalid, so no query uses it"
         return Missing(item, words, f"REINDEX INDEX CONCURRENTLY {index.identifier};")
@@ -57,14 +61,13 @@ def _explained(item: IndexDefinition, index: Index | None, others: Iterable[Inde
         if index.constraint:
             drop = f"ALTER TABLE {index.table_identifier} DROP CONSTRAINT {index.constraint.name};"
         return Missing(item, "there is another index of its name", f"{drop} {create}")
-    for other in others:
-        if other.usable and _body(other.definition) == _body(item.definition) and bool(other.primary) == item.primary:
-            schema_and_name = _quoted(item)
-            return Missing(
-                item,
-                f"there is an equal one with another name, {other.name}",
-                f"ALTER INDEX {other.identifier} RENAME TO {schema_and_name};",
-            )
+    if other is not None:
+        schema_and_name = _quoted(item)
+        return Missing(
+            item,
+            f"there is an equal one with another name, {other.name}",
+            f"ALTER INDEX {other.identifier} RENAME TO {schema_and_name};",
+        )
     return Missing(item, "there is none", create)
 
 

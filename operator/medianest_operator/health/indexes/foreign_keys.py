@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
 
-from medianest_operator.health.indexes.catalog import Catalog, ForeignKey, Index
+from medianest_operator.health.indexes.catalog import Catalog, ForeignKey
 
 
-def supporting(key: ForeignKey, indexes: Iterable[Index]) -> list[Index]:
-    """The indexes by which PostgreSQL finds a foreign key's rows when a referenced one is deleted or changed.
+class Support:
+    """By which indexes PostgreSQL finds the rows of foreign keys when a referenced one is deleted or changed."""
 
-    A predicate does no harm where it leaves out only rows in which a column of the key is NULL: those refer to nothing,
-    and the look-up's own comparison shows that (PostgreSQL manual, 11.8).
-    """
-    harmless = {f"{name} IS NOT NULL" for name in key.identifiers}
-    return [index for index in indexes if index.oid in key.indexes and index.conditions <= harmless]
+    def __init__(self, catalog: Catalog) -> None:
+        self._conditions = {index.oid: index.conditions for index in catalog.indexes}
+        self._known: dict[tuple[frozenset[int], frozenset[str]], frozenset[int]] = {}
+
+    def of(self, key: ForeignKey) -> frozenset[int]:
+        """Their identifiers, the same set for keys on the same columns.
+
+        A predicate does no harm where it leaves out only rows in which a column of the key is NULL: those refer to
+        nothing, and the look-up's own comparison shows that (PostgreSQL manual, 11.8).
+        """
+        asked = (key.indexes, frozenset(f"{name} IS NOT NULL" for name in key.identifiers))
+        if asked not in self._known:
+            indexes, harmless = asked
+            self._known[asked] = frozenset(oid for oid in indexes if self._conditions.get(oid, harmless) <= harmless)
+        return self._known[asked]
 
 
 def without_index(catalog: Catalog) -> list[ForeignKey]:
@@ -24,14 +34,17 @@ def without_index(catalog: Catalog) -> list[ForeignKey]:
     enough.
     """
     by_oid = {key.oid: key for key in catalog.foreign_keys}
+    tables_of_parts = defaultdict(set)
+    for key in catalog.foreign_keys:
+        tables_of_parts[key.parent].add(key.table_oid)
+    support = Support(catalog)
     found = {}
     for key in catalog.foreign_keys:
         parent = by_oid.get(key.parent)
         if parent is not None and parent.table_oid == key.table_oid:
             # One of several that PostgreSQL keeps because the referenced table has partitions.
             continue
-        parts = [item for item in catalog.foreign_keys if item.parent == key.oid and item.table_oid != key.table_oid]
-        if parts or supporting(key, catalog.indexes):
+        if tables_of_parts[key.oid] - {key.table_oid} or support.of(key):
             continue
         root = key
         while (above := by_oid.get(root.parent)) is not None:
@@ -42,9 +55,6 @@ def without_index(catalog: Catalog) -> list[ForeignKey]:
 
 def only_support(catalog: Catalog) -> frozenset[int]:
     """The indexes without which a foreign key had none."""
-    alone = set()
-    for key in catalog.foreign_keys:
-        found = supporting(key, catalog.indexes)
-        if len(found) == 1:
-            alone.add(found[0].oid)
-    return frozenset(alone)
+    support = Support(catalog)
+    found = (support.of(key) for key in catalog.foreign_keys)
+    return frozenset(oid for oids in found if len(oids) == 1 for oid in oids)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from medianest_operator.health.indexes.catalog import Index
 
@@ -38,32 +40,43 @@ _LEFTOVER: Final = re.compile(r"(?P<of>.*)_(?P<kind>ccnew|ccold)\d*", re.DOTALL)
 def invalid(indexes: Iterable[Index]) -> list[Invalid]:
     """The invalid indexes but those that a session is building or dropping, by name."""
     everything = list(indexes)
-    return [
-        _explained(index, everything)
-        for index in everything
-        if not (index.valid and index.ready and index.live) and not index.in_work
-    ]
+    beside = _Beside(everything)
+    return [_explained(index, beside) for index in everything if not index.usable and not index.in_work]
 
 
-def _explained(index: Index, everything: Iterable[Index]) -> Invalid:
+class _Beside:
+    """The indexes by what they answer, so that each invalid one finds its like without looking at all."""
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self._usable: dict[tuple[Any, ...], Index] = {}
+        originals: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for index in indexes:
+            if index.usable:
+                self._usable.setdefault(index.shape, index)
+            if not _LEFTOVER.fullmatch(index.name):
+                originals[index.shape, index.unique].append(index.name)
+        self._originals = {like: sorted(names) for like, names in originals.items()}
+
+    def equal(self, index: Index) -> Index | None:
+        """A usable one that answers the same; a shape holds the table."""
+        return self._usable.get(index.shape)
+
+    def has_original(self, index: Index, beginning: str) -> bool:
+        """Whether a rebuild of one that answers and enforces the same, and whose name begins so, can have left it.
+
+        PostgreSQL cuts the name of the original where the whole gets longer than 63 bytes.
+        """
+        names = self._originals.get((index.shape, index.unique), [])
+        place = bisect_left(names, beginning)
+        return place < len(names) and names[place].startswith(beginning)
+
+
+def _explained(index: Index, beside: _Beside) -> Invalid:
     drop = f"DROP INDEX CONCURRENTLY {index.identifier};"
     again = f"REINDEX INDEX CONCURRENTLY {index.identifier};"
-    beside = [other for other in everything if other.oid != index.oid and other.table_oid == index.table_oid]
-    equal = next((other for other in beside if other.usable and other.shape == index.shape), None)
+    equal = beside.equal(index)
     leftover = _LEFTOVER.fullmatch(index.name)
-    original = None
-    if leftover:
-        # PostgreSQL cuts the name of the original where the whole gets longer than 63 bytes.
-        original = next(
-            (
-                other
-                for other in beside
-                if other.name.startswith(leftover["of"])
-                and (other.shape, other.unique) == (index.shape, index.unique)
-                and not _LEFTOVER.fullmatch(other.name)
-            ),
-            None,
-        )
+    original = leftover is not None and beside.has_original(index, leftover["of"])
     # Only its own table's index is that of a table's overflow, which a login sees by its name alone.
     if leftover and (original or index.table_identifier.startswith("pg_toast.")):
         if leftover["kind"] == "ccnew":

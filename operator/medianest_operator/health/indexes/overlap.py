@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from medianest_operator.health.indexes.catalog import Index
@@ -22,41 +24,95 @@ class Overlap:
     equal: bool
 
 
-def overlaps(indexes: Iterable[Index]) -> list[Overlap]:
+def overlaps(indexes: Iterable[Index], stays: Callable[[Index], bool] = lambda _: False) -> list[Overlap]:
     """Every index that can go, each with one that stays, by name.
 
     Of several that can replace each other the one stays that enforces most: primary key, what a foreign key refers to,
     replica identity, constraint, unique, clustered, part of a partitioned index, plain.
+
+    Args:
+        stays: whether an index is never to go, whatever is equal to it.
     """
     by_table: dict[int, list[Index]] = defaultdict(list)
     for index in indexes:
         if index.usable:
             by_table[index.table_oid].append(index)
-    found = [overlap for table in by_table.values() for overlap in _of_table(table)]
+    found = [overlap for table in by_table.values() for overlap in _of_table(table, stays)]
     return sorted(found, key=lambda overlap: overlap.index.name)
 
 
-def _of_table(indexes: Sequence[Index]) -> Iterable[Overlap]:
+class _Table:
+    """A table's indexes as sets, so that what replaces one is found without comparing it with each of the others.
+
+    A set is an integer with a bit for each index, the lowest for the one to keep first.
+    """
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self._shapes: dict[Hashable, int] = defaultdict(int)
+        self._begun: dict[Hashable, int] = defaultdict(int)
+        self._held: dict[str, int] = defaultdict(int)
+        self._enforced: dict[Hashable, int] = defaultdict(int)
+        for place, index in enumerate(indexes):
+            bit = 1 << place
+            keys = _keys(index)
+            self._shapes[index.shape] |= bit
+            if index.unique:
+                self._enforced[keys, index.nulls_not_distinct, index.immediate] |= bit
+            if index.method != "btree":
+                continue
+            for width in range(1, len(keys) + 1):
+                self._begun[keys[:width], index.conditions] |= bit
+            for definition in {item.definition for item in (*index.keys, *index.included)}:
+                self._held[definition] |= bit
+
+    def equal(self, index: Index) -> int:
+        return self._shapes[index.shape]
+
+    def replacing(self, index: Index) -> int:
+        """As `replaces`, of all at once; itself among them."""
+        keys = _keys(index)
+        found = self._shapes[index.shape]
+        if index.method == "btree":
+            found = self._begun[keys, index.conditions]
+            for item in index.included:
+                found &= self._held[item.definition]
+        if index.unique:
+            found &= functools.reduce(
+                operator.or_,
+                (
+                    self._enforced.get((keys, nulls, immediate), 0)
+                    for nulls in ((True,) if index.nulls_not_distinct else (True, False))
+                    for immediate in ((True,) if index.immediate else (True, False))
+                ),
+            )
+        return found
+
+
+def _keys(index: Index) -> tuple[tuple[str, str], ...]:
+    return tuple((key.definition, key.rule) for key in index.keys)
+
+
+def _of_table(indexes: Sequence[Index], stays: Callable[[Index], bool]) -> Iterable[Overlap]:
+    ordered = sorted(indexes, key=lambda index: (not stays(index), _worth(index)))
+    table = _Table(ordered)
+    left = (1 << len(ordered)) - 1
     going: dict[int, Overlap] = {}
     # Whoever is worth least goes first, and never because of one that goes itself.
-    for index in sorted(indexes, key=_worth, reverse=True):
-        replacing = [
-            other
-            for other in indexes
-            if other.oid != index.oid and other.oid not in going and can_go(index) and replaces(other, index)
-        ]
-        if replacing:
-            kept = min(replacing, key=lambda other: (not _is_equal(other, index), _worth(other)))
-            going[index.oid] = Overlap(index, kept, _is_equal(kept, index))
-    # Of a chain each names the last, which stays.
-    return [_resolved(overlap, going) for overlap in going.values()]
-
-
-def _resolved(overlap: Overlap, going: Mapping[int, Overlap]) -> Overlap:
-    kept = overlap.kept
-    while kept.oid in going:
-        kept = going[kept.oid].kept
-    return Overlap(overlap.index, kept, _is_equal(kept, overlap.index))
+    for place in reversed(range(len(ordered))):
+        index = ordered[place]
+        if stays(index) or not can_go(index):
+            continue
+        others = table.replacing(index) & left & ~(1 << place)
+        if others:
+            best = others & table.equal(index) or others
+            going[index.oid] = Overlap(index, ordered[(best & -best).bit_length() - 1], equal=False)
+            left &= ~(1 << place)
+    # Of a chain each names the last, which stays: the one that went last knows it already.
+    resolved: dict[int, Index] = {}
+    for overlap in reversed(going.values()):
+        kept = resolved.get(overlap.kept.oid, overlap.kept)
+        resolved[overlap.index.oid] = kept
+        yield Overlap(overlap.index, kept, _is_equal(kept, overlap.index))
 
 
 def _worth(index: Index) -> tuple[bool, bool, bool, bool, bool, bool, bool, int, int, str]:

@@ -18,6 +18,7 @@ from medianest_operator.health.indexes.catalog import HISTORY_TABLE, Catalog, Co
 from medianest_operator.health.indexes.foreign_keys import without_index
 from medianest_operator.health.indexes.invalid import invalid
 from medianest_operator.health.indexes.overlap import Overlap, overlaps
+from medianest_operator.health.indexes.queries import MOST
 from medianest_operator.health.indexes.usage import UNUSED_AFTER
 from medianest_operator.postgres.index_definition import IndexDefinition
 
@@ -65,6 +66,8 @@ class Report(_Frozen):
         foreign_keys: those that no index supports.
         collations: those whose order may have changed since indexes were built with it.
         not_valid: constraints that weren't checked against all rows.
+        not_judged: indexes of which nothing was read, as there are too many, and so no verdict says anything; neither
+            is it said then which foreign keys have no index.
     """
 
     total: int
@@ -83,12 +86,19 @@ class Report(_Frozen):
     foreign_keys: tuple[Entry, ...] = ()
     collations: tuple[Entry, ...] = ()
     not_valid: tuple[Entry, ...] = ()
+    not_judged: int | None = None
 
     @property
     def is_healthy(self) -> bool:
         """Every critical index is there, no index is invalid, and none may be in another order than its collation;
         the rest costs something and breaks nothing."""
         return not self.missing_critical and not self.invalid and not self.collations
+
+
+def read_first(critical: Sequence[IndexDefinition], wanted: Sequence[IndexDefinition] | None) -> list[str]:
+    """The names of the indexes that are to be read although there are too many, so that none is missing by mistake."""
+    names = dict.fromkeys(item.name for item in (*critical, *sorted(wanted or (), key=lambda item: item.name)))
+    return list(names)[:MOST]
 
 
 _BY_MIGRATION: Final = " A migration makes it: drop it by another migration, or it counts as missing."
@@ -115,6 +125,9 @@ def judge(
     known = None if wanted is None else {item.name for item in wanted}
     needed = [item for item in critical if known is None or item.name in known]
     gone = expected.missing(wanted if wanted is not None else needed, catalog.indexes)
+    if catalog.unread:
+        looked_for = set(read_first(critical, wanted))
+        gone = [item for item in gone if item.expected.name in looked_for]
     missing = tuple(
         Entry(name=item.expected.name, table=item.expected.table, evidence=f"{_cap(item.evidence)}.", fix=item.fix)
         for item in gone
@@ -125,8 +138,8 @@ def judge(
     overlapping = [item for item in overlaps(catalog.indexes) if not kept(item.index.name)]
     missing_critical = tuple(item for item in missing if item.name in names)
     return Report(
-        total=len(own),
-        total_with_history=len(catalog.indexes),
+        total=len(own) + catalog.unread,
+        total_with_history=len(catalog.indexes) + catalog.unread,
         critical=len(needed),
         critical_present=len(needed) - len(missing_critical),
         expected=None if wanted is None else len(wanted),
@@ -162,7 +175,8 @@ def judge(
                 fix=f"CREATE INDEX {'' if key.partitioned else 'CONCURRENTLY '}ON {key.table_identifier}"
                 f" ({', '.join(key.identifiers)});",
             )
-            for key in without_index(catalog)
+            # An index that wasn't read may support it.
+            for key in (() if catalog.unread else without_index(catalog))
         ),
         collations=tuple(_collations(catalog)),
         not_valid=tuple(
@@ -175,6 +189,7 @@ def judge(
             for item in catalog.unvalidated
             if not kept(item.name)
         ),
+        not_judged=catalog.unread or None,
     )
 
 
@@ -269,6 +284,8 @@ def bounded_json(report: Report, largest: int = _LARGEST) -> str:
     while len(text := json.dumps(document, indent=1, ensure_ascii=False).encode()) > largest:
         longest = max(_LISTS, key=lambda name: len(json.dumps(document.get(name, []))))
         entries = document[longest]
+        if not entries:
+            break
         keep = len(entries) // 2
         left_out[longest] = left_out.get(longest, 0) + len(entries) - keep
         document = document | {longest: entries[:keep], "left_out": left_out}

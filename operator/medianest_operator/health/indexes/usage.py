@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medianest_operator.health.indexes.catalog import Catalog, Index, Statistics
 from medianest_operator.health.indexes.foreign_keys import only_support
+from medianest_operator.health.indexes.queries import MOST
 
 UNUSED_AFTER: Final = timedelta(days=14)
 """So long nobody must have used an index. Two weeks hold everything that is done once a week twice; what is done once a
@@ -95,6 +96,9 @@ def unused(
         today: in UTC.
         smallest: bytes.
     """
+    if len(catalog.foreign_keys) >= MOST:
+        # One that wasn't read may need any of them.
+        return []
     if not statistics or seen.departed_within(today, UNUSED_AFTER):
         return []
     used: set[int] = set()

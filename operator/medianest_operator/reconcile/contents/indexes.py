@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 import psycopg
 
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
-from medianest_operator.errors import ReconcileError
+from medianest_operator.errors import Permanent, ReconcileError
 from medianest_operator.hardening.naming import is_own
 from medianest_operator.health import probe
 from medianest_operator.health.indexes import catalog, usage
-from medianest_operator.health.indexes.catalog import Statistics
+from medianest_operator.health.indexes.catalog import Catalog, Statistics
 from medianest_operator.health.indexes.findings import findings
-from medianest_operator.health.indexes.report import Entry, Report, bounded_json, judge
+from medianest_operator.health.indexes.report import Entry, Report, bounded_json, judge, read_first
 from medianest_operator.health.indexes.usage import Seen
 from medianest_operator.kubernetes.kinds import CONFIG_MAP
 from medianest_operator.migrations.history import History
 from medianest_operator.migrations.indexes import critical_indexes, is_bundled, made_indexes
 from medianest_operator.migrations.journal import read_version
 from medianest_operator.observability import metrics
-from medianest_operator.postgres.sessions import Connection, Unreachable
+from medianest_operator.postgres.index_definition import IndexDefinition
+from medianest_operator.postgres.sessions import Busy, Connection, Unreachable
 from medianest_operator.postgres.trusted import UntrustedContent
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
 from medianest_operator.reconcile.contents.reading import application_database
@@ -42,12 +44,23 @@ _SHOWN: Final = 10
 _REPORT: Final = "indexes.json"
 _SEEN: Final = "indexes-seen.json"
 _SOURCE: Final = "indexes"
+_FAILED: Final = "failed look at indexes"
 
 
 @dataclass(frozen=True)
 class _Found:
+    """What was found, and the same as the ConfigMap has it."""
+
     report: Report
     seen: Seen
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """That it could not be read: a login may have made so much that no try ends in time, and each costs as much."""
+
+    again: Callable[[], Exception]
 
 
 async def act(run: Run) -> Outcome:
@@ -55,10 +68,9 @@ async def act(run: Run) -> Outcome:
     found = await _found(run)
     if found is None:
         return Outcome()
-    data = {_REPORT: bounded_json(found.report), _SEEN: found.seen.model_dump_json()}
     problem = None
     try:
-        await run.services.applier.apply(CONFIG_MAP, report_manifest(run.names, run.owner, data))
+        await run.services.applier.apply(CONFIG_MAP, report_manifest(run.names, run.owner, dict(found.data)))
     except ReconcileError as error:
         problem = error
     return _outcome(found.report, problem)
@@ -79,27 +91,55 @@ async def _found(run: Run) -> _Found | None:
     known: _Found | None = run.services.memory.recall(run.key, "indexes", token, _EVERY)
     if known is not None:
         return known
-    async with application_database(run, primary) as connection:
-        found = await _read(run, connection, schema.history, instances)
+    failed: _Failed | None = run.services.memory.recall(run.key, _FAILED, primary.uid, _EVERY)
+    if failed is not None:
+        raise failed.again()
+    try:
+        found = await _look(run, primary, schema.history, instances)
+    except (Busy, Permanent) as error:
+        run.services.memory.keep(run.key, _FAILED, primary.uid, _Failed(functools.partial(_copied, error)))
+        raise
     run.services.memory.keep(run.key, "indexes", token, found)
     tracking.observed(run, _SOURCE, findings(found.report), settled=True)
     metrics.CRITICAL_INDEXES_MISSING.labels(*run.key).set(len(found.report.missing_critical))
     return found
 
 
-async def _read(run: Run, connection: Connection, history: History, instances: Sequence[str]) -> _Found:
+def _copied(error: Busy | Permanent) -> Exception:
+    """The same error anew: one that is raised again and again would hold every place at which it was."""
+    return Permanent(error.reason, error.message) if isinstance(error, Permanent) else Busy(str(error))
+
+
+async def _look(run: Run, primary: Pod, history: History, instances: Sequence[str]) -> _Found:
+    async with application_database(run, primary) as connection:
+        live, wanted = await _read(run, connection, history)
+    counted = await _statistics(run, instances)
+    # Some thousands of indexes take a second, which belongs to the other databases and to the Lease.
+    return await asyncio.to_thread(_judged, live, wanted, counted, _seen(run), instances, datetime.now(UTC).date())
+
+
+async def _read(run: Run, connection: Connection, history: History) -> tuple[Catalog, Sequence[IndexDefinition] | None]:
     metrics.DATABASE_BYTES.labels(*run.key).set(await probe.database_size(connection))
     recorded = None
     if history.version is not None and not is_bundled(history):
         recorded = await read_version(connection, history.version)
-    live = await catalog.read_async(connection)
-    today = datetime.now(UTC).date()
-    seen = _seen(run).after(live, instances, today)
-    counted = await _statistics(run, instances)
+    wanted = made_indexes(history, recorded)
+    return await catalog.read_async(connection, read_first(critical_indexes(), wanted)), wanted
+
+
+def _judged(
+    live: Catalog,
+    wanted: Sequence[IndexDefinition] | None,
+    counted: Mapping[str, Statistics | None],
+    known: Seen,
+    instances: Sequence[str],
+    today: date,
+) -> _Found:
+    seen = known.after(live, instances, today)
     asked = usage.counts_for_all(counted.values())
     unused = usage.unused(live, counted, seen, today) if asked else None
-    report = judge(live, critical_indexes(), made_indexes(history, recorded), unused, kept=is_own)
-    return _Found(report, seen)
+    report = judge(live, critical_indexes(), wanted, unused, kept=is_own)
+    return _Found(report, seen, {_REPORT: bounded_json(report), _SEEN: seen.model_dump_json()})
 
 
 def _instances(run: Run) -> tuple[str, ...]:
@@ -146,6 +186,7 @@ def _outcome(report: Report, problem: ReconcileError | None = None) -> Outcome:
         foreign_keys_without_index=_names(report.foreign_keys),
         collations=_names(report.collations),
         not_valid=_names(report.not_valid),
+        not_judged=report.not_judged,
     )
     return Outcome(conditions={Condition.INDEXES_HEALTHY: verdict(report)}, status={"indexes": part}, problem=problem)
 
@@ -181,6 +222,8 @@ def verdict(report: Report) -> Verdict:
         if entries:
             return Verdict("False", reason, words.format(", ".join(_names(entries))))
     message = f"All {report.critical} critical indexes of {report.total} exist and are valid."
+    if report.not_judged:
+        message += f" {report.not_judged} of them were not judged, and neither were foreign keys: there are too many."
     hints = (
         (report.missing, Reason.INDEXES_INCOMPLETE, "Made by a migration, and missing"),
         (report.duplicate, Reason.INDEXES_DUPLICATE, "Duplicates that could be dropped"),
