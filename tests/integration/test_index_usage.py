@@ -148,14 +148,14 @@ async def test_freshly_created_index(shared: tuple[Database, Database]) -> None:
     primary, replica = shared
     old = catalog_of(primary)
     known = Seen().after(old, ["db-0", "db-1"], TODAY - LONG)
-    primary.execute("CREATE INDEX t_new ON t (b, a)")
+    primary.execute("CREATE INDEX t_new ON t (b DESC, a)")
     try:
         assert "t_new" not in await names_of(primary, replica, known, TODAY)
         kept = Seen.parse(known.after(catalog_of(primary), ["db-0", "db-1"], TODAY).model_dump_json())
         assert "t_new" not in await names_of(primary, replica, kept, TODAY + timedelta(days=13))
         assert "t_new" in await names_of(primary, replica, kept, TODAY + timedelta(days=14))
         # Another index with its name is another index.
-        primary.execute("DROP INDEX t_new; CREATE INDEX t_new ON t (b, a)")
+        primary.execute("DROP INDEX t_new; CREATE INDEX t_new ON t (b DESC, a)")
         assert "t_new" not in await names_of(primary, replica, kept, TODAY + timedelta(days=14))
     finally:
         primary.execute("DROP INDEX t_new")
@@ -184,6 +184,22 @@ async def test_index_that_alone_supports_a_foreign_key_is_needed(both: tuple[Dat
     primary.execute("CREATE TABLE parent (a int PRIMARY KEY); INSERT INTO parent SELECT a FROM t;"
                     "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES parent")  # fmt: skip
     assert "t_a" not in await names_unused(primary, replica)
+
+
+async def test_of_two_that_support_a_foreign_key_and_that_nobody_used_one_is_needed(
+    both: tuple[Database, Database],
+) -> None:
+    primary, replica = both
+    primary.execute("CREATE TABLE parent (a int PRIMARY KEY); INSERT INTO parent SELECT a FROM t;"
+                    "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES parent; CREATE INDEX t_d ON t (a DESC)")  # fmt: skip
+    assert sorted(await names_unused(primary, replica)) in (["t_a", "t_b"], ["t_b", "t_d"])
+
+
+async def test_index_that_takes_over_from_a_used_one_is_not_unused(both: tuple[Database, Database]) -> None:
+    primary, replica = both
+    scan(primary, "a")
+    primary.execute("CREATE INDEX t_a_b ON t (a, b)")
+    assert await names_unused(primary, replica) == ["t_b"], "t_a can go because of t_a_b"
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", '{"indexes": {"yesterday": ["1:1"]}}', '{"indexes": 5}', "null"])

@@ -13,11 +13,18 @@ from medianest_operator.postgres.index_definition import IndexDefinition
 
 @dataclass(frozen=True)
 class Missing:
-    """An expected index that isn't there, or isn't what it should be."""
+    """An expected index that isn't there, or isn't what it should be.
+
+    Attributes:
+        dropped: the one that the fix drops.
+        renamed: the one to which the fix gives the name.
+    """
 
     expected: IndexDefinition
     evidence: str
     fix: str | None
+    dropped: Index | None = None
+    renamed: Index | None = None
 
 
 _NAME: Final = re.compile(
@@ -60,13 +67,14 @@ def _explained(item: IndexDefinition, index: Index | None, other: Index | None) 
         drop = f"DROP INDEX CONCURRENTLY {index.identifier};"
         if index.constraint:
             drop = f"ALTER TABLE {index.table_identifier} DROP CONSTRAINT {index.constraint.name};"
-        return Missing(item, "there is another index of its name", f"{drop} {create}")
+        return Missing(item, "there is another index of its name", f"{drop} {create}", dropped=index)
     if other is not None:
         schema_and_name = _quoted(item)
         return Missing(
             item,
             f"there is an equal one with another name, {other.name}",
             f"ALTER INDEX {other.identifier} RENAME TO {schema_and_name};",
+            renamed=other,
         )
     return Missing(item, "there is none", create)
 

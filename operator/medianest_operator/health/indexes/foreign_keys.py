@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 
 from medianest_operator.health.indexes.catalog import Catalog, ForeignKey
 
@@ -23,7 +24,9 @@ class Support:
         asked = (key.indexes, frozenset(f"{name} IS NOT NULL" for name in key.identifiers))
         if asked not in self._known:
             indexes, harmless = asked
-            self._known[asked] = frozenset(oid for oid in indexes if self._conditions.get(oid, harmless) <= harmless)
+            self._known[asked] = frozenset(
+                oid for oid in indexes if (found := self._conditions.get(oid)) is not None and found <= harmless
+            )
         return self._known[asked]
 
 
@@ -53,8 +56,28 @@ def without_index(catalog: Catalog) -> list[ForeignKey]:
     return sorted(found.values(), key=lambda key: (key.table, key.name))
 
 
-def only_support(catalog: Catalog) -> frozenset[int]:
-    """The indexes without which a foreign key had none."""
-    support = Support(catalog)
-    found = (support.of(key) for key in catalog.foreign_keys)
-    return frozenset(oid for oids in found if len(oids) == 1 for oid in oids)
+class Needed:
+    """What the foreign keys need of the indexes that are left, as one after the other is given up."""
+
+    def __init__(self, catalog: Catalog, gone: Container[int] = ()) -> None:
+        """
+        Args:
+            gone: the identifiers of indexes that are given up already.
+        """
+        support = Support(catalog)
+        # Keys with the same support are one.
+        groups = {support.of(key) for key in catalog.foreign_keys}
+        self._left = [sum(oid not in gone for oid in oids) for oids in groups]
+        self._groups: dict[int, list[int]] = defaultdict(list)
+        for number, oids in enumerate(groups):
+            for oid in oids:
+                self._groups[oid].append(number)
+
+    def give_up(self, oid: int) -> bool:
+        """Give up an index, unless a foreign key has none but this; says whether it was given up."""
+        groups = self._groups.get(oid, [])
+        if any(self._left[number] <= 1 for number in groups):
+            return False
+        for number in groups:
+            self._left[number] -= 1
+        return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from medianest_operator.health.indexes.catalog import Index
@@ -24,20 +24,23 @@ class Overlap:
     equal: bool
 
 
-def overlaps(indexes: Iterable[Index], stays: Callable[[Index], bool] = lambda _: False) -> list[Overlap]:
+def overlaps(
+    indexes: Iterable[Index], stays: Callable[[Index], bool] = lambda _: False, made: Container[str] = ()
+) -> list[Overlap]:
     """Every index that can go, each with one that stays, by name.
 
     Of several that can replace each other the one stays that enforces most: primary key, what a foreign key refers to,
-    replica identity, constraint, unique, clustered, part of a partitioned index, plain.
+    replica identity, constraint, unique, clustered, part of a partitioned index, made by a migration, plain.
 
     Args:
         stays: whether an index is never to go, whatever is equal to it.
+        made: the names of those that migrations make: the equal one goes that none makes.
     """
     by_table: dict[int, list[Index]] = defaultdict(list)
     for index in indexes:
         if index.usable:
             by_table[index.table_oid].append(index)
-    found = [overlap for table in by_table.values() for overlap in _of_table(table, stays)]
+    found = [overlap for table in by_table.values() for overlap in _of_table(table, stays, made)]
     return sorted(found, key=lambda overlap: overlap.index.name)
 
 
@@ -92,8 +95,8 @@ def _keys(index: Index) -> tuple[tuple[str, str], ...]:
     return tuple((key.definition, key.rule) for key in index.keys)
 
 
-def _of_table(indexes: Sequence[Index], stays: Callable[[Index], bool]) -> Iterable[Overlap]:
-    ordered = sorted(indexes, key=lambda index: (not stays(index), _worth(index)))
+def _of_table(indexes: Sequence[Index], stays: Callable[[Index], bool], made: Container[str]) -> Iterable[Overlap]:
+    ordered = sorted(indexes, key=lambda index: (not stays(index), _worth(index, made)))
     table = _Table(ordered)
     left = (1 << len(ordered)) - 1
     going: dict[int, Overlap] = {}
@@ -115,7 +118,7 @@ def _of_table(indexes: Sequence[Index], stays: Callable[[Index], bool]) -> Itera
         yield Overlap(overlap.index, kept, _is_equal(kept, overlap.index))
 
 
-def _worth(index: Index) -> tuple[bool, bool, bool, bool, bool, bool, bool, int, int, str]:
+def _worth(index: Index, made: Container[str]) -> tuple[bool | int | str, ...]:
     """Sorts the index to keep first; of equal ones in all this the one with more columns, then by name."""
     return (
         not index.primary,
@@ -125,6 +128,7 @@ def _worth(index: Index) -> tuple[bool, bool, bool, bool, bool, bool, bool, int,
         not index.unique,
         not index.clustered,
         index.parent is None,
+        index.name not in made,
         -len(index.keys),
         -len(index.included),
         index.name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +20,7 @@ from medianest_operator.health.indexes.foreign_keys import without_index
 from medianest_operator.health.indexes.invalid import invalid
 from medianest_operator.health.indexes.overlap import Overlap, overlaps
 from medianest_operator.health.indexes.queries import MOST
-from medianest_operator.health.indexes.usage import UNUSED_AFTER
+from medianest_operator.health.indexes.usage import UNUSED_AFTER, without_needed
 from medianest_operator.postgres.index_definition import IndexDefinition
 
 
@@ -135,7 +136,23 @@ def judge(
     names = {item.name for item in needed}
     by_migration = known or set()
     own = [index for index in catalog.indexes if index.table != HISTORY_TABLE]
-    overlapping = [item for item in overlaps(catalog.indexes) if not kept(item.index.name)]
+    # One after the other, so that all the statements together leave nothing undone that an index is used for.
+    replaced = {item.dropped.oid for item in gone if item.dropped is not None}
+    renamed = {item.renamed.oid for item in gone if item.renamed is not None}
+    staying = [index for index in catalog.indexes if index.oid not in replaced]
+    overlapping = overlaps(
+        staying, lambda index: index.oid in renamed or index.name in names or kept(index.name), by_migration
+    )
+    unneeded = without_needed(
+        replace(catalog, indexes=tuple(staying)),
+        (
+            index
+            for index in unused or ()
+            if not (index.oid in replaced | renamed or index.name in names or kept(index.name))
+        ),
+        overlapping,
+    )
+    dropped = {item.index.oid for item in overlapping} | {index.oid for index in unneeded} | replaced
     missing_critical = tuple(item for item in missing if item.name in names)
     return Report(
         total=len(own) + catalog.unread,
@@ -163,10 +180,9 @@ def judge(
                 _drop(index),
                 _BY_MIGRATION if index.name in by_migration else "",
             )
-            for index in unused
-            if not kept(index.name) and index.name not in names
+            for index in unneeded
         ),
-        bloated=tuple(_bloated(catalog.indexes, measured or {})),
+        bloated=tuple(_bloated([item for item in catalog.indexes if item.oid not in dropped], measured or {})),
         foreign_keys=tuple(
             Entry(
                 name=key.name,

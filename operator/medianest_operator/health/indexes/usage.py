@@ -9,7 +9,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medianest_operator.health.indexes.catalog import Catalog, Index, Statistics
-from medianest_operator.health.indexes.foreign_keys import only_support
+from medianest_operator.health.indexes.foreign_keys import Needed
+from medianest_operator.health.indexes.overlap import Overlap, overlaps
 from medianest_operator.health.indexes.queries import MOST
 
 UNUSED_AFTER: Final = timedelta(days=14)
@@ -106,17 +107,31 @@ def unused(
         if counted is None or not _is_old_enough(counted) or counted.database != catalog.database:
             return []
         used |= counted.used
-    first_seen, needed = seen.first_seen(), only_support(catalog)
-    return [
+    first_seen = seen.first_seen()
+    found = [
         index
         for index in catalog.indexes
         if index.oid not in used
-        and index.oid not in needed
         and index.bytes >= smallest
         and _serves_queries_alone(index)
         and index.stamp in first_seen
         and today - first_seen[index.stamp] >= UNUSED_AFTER
     ]
+    return without_needed(catalog, found, overlaps(catalog.indexes))
+
+
+def without_needed(catalog: Catalog, unused: Iterable[Index], overlapping: Iterable[Overlap]) -> list[Index]:
+    """Those of the unused ones that can be dropped beside all that can go because of another one.
+
+    What can go isn't named twice, and what it can go because of takes over its queries, so it isn't unused. Of those
+    that support one foreign key the last one stays.
+    """
+    going, kept = set(), set()
+    for item in overlapping:
+        going.add(item.index.oid)
+        kept.add(item.kept.oid)
+    needed = Needed(catalog, going)
+    return [index for index in unused if index.oid not in going and index.oid not in kept and needed.give_up(index.oid)]
 
 
 def _is_old_enough(counted: Statistics) -> bool:
