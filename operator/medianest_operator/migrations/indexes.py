@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, TypeGuard
 
 from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.migrations.history import TABLE, History
 from medianest_operator.postgres.catalog import Catalog, CatalogObject
 from medianest_operator.postgres.index_definition import IndexDefinition
+
+_LONGEST_NAME: Final = 63
+"""Bytes (PostgreSQL manual, 4.1.1)."""
 
 
 def is_bundled(history: History) -> bool:
@@ -43,8 +47,13 @@ def _recorded(items: Iterable[CatalogObject]) -> Iterable[IndexDefinition]:
         table, name = _plain(item.table), _plain(item.name)
         definition = item.attributes.get("definition")
         # Names carry their schema unless it is public.
-        if isinstance(definition, str) and name is not None and table is not None and table != TABLE:
+        if isinstance(definition, str) and _is_a_name(name) and _is_a_name(table) and table != TABLE:
             yield IndexDefinition(name, table, definition, item.attributes.get("primary") is True)
+
+
+def _is_a_name(name: str | None) -> TypeGuard[str]:
+    """Whether PostgreSQL has such names; the journal may hold anything."""
+    return name is not None and 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME
 
 
 def _plain(identifier: str) -> str | None:

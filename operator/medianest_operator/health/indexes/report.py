@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from medianest_operator.health.findings import coarse
 from medianest_operator.health.indexes import bloat, expected
@@ -21,7 +21,12 @@ from medianest_operator.health.indexes.invalid import invalid
 from medianest_operator.health.indexes.overlap import Overlap, overlaps
 from medianest_operator.health.indexes.queries import MOST
 from medianest_operator.health.indexes.usage import UNUSED_AFTER, without_needed
+from medianest_operator.health.indexes.words import drop_statement, has_controls, shown
 from medianest_operator.postgres.index_definition import IndexDefinition
+
+_LONGEST: Final = 2000
+"""Characters of a text in the report."""
+_LONGEST_FIX: Final = 16384
 
 
 class _Frozen(BaseModel):
@@ -35,7 +40,8 @@ class Entry(_Frozen):
         name: the index, foreign key, collation or constraint.
         table: its table, where it has one.
         evidence: why, as a sentence.
-        fix: the exact statements that end it; `None` where there is none that fits all cases.
+        fix: the exact statements that end it; `None` where there is none that fits all cases, or a name in it has
+            control characters.
         bytes: the size of the index, as the power of two that it reaches.
     """
 
@@ -44,6 +50,17 @@ class Entry(_Frozen):
     evidence: str
     fix: str | None = None
     bytes: int | None = None
+
+    @field_validator("name", "table", "evidence")
+    @classmethod
+    def _on_one_line(cls, text: str | None) -> str | None:
+        return None if text is None else shown(text)[:_LONGEST]
+
+    @field_validator("fix")
+    @classmethod
+    def _without_controls(cls, text: str | None) -> str | None:
+        # Escaped it would name another index; as it is, it looks like lines that aren't its own.
+        return None if text is None or has_controls(text) or len(text) > _LONGEST_FIX else text
 
 
 class Report(_Frozen):
@@ -177,7 +194,7 @@ def judge(
                 index,
                 f"no instance has used it once in at least {UNUSED_AFTER.days} days. What is done once a month or less"
                 " doesn't show in them",
-                _drop(index),
+                drop_statement(index),
                 _BY_MIGRATION if index.name in by_migration else "",
             )
             for index in unneeded
@@ -219,17 +236,12 @@ def _entry(index: Index, evidence: str, fix: str | None, more: str = "") -> Entr
     )
 
 
-def _drop(index: Index) -> str:
-    if index.constraint is not None:
-        return f"ALTER TABLE {index.table_identifier} DROP CONSTRAINT {index.constraint.name};"
-    # A partitioned one goes with its parts, at once (PostgreSQL manual, DROP INDEX).
-    return f"DROP INDEX {'' if index.partitioned else 'CONCURRENTLY '}{index.identifier};"
-
-
 def _overlap(item: Overlap, by_migration: set[str]) -> Entry:
     kept = f"{'primary key ' if item.kept.primary else ''}{item.kept.name}"
     words = f"it is equal to {kept}" if item.equal else f"{kept} does all that it does, and more"
-    return _entry(item.index, words, _drop(item.index), _BY_MIGRATION if item.index.name in by_migration else "")
+    return _entry(
+        item.index, words, drop_statement(item.index), _BY_MIGRATION if item.index.name in by_migration else ""
+    )
 
 
 def _bloated(indexes: Sequence[Index], measured: Mapping[int, Measured]) -> Iterable[Entry]:
