@@ -102,3 +102,10 @@ def test_all_statements_together_leave_what_was_used_and_what_foreign_keys_need(
         assert without_index(after) == without_index(before)
         dropped_at_all += len(dropped)
     assert dropped_at_all > 2000
+
+
+def test_an_unused_expression_has_statistics_that_no_counter_shows() -> None:
+    indexes = [index(1, "lower(a)"), index(2, "a")]
+    computed, plain = judge(catalog(*indexes), (), unused=indexes).unused or ()
+    assert "CREATE STATISTICS" in computed.evidence
+    assert "CREATE STATISTICS" not in plain.evidence

@@ -71,7 +71,7 @@ class Index:
         referenced: a foreign key refers to what it makes unique.
         pages: its size when it was last vacuumed, analyzed or made.
         rows: the same of its entries; below 0 where nobody knows.
-        collations: those that its expressions and predicate name.
+        collations: those that its expressions and predicate name, and those of the columns that they read.
         in_work: a session is building or dropping it.
     """
 
@@ -156,12 +156,17 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Collation:
-    """A collation whose version differs from the one that its indexes were built with."""
+    """A collation whose version differs from the one that its indexes were built with.
+
+    Attributes:
+        elsewhere: indexes of other schemas and of extensions that it may order.
+    """
 
     oid: int
     name: str
     recorded: str
     actual: str
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True)
@@ -308,7 +313,7 @@ def _parse(
         found,
         tuple(_foreign_key(item, look_ups) for item in foreign_keys),
         tuple(Collation(**item) for item in others["collations"]),
-        Collation(_DEFAULT_COLLATION, database["name"], recorded, actual)
+        Collation(_DEFAULT_COLLATION, database["name"], recorded, actual, database["elsewhere"] or 0)
         if recorded is not None and actual is not None and recorded != actual
         else None,
         tuple(Unvalidated(**item) for item in others["constraints"]),

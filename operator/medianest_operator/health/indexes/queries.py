@@ -74,7 +74,14 @@ SELECT x.indexrelid::int8 AS oid, concat(x.indexrelid, ':', i.xmin) AS stamp,
        i.relpages AS pages, i.reltuples AS rows,
        ARRAY(SELECT DISTINCT e.refobjid::int8 FROM pg_depend e
               WHERE e.classid = 'pg_class'::regclass AND e.objid = x.indexrelid
-                AND e.refclassid = 'pg_collation'::regclass) AS collations,
+                AND e.refclassid = 'pg_collation'::regclass
+             -- What an expression or a predicate works out of a column may follow the column's collation.
+             UNION SELECT a.attcollation::int8 FROM pg_depend e
+              JOIN pg_attribute a ON a.attrelid = e.refobjid AND a.attnum = e.refobjsubid
+              WHERE (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                AND e.classid = 'pg_class'::regclass AND e.objid = x.indexrelid
+                AND e.refclassid = 'pg_class'::regclass AND e.refobjid = x.indrelid AND a.attcollation <> 0
+             ) AS collations,
        NOT x.indisvalid AND (
          EXISTS (SELECT FROM locks l WHERE l.relation = x.indexrelid)
          OR (EXISTS (SELECT FROM locks l JOIN pg_stat_progress_create_index p USING (pid) WHERE l.relation = x.indrelid)
@@ -112,11 +119,25 @@ SELECT k.oid::int8 AS oid, k.conparentid::int8 AS parent, k.conrelid::int8 AS ta
  WHERE k.contype = 'f' AND {_APPLICATION} ORDER BY k.oid LIMIT {_MOST}) q
 """
 
+# Indexes that are judged nowhere, since they are other people's or an extension's, and may be in a collation's order.
+# PostgreSQL's own are in the order of "C".
+_ELSEWHERE: LiteralString = f"""
+SELECT count(*) FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND NOT ({_APPLICATION})
+   AND ({{0}} = ANY (x.indcollation::oid[])
+        OR EXISTS (SELECT FROM pg_depend e LEFT JOIN pg_attribute a
+                        ON e.refclassid = 'pg_class'::regclass AND a.attrelid = e.refobjid AND a.attnum = e.refobjsubid
+                    WHERE (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                      AND e.classid = 'pg_class'::regclass AND e.objid = x.indexrelid
+                      AND (a.attcollation = {{0}}
+                           OR (e.refclassid = 'pg_collation'::regclass AND e.refobjid = {{0}}))))
+"""
+
 _OTHERS: LiteralString = f"""
 SELECT json_build_object(
   'collations', (SELECT coalesce(json_agg(q ORDER BY q.name), '[]'::json) FROM (
       SELECT l.oid::int8 AS oid, format('%%I.%%I', n.nspname, l.collname) AS name, l.collversion AS recorded,
-             pg_collation_actual_version(l.oid) AS actual
+             pg_collation_actual_version(l.oid) AS actual, ({_ELSEWHERE.format("l.oid")}) AS elsewhere
         -- OFFSET: the library is asked for those alone that are in use.
         FROM (SELECT s.* FROM pg_collation s
                WHERE s.collversion IS NOT NULL AND s.oid IN (
@@ -128,7 +149,9 @@ SELECT json_build_object(
         JOIN pg_namespace n ON n.oid = l.collnamespace
        WHERE l.collversion <> pg_collation_actual_version(l.oid)) q),
   'database', (SELECT json_build_object('name', quote_ident(b.datname), 'oid', b.oid::int8,
-                 'recorded', b.datcollversion, 'actual', pg_database_collation_actual_version(b.oid))
+                 'recorded', b.datcollversion, 'actual', pg_database_collation_actual_version(b.oid),
+                 'elsewhere', CASE WHEN b.datcollversion <> pg_database_collation_actual_version(b.oid)
+                                   THEN ({_ELSEWHERE.format("100")}) END)
                  FROM pg_database b WHERE b.datname = current_database()),
   'constraints', (SELECT coalesce(json_agg(q ORDER BY q.table, q.name), '[]'::json) FROM (
       SELECT c.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS table_identifier, k.conname AS name,

@@ -119,6 +119,10 @@ def read_first(critical: Sequence[IndexDefinition], wanted: Sequence[IndexDefini
     return list(names)[:MOST]
 
 
+_STATISTICS: Final = (
+    ". PostgreSQL estimates conditions on its expression by the statistics that go with it, which no counter shows:"
+    " before it is dropped, CREATE STATISTICS on the expression and ANALYZE keep them"
+)
 _BY_MIGRATION: Final = " A migration makes it: drop it by another migration, or it counts as missing."
 
 
@@ -193,7 +197,7 @@ def judge(
             _entry(
                 index,
                 f"no instance has used it once in at least {UNUSED_AFTER.days} days. What is done once a month or less"
-                " doesn't show in them",
+                f" doesn't show in them{_STATISTICS if any(key.column == 0 for key in index.keys) else ''}",
                 drop_statement(index),
                 _BY_MIGRATION if index.name in by_migration else "",
             )
@@ -267,22 +271,41 @@ def _collations(catalog: Catalog) -> Iterable[Entry]:
     default = catalog.database_collation
     for collation in (*([default] if default else []), *catalog.collations):
         affected = [index for index in catalog.indexes if _depends_on(index, collation)]
-        if not affected:
+        if not affected and not collation.elsewhere:
             continue
-        names = ", ".join(index.name for index in affected[:_MOST_NAMES])
+        names = ", ".join(index.name for index in affected[:_MOST_NAMES]) or "none in public"
         if len(affected) > _MOST_NAMES:
             names += f" and {len(affected) - _MOST_NAMES} more"
-        refresh = (
-            f"ALTER DATABASE {catalog.database_name} REFRESH COLLATION VERSION;"
-            if collation is default
-            else f"ALTER COLLATION {collation.name} REFRESH VERSION;"
-        )
+        if collation.elsewhere:
+            names += f"; beside them {collation.elsewhere} of other schemas or extensions, for which the last statement"
+            names += " silences PostgreSQL's warning as well"
         yield Entry(
             name="default" if collation is default else collation.name,
             evidence=f"The collation's library is of version {collation.actual[:64]}, and the indexes were built with"
-            f" {collation.recorded[:64]}: rows may be in another order than queries look for them. Affected: {names}.",
-            fix=" ".join([*(_rebuild(index) for index in affected), refresh]),
+            f" {collation.recorded[:64]}: rows may be in another order than queries look for them. Affected: {names}."
+            f" {_ONE_BY_ONE}",
+            fix=" ".join(_refreshed(catalog, collation, affected)),
         )
+
+
+_ONE_BY_ONE: Final = (
+    "Run the statements one by one, outside of a transaction; the last one only when the others have succeeded."
+)
+
+
+def _refreshed(catalog: Catalog, collation: Collation, affected: Sequence[Index]) -> Iterable[str]:
+    # Refreshing the version says that every index is right, so no other schema's may be left as it was. The first
+    # statement rebuilds all but PostgreSQL's own, those of exclusion constraints, and invalid ones (PostgreSQL manual,
+    # REINDEX).
+    default = collation is catalog.database_collation
+    whole = default or collation.elsewhere > 0 or catalog.unread > 0 or len(affected) > _MOST_NAMES
+    if whole:
+        yield f"REINDEX DATABASE CONCURRENTLY {catalog.database_name};"
+    yield from (_rebuild(index) for index in affected if not whole or index.exclusion or not index.valid)
+    if default:
+        yield f"ALTER DATABASE {catalog.database_name} REFRESH COLLATION VERSION;"
+    else:
+        yield f"ALTER COLLATION {collation.name} REFRESH VERSION;"
 
 
 _MOST_NAMES: Final = 10
