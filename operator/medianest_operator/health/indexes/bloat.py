@@ -15,6 +15,11 @@ from medianest_operator.health.indexes.catalog import PAGE, Column, Index
 BLOATED: Final = 30.0
 """Points by which an index is emptier than its fillfactor where it counts as bloated. One into which values come in no
 order stays at about 69 % (the classic result for B-trees), 21 points below the default of 90."""
+NO_MORE: Final = 25.0
+"""Points below which one that counted as bloated no longer does: an estimate moves with every VACUUM."""
+_STEP: Final = 10
+_SLACK: Final = 5
+"""What is said stays until the points are so far outside of their step."""
 SMALLEST: Final = 8 << 20
 """Bytes below which a rebuild gains too little to be worth its locks."""
 _FILLFACTOR: Final = 90
@@ -61,13 +66,33 @@ def _aligned(offset: int, column: Column) -> int:
     return -(-offset // step) * step
 
 
-def candidates(indexes: Iterable[Index], smallest: int = SMALLEST) -> list[Index]:
-    """The btrees that are worth measuring, the largest first: large ones but those that are estimated to be full."""
+def step(points: float, before: int | None = None) -> int | None:
+    """About how many points are said, in steps of ten; `None` where an index doesn't count as bloated.
+
+    Args:
+        before: what was said of it the last time.
+    """
+    if points < (BLOATED if before is None else NO_MORE):
+        return None
+    if before is not None and before - _SLACK <= points < before + _STEP + _SLACK:
+        return before
+    return max(int(BLOATED), int(points // _STEP) * _STEP)
+
+
+def candidates(
+    indexes: Iterable[Index], smallest: int = SMALLEST, before: Mapping[str, int] | None = None
+) -> list[Index]:
+    """The btrees that are worth measuring, the largest first: large ones but those that are estimated to be full.
+
+    Args:
+        before: what was said the last time of those that counted as bloated, by name.
+    """
+    known = before or {}
     found = []
     for index in indexes:
         estimated = estimate(index)
         worth = index.method == "btree" and index.usable and not index.partitioned and index.bytes >= smallest
-        if worth and (estimated is None or estimated >= BLOATED):
+        if worth and (estimated is None or step(estimated, known.get(index.name)) is not None):
             found.append(index)
     return sorted(found, key=lambda index: (-index.bytes, index.name))
 
@@ -187,9 +212,3 @@ def _measured(index: Index, answer: tuple[Any, ...]) -> Measured:
     density = density * leaves / (leaves + empty + deleted)
     points = max(0.0, fillfactor(index) - density)
     return Measured(index, points, size, int((leaves + empty + deleted) * PAGE * points / fillfactor(index)))
-
-
-def as_words(measured: Mapping[int, Measured], index: Index) -> str:
-    """The evidence, in steps of ten points."""
-    points = measured[index.oid].points or 0.0
-    return f"pgstatindex finds it at least {int(points // 10) * 10} points emptier than its fillfactor"

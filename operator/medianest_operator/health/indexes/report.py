@@ -43,6 +43,7 @@ class Entry(_Frozen):
         fix: the exact statements that end it; `None` where there is none that fits all cases, or a name in it has
             control characters.
         bytes: the size of the index, as the power of two that it reaches.
+        points: of a bloated one, about by how many it is emptier than its fillfactor, in steps of ten.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Entry(_Frozen):
     evidence: str
     fix: str | None = None
     bytes: int | None = None
+    points: int | None = None
 
     @field_validator("name", "table", "evidence")
     @classmethod
@@ -107,6 +109,11 @@ class Report(_Frozen):
     not_judged: int | None = None
 
     @property
+    def points(self) -> Mapping[str, int]:
+        """What is said of the bloated ones, by name."""
+        return {entry.name: entry.points for entry in self.bloated if entry.points is not None}
+
+    @property
     def is_healthy(self) -> bool:
         """Every critical index is there, no index is invalid, and none may be in another order than its collation;
         the rest costs something and breaks nothing."""
@@ -133,6 +140,7 @@ def judge(
     unused: Iterable[Index] | None = None,
     measured: Mapping[int, Measured] | None = None,
     kept: Callable[[str], bool] = lambda _: False,
+    bloated_before: Mapping[str, int] | None = None,
 ) -> Report:
     """The verdicts on what was read.
 
@@ -143,6 +151,7 @@ def judge(
         unused: what `usage.unused` found; `None` where the instances weren't asked.
         measured: what `bloat.confirm` measured, by identifier.
         kept: whether an index or constraint of this name is the operator's own: it reports the state of those itself.
+        bloated_before: the last report's `points`, so that what moves a little says the same.
     """
     known = None if wanted is None else {item.name for item in wanted}
     needed = [item for item in critical if known is None or item.name in known]
@@ -203,7 +212,11 @@ def judge(
             )
             for index in unneeded
         ),
-        bloated=tuple(_bloated([item for item in catalog.indexes if item.oid not in dropped], measured or {})),
+        bloated=tuple(
+            _bloated(
+                [item for item in catalog.indexes if item.oid not in dropped], measured or {}, bloated_before or {}
+            )
+        ),
         foreign_keys=tuple(
             Entry(
                 name=key.name,
@@ -248,18 +261,17 @@ def _overlap(item: Overlap, by_migration: set[str]) -> Entry:
     )
 
 
-def _bloated(indexes: Sequence[Index], measured: Mapping[int, Measured]) -> Iterable[Entry]:
-    for index in bloat.candidates(indexes):
+def _bloated(indexes: Sequence[Index], measured: Mapping[int, Measured], before: Mapping[str, int]) -> Iterable[Entry]:
+    for index in bloat.candidates(indexes, before=before):
         found = measured.get(index.oid)
-        if found is not None and found.points is not None:
-            if found.bloated:
-                yield _entry(index, bloat.as_words(measured, index), _rebuild(index))
+        is_measured = found is not None and found.points is not None
+        points = found.points if found is not None and found.points is not None else bloat.estimate(index)
+        said = None if points is None else bloat.step(points, before.get(index.name))
+        if said is None:
             continue
-        estimated = bloat.estimate(index)
-        if estimated is not None:
-            points = int(estimated // 10) * 10
-            words = f"by an estimate from its rows and pages it is at least {points} points emptier than its fillfactor"
-            yield _entry(index, words, _rebuild(index))
+        source = "pgstatindex finds that it" if is_measured else "by an estimate from its rows and pages it"
+        entry = _entry(index, f"{source} is about {said} points or more emptier than its fillfactor", _rebuild(index))
+        yield entry.model_copy(update={"points": said})
 
 
 def _rebuild(index: Index) -> str:

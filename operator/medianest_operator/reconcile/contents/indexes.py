@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -44,6 +45,7 @@ _SHOWN: Final = 10
 _REPORT: Final = "indexes.json"
 _SEEN: Final = "indexes-seen.json"
 _SOURCE: Final = "indexes"
+_BLOATED: Final = "bloated indexes"
 _FAILED: Final = "failed look at indexes"
 
 
@@ -115,7 +117,11 @@ async def _look(run: Run, primary: Pod, history: History, instances: Sequence[st
         live, wanted = await _read(run, connection, history)
     counted = await _statistics(run, instances)
     # Some thousands of indexes take a second, which belongs to the other databases and to the Lease.
-    return await asyncio.to_thread(_judged, live, wanted, counted, _seen(run), instances, datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    before: Mapping[str, int] = run.services.memory.recall(run.key, _BLOATED, None, math.inf) or {}
+    found = await asyncio.to_thread(_judged, live, wanted, counted, _seen(run), instances, today, before)
+    run.services.memory.keep(run.key, _BLOATED, None, found.report.points)
+    return found
 
 
 async def _read(run: Run, connection: Connection, history: History) -> tuple[Catalog, Sequence[IndexDefinition] | None]:
@@ -134,11 +140,12 @@ def _judged(
     known: Seen,
     instances: Sequence[str],
     today: date,
+    before: Mapping[str, int],
 ) -> _Found:
     seen = known.after(live, instances, today)
     asked = usage.counts_for_all(counted.values())
     unused = usage.unused(live, counted, seen, today) if asked else None
-    report = judge(live, critical_indexes(), wanted, unused, kept=is_own)
+    report = judge(live, critical_indexes(), wanted, unused, kept=is_own, bloated_before=before)
     return _Found(report, seen, {_REPORT: bounded_json(report), _SEEN: seen.model_dump_json()})
 
 
