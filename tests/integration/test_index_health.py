@@ -221,6 +221,25 @@ def test_partitioned_index_without_all_parts_is_invalid(medianest: Database) -> 
     assert health_of(medianest).invalid == ()
 
 
+def test_statement_for_a_missing_partitioned_index_makes_all_of_it(medianest: Database) -> None:
+    medianest.execute(
+        "CREATE TABLE part (a int) PARTITION BY RANGE (a);"
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (9); CREATE INDEX part_a ON part (a)"
+    )
+    with medianest.connect() as connection:
+        made = [
+            IndexDefinition(index.name, index.table, index.definition)
+            for index in read(connection).indexes
+            if index.table.startswith("part")
+        ]
+        assert [item.name for item in made] == ["part_1_a_idx", "part_a"]
+        connection.execute("DROP INDEX part_a")
+        for entry in missing(made, read(connection).indexes):
+            connection.execute((entry.fix or "").rstrip(";").encode())
+        assert missing(made, read(connection).indexes) == []
+        assert "part_a" not in [entry.name for entry in judge(read(connection), ()).invalid]
+
+
 @pytest.mark.parametrize(
     ("index", "supports"),
     [
