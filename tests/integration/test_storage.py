@@ -19,6 +19,7 @@ from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, EVENT, POD, STATEFUL_SET
 from medianest_operator.naming import Names
 from medianest_operator.resources.statefulset import PodInputs
+from medianest_operator.timestamps import stamp_now
 
 GIB = 1024**3
 LABELS = {
@@ -208,7 +209,7 @@ async def test_a_volume_grows_and_the_specs_size_stays() -> None:
         # Not again within its interval, and never above its maximum.
         claim(made.arena, "12800Mi")
         made.arena.server.get(CLAIM, NAMESPACE, "data-db-0")["metadata"]["annotations"] = {
-            "medianest.io/grown-at": "2999-01-01T00:00:00Z"
+            "medianest.io/grown-at": stamp_now()
         }
         await runs(made)
         assert requested(made.arena) == "12800Mi"

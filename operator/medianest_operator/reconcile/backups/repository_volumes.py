@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from medianest_operator import naming
@@ -22,7 +22,7 @@ from medianest_operator.health.findings import Finding
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.instances.volumes import grown_at
-from medianest_operator.timestamps import seconds_since, stamp_now
+from medianest_operator.timestamps import stamp
 
 _REFUSED = "refused repositories"
 
@@ -51,9 +51,9 @@ def sized(run: Run, wanted: Manifest, *, grows: bool = True) -> Manifest:
     if to_bytes(wanted["spec"]["resources"]["requests"]["storage"]) >= to_bytes(size):
         size = str(wanted["spec"]["resources"]["requests"]["storage"])
     if grows and (larger := _next_size(run, repository, to_bytes(size), noted)) is not None:
-        size, noted = storage.quantity(larger), stamp_now()
+        size, noted = storage.quantity(larger), datetime.now(UTC)
     resources = {"requests": {"storage": size}}
-    notes = {"annotations": {naming.ANNOTATION_GROWN_AT: noted}} if noted else {}
+    notes = {"annotations": {naming.ANNOTATION_GROWN_AT: stamp(noted)}} if noted else {}
     return wanted | {"metadata": wanted["metadata"] | notes, "spec": wanted["spec"] | {"resources": resources}}
 
 
@@ -76,16 +76,16 @@ def _known(run: Run, repository: Repository) -> Mapping[str, Any]:
     return next((item for item in told if item.get("name") == repository.name), {})
 
 
-def _next_size(run: Run, repository: Repository, size: int, noted: str | None) -> int | None:
+def _next_size(run: Run, repository: Repository, size: int, noted: datetime | None) -> int | None:
     wanted = repository.volume.auto_grow if repository.volume else None
     known = _known(run, repository)
     percent, seen = known.get("usedPercent"), known.get("seen")
     if wanted is None or percent is None or seen is None:
         return None
-    if noted is not None and datetime.fromisoformat(seen) <= datetime.fromisoformat(noted):
+    if noted is not None and datetime.fromisoformat(seen) <= noted:
         # The Job looked at the smaller one.
         return None
-    since = seconds_since(noted) if noted else None
+    since = (datetime.now(UTC) - noted).total_seconds() if noted else None
     situation = storage.Growth(size=size, share=percent / 100, since_last=since, wanted=wanted)
     return storage.grown(situation, to_timedelta(wanted.minimum_interval).total_seconds())
 
@@ -126,5 +126,8 @@ def status(run: Run, told: Mapping[str, str]) -> list[api.Volume]:
         if live is None:
             continue
         used = None if percent is None else storage.in_use(percent / 100, told.get(name))
-        volumes.append(api.Volume(name=name, size=_size(live), used=used, grown_at=grown_at(live)))
+        noted = grown_at(live)
+        volumes.append(
+            api.Volume(name=name, size=_size(live), used=used, grown_at=stamp(noted) if noted is not None else None)
+        )
     return volumes

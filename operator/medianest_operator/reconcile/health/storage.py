@@ -30,6 +30,7 @@ from medianest_operator.reconcile.context import Pod, Run
 from medianest_operator.reconcile.health import tracking
 from medianest_operator.reconcile.instances import growth, volumes, writers
 from medianest_operator.reconcile.instances.servers import Servers
+from medianest_operator.timestamps import stamp
 
 SOURCE: Final = "storage"
 _EVIDENCE_EVERY: Final = 60.0
@@ -307,7 +308,7 @@ def _status(run: Run, known: _Observed) -> list[api.Volume]:
                 size=size,
                 used=known.used.get(volume),
                 full_in=known.full_in.get(volume),
-                grown_at=growth.last(run, volume),
+                grown_at=stamp(noted) if (noted := growth.last(run, volume)) else None,
             )
         )
     return told

@@ -50,10 +50,7 @@ def _has_grown_since(run: Run, pod: Pod) -> bool:
 def _grown_after(claim: Manifest, made: datetime) -> bool:
     """Whether a volume was asked to grow after a moment, and has, as far as it can without a new pod."""
     noted = volumes.grown_at(claim)
-    try:
-        if noted is None or datetime.fromisoformat(noted) <= made:
-            return False
-    except (ValueError, TypeError):
+    if noted is None or noted <= made:
         return False
     waits_for_pod = any(
         item.get("type") == "FileSystemResizePending" and item.get("status") == "True"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from medianest_operator import naming
@@ -15,7 +16,6 @@ from medianest_operator.health.findings import Finding
 from medianest_operator.reconcile.concern import Announcement
 from medianest_operator.reconcile.context import Run
 from medianest_operator.reconcile.instances import volumes
-from medianest_operator.timestamps import seconds_since
 
 _FIELDS: Final = {naming.VOLUME_DATA: "storage", naming.VOLUME_WAL: "walStorage"}
 
@@ -49,7 +49,7 @@ async def grow(
         situation = storage.Growth(
             size=to_bytes(size),
             share=fullest.get(volume, 0.0),
-            since_last=seconds_since(noted) if noted else None,
+            since_last=(datetime.now(UTC) - noted).total_seconds() if noted else None,
             only_buys_time=volume in holds_log,
             wanted=wanted,
         )
@@ -80,7 +80,7 @@ def _problem(volume: str, error: Permanent) -> Finding:
     return Finding(reason, subject, f"{error.message.rstrip('.')}.", at_once=True)
 
 
-def last(run: Run, volume: str) -> str | None:
+def last(run: Run, volume: str) -> datetime | None:
     """When the operator asked for a larger volume last, of any instance."""
     noted = [
         moment for claim, name in volumes.of_instances(run) if name == volume and (moment := volumes.grown_at(claim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from medianest_operator import naming
@@ -21,6 +22,8 @@ from medianest_operator.timestamps import stamp_now
 
 _REFUSED_FOR: Final = 60.0
 """Seconds after which a size is asked for again that was refused."""
+_SKEW: Final = timedelta(minutes=5)
+"""How far another operator's clock may be ahead."""
 _EVENTS_EVERY: Final = 10.0
 """Seconds after which the Events of a volume that is to grow are read again."""
 _RESIZE_WARNINGS: Final = frozenset({"VolumeResizeFailed", "FileSystemResizeFailed"})
@@ -246,10 +249,15 @@ def has_grown(claim: Manifest) -> bool:
     return not capacity or to_bytes(capacity) >= _requested(claim)
 
 
-def grown_at(claim: Manifest) -> str | None:
-    """When the operator asked for a larger volume last."""
-    noted: str | None = (claim["metadata"].get("annotations") or {}).get(naming.ANNOTATION_GROWN_AT)
-    return noted
+def grown_at(claim: Manifest) -> datetime | None:
+    """When the operator asked for a larger volume last; `None` where it never did, or the note isn't the operator's:
+    anybody may annotate a claim. A moment that is still to come would keep the volume as it is until then."""
+    noted = (claim["metadata"].get("annotations") or {}).get(naming.ANNOTATION_GROWN_AT)
+    try:
+        moment = datetime.fromisoformat(str(noted))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None and moment <= datetime.now(UTC) + _SKEW else None
 
 
 CONCERN = Concern("volumes", Needs.NOTHING, reconcile, observe_paused, stable=True)
