@@ -6,6 +6,7 @@ How full a disk is, the tests say in place of `stat`: the table that the operato
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -178,6 +179,57 @@ async def test_a_database_that_only_reads_by_its_owners_wish_stays_so() -> None:
         assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             writes(made.database)
+
+
+def settings(made: Serving) -> dict[str, str]:
+    """The database's own, for every role."""
+    asked = (
+        "SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase"
+        " WHERE datname = 'medianest' AND setrole = 0"
+    )
+    return dict(str(row[0]).split("=", 1) for row in made.postgres.maintenance.execute(asked))
+
+
+async def test_what_the_owner_set_before_is_there_again_afterwards() -> None:
+    async with serving() as made:
+        await runs(made)
+        made.postgres.maintenance.execute("ALTER DATABASE medianest SET default_transaction_read_only = on")
+        disk(made, 96)
+        await runs(made, 3)
+        assert settings(made)["medianest.read_only_since"].endswith(" on")
+        disk(made, 50)
+        await runs(made, 3)
+        assert settings(made) == {"default_transaction_read_only": "on"}
+        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
+
+
+async def test_a_mark_goes_also_where_the_owner_has_taken_the_setting_back() -> None:
+    async with serving() as made:
+        await runs(made)
+        disk(made, 96)
+        await runs(made, 3)
+        made.postgres.maintenance.execute("ALTER DATABASE medianest RESET default_transaction_read_only")
+        disk(made, 50)
+        await runs(made, 3)
+        assert settings(made) == {}
+
+
+async def test_sessions_that_began_while_the_setting_waited_are_ended_too() -> None:
+    async with serving() as made:
+        await runs(made)
+        disk(made, 96)
+        with made.postgres.maintenance.connect() as holder:
+            holder.execute("BEGIN")
+            holder.execute("LOCK TABLE pg_db_role_setting IN SHARE MODE")
+            running = asyncio.create_task(runs(made, 3))
+            await asyncio.sleep(4)
+            with made.database.connect(user="medianest_app") as between:
+                between.execute("SELECT 1")
+                holder.execute("COMMIT")
+                await running
+                assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
+                with pytest.raises(psycopg.OperationalError):
+                    between.execute("SELECT 1")
 
 
 async def test_a_paused_database_is_told_of_and_left_as_it_is() -> None:

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from medianest_operator import naming
 from medianest_operator.postgres import read_only, timelines
 from medianest_operator.postgres.parameters import MARKER
+from medianest_operator.postgres.read_only import Mark
 from medianest_operator.postgres.sessions import Connection
 
 
@@ -56,8 +57,8 @@ class InstanceFacts:
     """Another text whenever one of the server's databases is made, changed, renamed or dropped."""
     roles: str
     """Another text whenever a role, or its password, does."""
-    read_only_since: str | None = None
-    """Since when the application can only read, where the operator made it so; its owner may have written anything."""
+    read_only: Mark | None = None
+    """What says that the operator let the application only read."""
     replicas: tuple[Replica, ...] = ()
     """Those that stream from it, where it is a primary."""
     replayed: int | None = field(default=None, compare=False)
@@ -65,6 +66,11 @@ class InstanceFacts:
     written: int = field(default=0, compare=False)
     """How many rows were written on the server, definitions among them, since its statistics began: while it stays the
     same, nothing has changed there (PostgreSQL manual, pg_stat_database)."""
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether the application can only read, because the operator made it so."""
+        return self.read_only is not None and self.read_only.is_on
 
     @property
     def is_full(self) -> bool:
@@ -88,10 +94,10 @@ SELECT pg_is_in_recovery() AS in_recovery,
        EXISTS (SELECT FROM pg_settings WHERE pending_restart) AS pending_restart,
        (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_database) AS databases,
        (SELECT md5(string_agg(concat_ws(':', oid, xmin), ',' ORDER BY oid)) FROM pg_authid) AS roles,
-       (SELECT left(split_part(mark, '=', 2), 64)
+       (SELECT json_build_array(left(split_part(mark, '=', 2), 64),
+                                'default_transaction_read_only=on' = ANY (s.setconfig))
           FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) mark
-         WHERE d.datname = %(database)s AND s.setrole = 0 AND split_part(mark, '=', 1) = %(since)s
-           AND 'default_transaction_read_only=on' = ANY (s.setconfig)) AS read_only_since,
+         WHERE d.datname = %(database)s AND s.setrole = 0 AND split_part(mark, '=', 1) = %(since)s) AS read_only,
        coalesce((SELECT json_agg(r) FROM (
            SELECT application_name AS name, state, sync_state,
                   coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes
@@ -113,7 +119,12 @@ async def instance_facts(connection: Connection, database: str) -> InstanceFacts
         row = await cursor.fetchone()
     if row is None:
         raise RuntimeError("a SELECT without FROM returned no row")
-    return InstanceFacts(**row | {"replicas": tuple(Replica(**replica) for replica in row["replicas"])})
+    marked = row["read_only"]
+    made = {
+        "replicas": tuple(Replica(**replica) for replica in row["replicas"]),
+        "read_only": Mark.parse(marked[0], is_on=marked[1]) if marked is not None else None,
+    }
+    return InstanceFacts(**row | made)
 
 
 async def database_size(connection: Connection) -> int:

@@ -276,7 +276,8 @@ SELECT 'grants' AS kind, NULL AS owner_table, g.name,
  GROUP BY g.name
 """
 
-# What the operator sets while a volume is full, and takes back, is nobody's definition (`read_only`).
+# What the operator sets while a volume is full, and takes back, is nobody's definition (`read_only`); its mark tells
+# whether the database had the setting before.
 SETTINGS: LiteralString = """
 SELECT 'settings' AS kind, NULL AS owner_table,
        concat_ws(' ', CASE WHEN s.setdatabase = 0 THEN 'cluster' ELSE 'database' END,
@@ -287,7 +288,8 @@ SELECT 'settings' AS kind, NULL AS owner_table,
                  WHERE split_part(v, '=', 1) <> 'medianest.read_only_since'
                    AND NOT (v = 'default_transaction_read_only=on'
                             AND EXISTS (SELECT FROM unnest(s.setconfig) m
-                                         WHERE split_part(m, '=', 1) = 'medianest.read_only_since'))) o(own)
+                                         WHERE split_part(m, '=', 1) = 'medianest.read_only_since'
+                                           AND right(m, 3) <> ' on'))) o(own)
  WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND o.own IS NOT NULL
 """
 

@@ -5,13 +5,15 @@ restarted operator finds it. Every session begins with it, whatever its login; t
 else is taken: a session that sets `default_transaction_read_only = off` on purpose, or begins a transaction with READ
 WRITE, still writes, as migrations and the operator itself do.
 
-Beside it stands since when, in a parameter of our own: only what the operator set is taken back by it.
+Beside it stands since when, in a parameter of our own, and whether the database had the setting before: only what the
+operator set is taken back by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, LiteralString
 
 from psycopg import sql
@@ -22,10 +24,16 @@ from medianest_operator.postgres.sessions import Connection
 SINCE: Final = "medianest.read_only_since"
 """The parameter that says since when, on the database."""
 _MARK: Final = sql.Identifier(*SINCE.split("."))
-_LATE: Final = timedelta(seconds=2)
-"""Sessions that began so shortly after may have read the settings before."""
+_WAS_ON: Final = " on"
+"""Ends the parameter where the database's owner had the setting on before."""
 
-_THERE: LiteralString = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)"
+_SETTING: LiteralString = """
+SELECT coalesce((SELECT 'default_transaction_read_only=on' = ANY (s.setconfig)
+                   FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole = 0), false),
+       (SELECT split_part(v, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) v
+         WHERE s.setdatabase = d.oid AND s.setrole = 0 AND split_part(v, '=', 1) = %s)
+  FROM pg_database d WHERE d.datname = %s
+"""
 _NOW: LiteralString = "SELECT clock_timestamp()"
 # pg_dump reads under a snapshot that must not end; the controller's reader writes nothing.
 _END: LiteralString = """
@@ -36,6 +44,31 @@ SELECT count(pg_terminate_backend(a.pid))
 """
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What stands beside the setting; whoever owns the database may have written anything.
+
+    Attributes:
+        since: the sessions that began before this may still write; `None` where it says no moment.
+        was_on: the setting was on before, by the owner's own wish.
+        is_on: the setting is on now. The owner may have taken it back.
+    """
+
+    since: datetime | None
+    was_on: bool = False
+    is_on: bool = True
+
+    @classmethod
+    def parse(cls, text: str, *, is_on: bool = True) -> Mark:
+        """What the database's parameter says."""
+        moment = text.removesuffix(_WAS_ON)
+        try:
+            since = datetime.fromisoformat(moment)
+        except ValueError:
+            since = None
+        return cls(since if since is not None and since.tzinfo else None, text != moment, is_on)
+
+
 async def begin(connection: Connection, database: str, spared: Collection[str]) -> int | None:
     """Let the application only read, and end its sessions. Returns how many were ended; `None` where there is no such
     database.
@@ -44,21 +77,38 @@ async def begin(connection: Connection, database: str, spared: Collection[str]) 
         connection: the superuser's, to the maintenance database.
         spared: roles whose sessions stay as they are.
     """
-    if not (await only_async(await connection.execute(_THERE, [database])))[0]:
+    found = await (await connection.execute(_SETTING, [SINCE, database])).fetchone()
+    if found is None:
         return None
-    (now,) = await only_async(await connection.execute(_NOW))
+    is_on, marked = found
+    # What stands there by the operator's own hand isn't the owner's wish.
+    was_on = Mark.parse(marked).was_on if is_on and marked is not None else bool(is_on)
     name = sql.Identifier(database)
-    default = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
-    mark = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, _MARK, sql.Literal(now.isoformat()))
-    await _change(connection, default, mark)
-    return await end_sessions(connection, database, spared, now + _LATE)
+
+    async def marked_now() -> tuple[datetime, sql.Composed]:
+        (now,) = await only_async(await connection.execute(_NOW))
+        text = f"{now.isoformat()}{_WAS_ON if was_on else ''}"
+        return now, sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, _MARK, sql.Literal(text))
+
+    # Never the setting without the mark: nothing would take it back.
+    _, mark = await marked_now()
+    await _change(connection, sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name), mark)
+    # Who connected while that waited, for a lock or for the disk, read the setting before it.
+    now, mark = await marked_now()
+    await _change(connection, mark)
+    return await end_sessions(connection, database, spared, now)
 
 
-async def end(connection: Connection, database: str, spared: Collection[str]) -> int:
-    """Let the application write again. Its sessions are ended once more: each would go on to read only."""
+async def end(connection: Connection, database: str, spared: Collection[str], mark: Mark) -> int:
+    """Let the application write again, unless the owner had it read only before. Its sessions are ended once more: each
+    would go on to read only. Where the owner has taken the setting back already, only the mark goes."""
     name = sql.Identifier(database)
     default = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name)
-    await _change(connection, default, sql.SQL("ALTER DATABASE {} RESET {}").format(name, _MARK))
+    unmark = sql.SQL("ALTER DATABASE {} RESET {}").format(name, _MARK)
+    if not mark.is_on or mark.was_on:
+        await _change(connection, unmark)
+        return 0
+    await _change(connection, default, unmark)
     (now,) = await only_async(await connection.execute(_NOW))
     return await end_sessions(connection, database, spared, now)
 
@@ -84,17 +134,9 @@ async def hold_vacuum(connection: Connection, database: str) -> None:
     await connection.execute(_HOLD_VACUUM, [database])
 
 
-async def end_late_sessions(connection: Connection, database: str, spared: Collection[str], since: str) -> int:
-    """End the sessions that were about to begin when `begin` set what they read.
-
-    Args:
-        since: what the database's parameter says; anybody who owns it may have written it.
-    """
-    try:
-        moment = datetime.fromisoformat(since)
-    except ValueError:
-        return 0
-    return await end_sessions(connection, database, spared, moment + _LATE) if moment.tzinfo else 0
+async def end_late_sessions(connection: Connection, database: str, spared: Collection[str], mark: Mark) -> int:
+    """End the sessions that were about to begin when `begin` set what they read."""
+    return await end_sessions(connection, database, spared, mark.since) if mark.since is not None else 0
 
 
 async def end_sessions(connection: Connection, database: str, spared: Collection[str], before: datetime) -> int:

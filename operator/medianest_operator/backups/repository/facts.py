@@ -48,7 +48,8 @@ SELECT coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), pg_catalog.to
                                     AND NOT (v = 'default_transaction_read_only=on'
                                              AND EXISTS (SELECT FROM pg_catalog.unnest(s.setconfig) m
                                                           WHERE pg_catalog.split_part(m, '=', 1)
-                                                                = 'medianest.read_only_since'))) o(own)
+                                                                = 'medianest.read_only_since'
+                                                            AND pg_catalog.right(m, 3) <> ' on'))) o(own)
                   WHERE s.setdatabase = d.oid AND o.own IS NOT NULL), '{}'),
        coalesce((SELECT pg_catalog.json_object_agg(a.grantee, a.rights)
                    FROM (SELECT CASE x.grantee WHEN 0 THEN 'public'

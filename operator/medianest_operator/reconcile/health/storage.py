@@ -93,7 +93,7 @@ async def _observe(run: Run, *, acts: bool) -> Outcome:
         if primary is not None and primary.name in measured and seen.of_primary is not None:
             try:
                 paced = known.paced([primary.name])
-                stopped = await writers.stop_or_let(run, primary, seen.of_primary.read_only_since, paced)
+                stopped = await writers.stop_or_let(run, primary, seen.of_primary.read_only, paced)
             except (Unreachable, psycopg.Error) as error:
                 # A larger volume is all the more needed.
                 message = f"The application's writers could not be stopped or let in: {as_clause(str(error))}"

@@ -81,7 +81,7 @@ class Servers:
     @cached_property
     def reads_only(self) -> bool:
         """Whether the application can't write, because a volume is nearly full."""
-        return self.of_primary is not None and self.of_primary.read_only_since is not None
+        return self.of_primary is not None and self.of_primary.reads_only
 
     def follows(self, pod: Pod) -> bool:
         """Whether a pod is the primary, or a replica that its primary sends the log to."""
@@ -239,7 +239,7 @@ def _available(run: Run, seen: Servers) -> Verdict:
                 " connections but those for superusers are taken."
             )
             return Verdict("False", Reason.CONNECTIONS_REFUSED, message)
-        if facts.read_only_since is not None:
+        if facts.reads_only:
             message = (
                 f"{primary.name} serves reads. Writes are refused, because a volume is nearly full (StorageHealthy says"
                 " which, and why), until less than 85 % of it is in use."

@@ -9,27 +9,30 @@ from medianest_operator.api.conditions import Reason
 from medianest_operator.health import storage
 from medianest_operator.health.storage import Usage
 from medianest_operator.postgres import logins, read_only
+from medianest_operator.postgres.read_only import Mark
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Announcement
 from medianest_operator.reconcile.context import Pod, Run
 
 
 async def stop_or_let(
-    run: Run, primary: Pod, since: str | None, paced: Sequence[tuple[Usage, float]]
+    run: Run, primary: Pod, mark: Mark | None, paced: Sequence[tuple[Usage, float]]
 ) -> tuple[Announcement, ...]:
     """Let the application only read while a volume of the primary is too full, and write again after that.
 
     Args:
-        since: since when it can only read; `None`: it writes.
+        mark: what says that it can only read; `None`: it writes.
         paced: the primary's volumes, each with the bytes a second that it fills by.
 
     Raises:
         Unreachable: the primary doesn't answer.
         psycopg.Error: as it says.
     """
-    stop = since is None and storage.must_stop_writers(paced)
-    lets = since is not None and storage.may_write_again([usage for usage, _ in paced])
-    if since is None and not stop:
+    # The owner may have taken the setting back, and the mark is there still.
+    reads_only = mark is not None and mark.is_on
+    stop = not reads_only and storage.must_stop_writers(paced)
+    lets = storage.may_write_again([usage for usage, _ in paced])
+    if not stop and not reads_only and not (mark and lets):
         return ()
     instance, database = run.instance(primary, naming.MAINTENANCE_DATABASE), run.spec.database.name
     async with run.services.sessions.use(instance, run.credentials) as connection:
@@ -43,13 +46,17 @@ async def stop_or_let(
                 f" would stop. {ended} sessions were ended. It may write again below 85 %."
             )
             return (Announcement(Reason.READ_ONLY, message, "Warning"),)
+        if mark is None:
+            return ()
         if lets:
-            await read_only.end(connection, database, _spared(run))
+            await read_only.end(connection, database, _spared(run), mark)
+            if not mark.is_on or mark.was_on:
+                return ()
             return (
                 Announcement("WritesAllowed", f"There is room on {primary.name} again: the application may write."),
             )
         await read_only.hold_vacuum(connection, database)
-        await read_only.end_late_sessions(connection, database, _spared(run), since or "")
+        await read_only.end_late_sessions(connection, database, _spared(run), mark)
     return ()
 
 
