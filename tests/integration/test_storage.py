@@ -7,6 +7,7 @@ How full a disk is, the tests say in place of `stat`: the table that the operato
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -20,7 +21,7 @@ from medianest_operator.api.database import DatabaseSpec
 from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, EVENT, POD, STATEFUL_SET
 from medianest_operator.naming import Names
 from medianest_operator.resources.statefulset import PodInputs
-from medianest_operator.timestamps import stamp_now
+from medianest_operator.timestamps import stamp, stamp_now
 
 GIB = 1024**3
 LABELS = {
@@ -144,7 +145,7 @@ async def test_the_application_can_only_read_while_a_volume_is_full() -> None:
         before = made.database.connect(user="medianest_app")
         before.execute("SELECT 1")
         disk(made, 96)
-        await runs(made, 2)
+        await runs(made, 3)
         with pytest.raises(psycopg.OperationalError):
             before.execute("SELECT 1")
         assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
@@ -218,11 +219,12 @@ async def test_sessions_that_began_while_the_setting_waited_are_ended_too() -> N
     async with serving() as made:
         await runs(made)
         disk(made, 96)
+        await runs(made, 1)
         with made.postgres.maintenance.connect() as holder:
             holder.execute("BEGIN")
             holder.execute("LOCK TABLE pg_db_role_setting IN SHARE MODE")
             running = asyncio.create_task(runs(made, 3))
-            await asyncio.sleep(4)
+            await asyncio.sleep(2.6)
             with made.database.connect(user="medianest_app") as between:
                 between.execute("SELECT 1")
                 holder.execute("COMMIT")
@@ -230,6 +232,95 @@ async def test_sessions_that_began_while_the_setting_waited_are_ended_too() -> N
                 assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
                 with pytest.raises(psycopg.OperationalError):
                     between.execute("SELECT 1")
+
+
+async def test_one_observation_alone_stops_nobody() -> None:
+    async with serving() as made:
+        await runs(made)
+        disk(made, 96)
+        await runs(made, 1)
+        assert settings(made) == {}
+        disk(made, 50)
+        await runs(made, 1)
+        disk(made, 96, size=4000 * GIB)
+        await runs(made)
+        assert settings(made) == {}
+        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
+
+
+async def test_nobody_is_stopped_where_the_spec_says_so_and_who_was_is_let_in() -> None:
+    async with serving() as made:
+        await runs(made)
+        disk(made, 96)
+        await runs(made)
+        assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
+        spec(made, storage={"size": "10Gi", "readOnlyWhenFull": False})
+        await runs(made)
+        assert settings(made) == {}
+        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
+        writes(made.database)
+
+
+async def test_that_writers_were_stopped_is_told_also_where_growth_fails() -> None:
+    async with serving() as made:
+        await runs(made)
+        claim(made.arena)
+        spec(made, storage={"size": "10Gi", "autoGrow": {"maximum": "20Gi"}})
+        await runs(made)
+        made.arena.server.fault = lambda call: (
+            Fault(500, "broken") if call.kind == CLAIM.plural and call.method == "PATCH" else None
+        )
+        disk(made, 96)
+        await runs(made, 3)
+        assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
+        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
+        assert "ReadOnly" in {item["reason"] for item in made.arena.events("Warning")}
+
+
+async def test_a_note_of_anybody_keeps_no_volume_from_growing() -> None:
+    async with serving() as made:
+        await runs(made)
+        for note in ("x", "2999-01-01T00:00:00Z", "2026-01-01T00:00:00"):
+            claim(made.arena)
+            live = made.arena.server.get(CLAIM, NAMESPACE, "data-db-0")
+            live["metadata"]["annotations"] = {"medianest.io/grown-at": note}
+            made.arena.server.put(CLAIM, live)
+            spec(made, storage={"size": "10Gi", "autoGrow": {"maximum": "20Gi"}})
+            disk(made, 86)
+            await runs(made)
+            assert requested(made.arena) == "12800Mi", note
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_server_that_does_not_answer_any_more_has_its_volume_grow_once(*, restarted: bool) -> None:
+    async with serving() as made:
+        await runs(made)
+        claim(made.arena)
+        spec(made, storage={"size": "10Gi", "autoGrow": {"maximum": "100Gi", "minimumInterval": "1m"}})
+        disk(made, 84)
+        await runs(made)
+        made.arena.server.get(POD, NAMESPACE, "db-0")["status"]["podIP"] = "127.0.0.1"
+        made.arena.server.put(POD, made.arena.server.get(POD, NAMESPACE, "db-0"))
+        if restarted:
+            made.arena.services.memory.forget(made.key)
+        spec(made, storage={"size": "10Gi", "autoGrow": {"maximum": "100Gi", "minimumInterval": "1m", "trigger": 81}})
+        if restarted:
+            status = made.arena.status(made.key)
+            status["storage"][0]["used"] = "90-95 %"
+            made.arena.server.put(DATABASE, made.arena.server.get(DATABASE, *made.key) | {"status": status})
+        await runs(made)
+        assert requested(made.arena) == "12800Mi"
+        # The interval is over; whether a later process looks at it or this one.
+        for _ in range(2):
+            live = made.arena.server.get(CLAIM, NAMESPACE, "data-db-0")
+            grown = datetime.now(UTC) - timedelta(seconds=90)
+            live["status"] = {"capacity": {"storage": "12800Mi"}}
+            live["metadata"]["annotations"]["medianest.io/grown-at"] = stamp(grown)
+            made.arena.server.put(CLAIM, live)
+            made.arena.services.memory.forget(made.key)
+            await runs(made)
+            assert requested(made.arena) == "12800Mi"
+            assert "used" not in made.arena.status(made.key)["storage"][0]
 
 
 async def test_a_paused_database_is_told_of_and_left_as_it_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 from medianest_operator.api.auto_grow import AutoGrow
 from medianest_operator.health import storage
 from medianest_operator.health.filling import Filling
-from medianest_operator.health.storage import Cause, Evidence, Growth, Slot, Usage, Volume
+from medianest_operator.health.storage import Cause, Evidence, Filled, Growth, Guard, Slot, Usage, Volume
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -139,28 +139,106 @@ def test_ranges_and_forecasts_stay_at_their_edges() -> None:
     assert storage.full_in(8 * 24 * 3600) is None
 
 
-def test_writers_are_stopped_at_95_percent_or_where_the_rest_is_gone_at_once() -> None:
-    assert storage.must_stop_writers([(usage(95), 0.0)])
-    assert not storage.must_stop_writers([(usage(94), 0.0)])
-    assert storage.must_stop_writers([(usage(86, GIB), 20.0 * MIB)])
-    assert not storage.must_stop_writers([(usage(91, 100 * GIB), 20.0 * MIB)])
+def filled(percent: float, size: int = 10 * GIB, pace: float = 0.0, steady: float = 0.0) -> Filled:
+    return Filled(usage(percent, size), pace, steady)
+
+
+def test_writers_are_stopped_where_a_share_and_little_room_or_the_pace_say_so() -> None:
+    assert storage.must_stop_writers([filled(95)])
+    assert not storage.must_stop_writers([filled(94)])
+    # A large disk, or one that others share: what is left is enough for long, unless it fills fast.
+    assert not storage.must_stop_writers([filled(96, 4000 * GIB)])
+    assert not storage.must_stop_writers([filled(96, 4000 * GIB, pace=2 * GIB, steady=200.0 * MIB)])
+    assert storage.must_stop_writers([filled(96, 4000 * GIB, steady=300.0 * MIB)])
+    assert storage.must_stop_writers([filled(99, 100 * GIB)])
+    assert storage.must_stop_writers([filled(86, GIB, pace=20.0 * MIB)])
+    assert not storage.must_stop_writers([filled(91, 100 * GIB, pace=20.0 * MIB)])
     # Of a small volume, eight segments of the log are left.
-    assert storage.must_stop_writers([(usage(88, GIB), 0.0)])
-    assert not storage.must_stop_writers([(usage(87, GIB), 0.0)])
+    assert storage.must_stop_writers([filled(88, GIB)])
+    assert not storage.must_stop_writers([filled(87, GIB)])
     # As long as it may write again, lest it goes to and fro.
-    assert not storage.must_stop_writers([(usage(84, GIB), 200.0 * MIB)])
-    assert storage.may_write_again([usage(84), usage(10)])
-    assert not storage.may_write_again([usage(84), usage(85)])
+    assert not storage.must_stop_writers([filled(84, GIB, pace=200.0 * MIB)])
+    assert storage.may_write_again([filled(84), filled(10)])
+    assert not storage.may_write_again([filled(84), filled(85)])
     assert not storage.may_write_again([])
 
 
+def test_a_second_observation_confirms_it_unless_the_pace_leaves_no_time() -> None:
+    guard = Guard()
+    assert not guard.stops([filled(97)], 0)
+    assert guard.is_undecided()
+    assert not guard.stops([filled(80)], 5)
+    assert not guard.stops([filled(97)], 10)
+    assert guard.stops([filled(97)], 15)
+    assert Guard().stops([filled(86, GIB, pace=20.0 * MIB)], 0)
+
+
+def _let_in_after(guard: Guard, percent: float, begin: float, size: int = 10 * GIB) -> float | None:
+    """Seconds until the writers are let in where use rests there."""
+    waits = (now for now in range(0, 2 * 3600, 15) if guard.lets([filled(percent, size)], begin + now))
+    return next((float(now) for now in waits), None)
+
+
+def test_use_that_rests_below_what_stopped_it_lets_the_writers_in_after_some_minutes() -> None:
+    assert _let_in_after(Guard(), 84, 0) == 0
+    assert _let_in_after(Guard(), 91, 0) == 300
+    # At the edge, where it would soon be stopped again.
+    assert _let_in_after(Guard(), 94, 0) is None
+    assert _let_in_after(Guard(), 86, 0, GIB) is None
+    # A large disk needs room, not a share.
+    assert _let_in_after(Guard(), 98, 0, 100 * GIB) is None
+    assert _let_in_after(Guard(), 96, 0, 100 * GIB) == 300
+
+
+def test_a_rise_begins_the_wait_again() -> None:
+    guard = Guard()
+    assert not guard.lets([filled(90)], 0)
+    assert not guard.lets([filled(95)], 200)
+    assert not guard.lets([filled(90)], 310)
+    assert not guard.lets([filled(90)], 600)
+    assert guard.lets([filled(90)], 610)
+
+
+def test_each_time_again_the_wait_is_longer_up_to_an_hour() -> None:
+    guard, now, waits = Guard(), 0.0, []
+    for _ in range(6):
+        guard.stops([filled(97)], now)
+        guard.stops([filled(97)], now + 5)
+        wait = _let_in_after(guard, 90, now + 10)
+        assert wait is not None
+        waits.append(wait)
+        now += wait + 10
+    assert waits == [300, 600, 1200, 2400, 3600, 3600]
+    now += 48 * 3600
+    guard.stops([filled(97)], now)
+    guard.stops([filled(97)], now + 5)
+    assert _let_in_after(guard, 90, now + 10) == 300
+
+
 def test_a_volume_that_fills_fast_is_observed_often() -> None:
-    assert storage.next_observation([(usage(60), 0.0)], 15.0) == 15.0
-    assert storage.next_observation([(usage(90, GIB), 20.0 * MIB)], 15.0) == pytest.approx(1.28)
-    assert storage.next_observation([(usage(99, GIB), 20.0 * MIB)], 15.0) == 1.0
+    assert storage.next_observation([filled(60, 100 * GIB)], 15.0) == 15.0
+    assert storage.next_observation([filled(90, GIB, pace=20.0 * MIB)], 15.0) == pytest.approx(1.28)
+    assert storage.next_observation([filled(99, GIB, pace=20.0 * MIB)], 15.0) == 1.0
     # Before it does: a small one is full soon.
-    assert storage.next_observation([(usage(50, GIB), 0.0)], 15.0) == pytest.approx(8.0)
-    assert storage.next_observation([(usage(49, GIB), 0.0)], 15.0) == 15.0
+    assert storage.next_observation([filled(50, GIB)], 15.0) == pytest.approx(8.0)
+    assert storage.next_observation([filled(49, GIB)], 15.0) == 15.0
+
+
+def test_a_full_volume_that_nobody_writes_to_is_observed_regularly() -> None:
+    assert storage.next_observation([filled(100, GIB)], 15.0, writes=False) == 15.0
+    assert storage.next_observation([filled(96, GIB, pace=5.0 * MIB)], 15.0, writes=False) == pytest.approx(2.048)
+
+
+def test_a_burst_raises_the_pace_of_the_minute_little() -> None:
+    filling = Filling()
+    assert filling.steady() == 0.0
+    for second in range(0, 46, 15):
+        filling.add(float(second), 0)
+    filling.add(46.0, 46 * MIB)
+    assert filling.steady() == MIB
+    assert filling.pace() == 46 * MIB
+    filling.add(60.0, 0)
+    assert filling.steady() == 0.0
 
 
 def _growth(share: float, size: int = 10 * GIB, since: float | None = None, *, waits: bool = False) -> Growth:

@@ -202,6 +202,8 @@ def operation_spec() -> dict[str, Any]:
 def stored_defaults() -> dict[str, Any]:
     """What the API server makes of `spec: {}`."""
     whole = DatabaseSpec().model_dump(mode="json", by_alias=True, exclude_none=True)
+    # How a volume is looked after is no size or class that it was made with.
+    del whole["storage"]["readOnlyWhenFull"]
     return {name: whole[name] for name in _STORED} | {"postgresql": {"synchronous": whole["postgresql"]["synchronous"]}}
 
 

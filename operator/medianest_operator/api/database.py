@@ -115,6 +115,9 @@ class Storage(ApiModel):
     """Retain keeps the volumes when the object is deleted; an object of the same name picks them up again."""
     auto_grow: AutoGrow | None = None
     """Larger volumes before they are full, up to a maximum."""
+    read_only_when_full: bool = True
+    """The application can only read while a volume of the primary, also one of the log, is nearly full. Where this is
+    false it writes until PostgreSQL stops."""
 
 
 class WalStorage(ApiModel):

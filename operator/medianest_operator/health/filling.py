@@ -64,6 +64,14 @@ class Filling:
         rates = [rate for window in WINDOWS if (rate := self.rate(window)) is not None and rate > 0]
         return available / max(rates) if rates else None
 
+    def steady(self) -> float:
+        """Bytes a second of the last minute as a whole, which a burst raises little; 0 where it doesn't fill."""
+        now = self._last[-1][0] if self._last else 0.0
+        steps = [step for step in self._last if now - step[0] <= _NOW]
+        if len(steps) < 2:
+            return 0.0
+        return max(0.0, (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0]))
+
     def pace(self) -> float:
         """Bytes a second by the steepest step between two observations of the last minute; 0 where there are none."""
         steps = list(self._last)

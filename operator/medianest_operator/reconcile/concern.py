@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.model import ApiModel
-from medianest_operator.errors import ReconcileError
 
 if TYPE_CHECKING:
     from medianest_operator.reconcile.context import Run
@@ -83,7 +82,7 @@ class Outcome:
     stalled: Verdict | None = None
     status: Mapping[str, StatusPart] = field(default_factory=dict)
     events: tuple[Announcement, ...] = ()
-    problem: ReconcileError | None = None
+    problem: Exception | None = None
     next_look: float | None = None
     summary: str | None = None
     told: Callable[[], None] | None = field(default=None, compare=False)

@@ -221,7 +221,10 @@ async def _ask(run: Run, concern: Concern) -> Report:
         run.facts.add(fact)
     if outcome.problem is None:
         return Report(concern, outcome)
-    return Report(concern, outcome, outcome.problem, unobserved=outcome.problem.message.rstrip("."))
+    problem = _problem(run, concern, outcome.problem)
+    if _is_away(outcome.problem):
+        run.facts.add(ApiServerAway())
+    return Report(concern, outcome, problem, unobserved=problem.message.rstrip("."))
 
 
 async def _observe_instead(run: Run, concern: Concern) -> None:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 import psycopg
@@ -16,11 +17,11 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.api.quantity import to_bytes
-from medianest_operator.errors import ReconcileError, Transient
+from medianest_operator.errors import Transient
 from medianest_operator.health import disk, storage
 from medianest_operator.health.filling import Filling
 from medianest_operator.health.findings import Finding
-from medianest_operator.health.storage import Evidence, Usage
+from medianest_operator.health.storage import Evidence, Filled, Guard, Usage
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.postgres.wording import as_clause
@@ -48,20 +49,27 @@ class _Observed:
     Attributes:
         filling: over time, by pod and volume.
         usage: the last observation, by pod and volume.
+        at: when that was, by pod and volume.
+        begun: when this process began to look.
         left: seconds until it is full at its present rate, by pod and volume; absent where it doesn't fill.
         used: the range that was told, by volume.
         full_in: the forecast that was told, by volume.
+        guard: when the writers are stopped and let in.
     """
 
     filling: dict[tuple[str, str], Filling] = field(default_factory=dict)
     usage: dict[tuple[str, str], Usage] = field(default_factory=dict)
+    at: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     left: dict[tuple[str, str], float | None] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     full_in: dict[str, str | None] = field(default_factory=dict)
+    guard: Guard = field(default_factory=Guard)
 
-    def paced(self, pods: Sequence[str]) -> list[tuple[Usage, float]]:
+    def filled(self, pods: Sequence[str]) -> list[Filled]:
         """The volumes of these pods, each with the bytes a second that it fills by."""
-        return [(usage, self.filling[key].pace()) for key, usage in self.usage.items() if key[0] in pods]
+        items = [(usage, self.filling[key]) for key, usage in self.usage.items() if key[0] in pods]
+        return [Filled(usage, filling.pace(), filling.steady()) for usage, filling in items]
 
 
 async def reconcile(run: Run) -> Outcome:
@@ -79,44 +87,60 @@ async def _observe(run: Run, *, acts: bool) -> Outcome:
     if run.spec.hibernate:
         return Outcome()
     known = _known(run)
-    measured = await _measure(run, seen, known, acts=acts)
+    _forget(run, known)
     primary = seen.primary if seen.leads else None
+    # The primary alone comes first: stopping its writers takes effect at once, and nothing slow may keep it waiting.
+    measured = await _measure(run, known, [primary] if primary else [], may_make=acts)
+    stopped: tuple[Announcement, ...] = ()
+    problem: Exception | None = None
+    if acts and primary is not None and primary.name in measured and seen.of_primary is not None:
+        try:
+            filled = known.filled([primary.name])
+            stopped = await writers.stop_or_let(run, primary, seen.of_primary.read_only, known.guard, filled)
+        except (Unreachable, psycopg.Error) as error:
+            # A larger volume is all the more needed.
+            message = f"The application's writers could not be stopped or let in: {as_clause(str(error))}"
+            problem = Transient(Reason.STATEMENT_FAILED, message)
+    others = [pod for pod in run.pods if pod.name in seen.instances and pod != primary]
+    measured |= await _measure(run, known, others, may_make=False)
+    _report(run, known)
     evidence = await _evidence(run, seen, known)
+    grown: list[Announcement] = []
+    problems: list[Finding] = []
+    try:
+        if acts:
+            await growth.grow(run, _fullest(run, known), _holds_log(run, known, evidence), grown, problems)
+        elif stuck := await growth.problem(run):
+            problems.append(stuck)
+    except Exception as error:
+        # What was seen and done so far is told all the same.
+        problem = problem or error
     if acts:
         await _put_ballast_back(run, known, measured)
-    grown: tuple[Announcement, ...] = ()
-    stopped: tuple[Announcement, ...] = ()
-    problem: ReconcileError | None = None
-    problems: list[Finding] = []
-    if acts:
-        # Stopping the writers comes first: it takes effect at once, a larger volume takes seconds.
-        if primary is not None and primary.name in measured and seen.of_primary is not None:
-            try:
-                paced = known.paced([primary.name])
-                stopped = await writers.stop_or_let(run, primary, seen.of_primary.read_only, paced)
-            except (Unreachable, psycopg.Error) as error:
-                # A larger volume is all the more needed.
-                message = f"The application's writers could not be stopped or let in: {as_clause(str(error))}"
-                problem = Transient(Reason.STATEMENT_FAILED, message)
-        grown, problems = await growth.grow(run, _fullest(run, known), _holds_log(run, known, evidence))
-    elif stuck := await growth.problem(run):
-        problems = [stuck]
     found = _judge(run, known, measured, evidence) + repository_volumes.findings(run) + problems
     tracking.observed(run, SOURCE, found + _unseen(run, measured))
     tracker = tracking.tracker(run)
-    undecided = tracker.is_undecided(SOURCE)
     told = [item for item in known.usage if item[0] in measured]
     healthy = Verdict("True", Reason.STORAGE_HEALTHY, f"Every volume is less than {_warning(run)} % full.")
     conditions = {Condition.STORAGE_HEALTHY: tracking.verdict(tracker.of(SOURCE), healthy)}
-    regular = _UNDECIDED if undecided else run.services.settings.probe_interval
-    soon = storage.next_observation(known.paced([pod.name for pod in run.pods]), regular)
     return Outcome(
         conditions=conditions if told or found else {},
-        status={"storage": [*_status(run, known), *repository_volumes.status(run, known.used)]},
+        status={"storage": [*_status(run, known, measured), *repository_volumes.status(run, known.used)]},
         events=(*stopped, *grown),
         problem=problem,
-        next_look=1.0 if stopped else soon if soon < run.services.settings.probe_interval else None,
+        next_look=1.0 if stopped else _next_look(run, seen, known, acts=acts),
     )
+
+
+def _next_look(run: Run, seen: Servers, known: _Observed, *, acts: bool) -> float | None:
+    """Seconds until the next observation where that is sooner than the next probe."""
+    regular = run.services.settings.probe_interval
+    undecided = tracking.tracker(run).is_undecided(SOURCE) or known.guard.is_undecided()
+    # Where the application only reads, or nothing would stop it, another look a second later changes nothing.
+    writes = acts and run.spec.storage.read_only_when_full and not seen.reads_only
+    primary = [seen.primary.name] if seen.leads and seen.primary else []
+    soon = storage.next_observation(known.filled(primary), _UNDECIDED if undecided else regular, writes=writes)
+    return soon if soon < regular else None
 
 
 def _known(run: Run) -> _Observed:
@@ -125,7 +149,8 @@ def _known(run: Run) -> _Observed:
         known = _Observed()
         for item in (run.database.get("status") or {}).get("storage") or []:
             # What an earlier process told keeps its words.
-            known.used[str(item.get("name"))] = str(item.get("used"))
+            if item.get("used"):
+                known.used[str(item.get("name"))] = str(item["used"])
             known.full_in[str(item.get("name"))] = item.get("fullIn")
         run.services.memory.keep(run.key, "volumes", run.uid, known)
     return known
@@ -134,36 +159,46 @@ def _known(run: Run) -> _Observed:
 # Measuring.
 
 
-async def _measure(run: Run, seen: Servers, known: _Observed, *, acts: bool) -> frozenset[str]:
-    """Ask every server that answered; returns the pods whose volumes are known now."""
+def _forget(run: Run, known: _Observed) -> None:
+    """Forget the volumes of pods that are gone."""
+    names = {pod.name for pod in run.pods}
+    for key in [key for key in known.usage if key[0] not in names]:
+        del known.usage[key], known.filling[key], known.left[key], known.at[key]
+
+
+async def _measure(run: Run, known: _Observed, pods: Sequence[Pod], *, may_make: bool) -> frozenset[str]:
+    """Ask servers, all at once; returns the pods whose volumes are known now.
+
+    Args:
+        may_make: what is to be there for it is made where it isn't, which only a primary can.
+    """
 
     async def one(pod: Pod) -> str | None:
-        leads = seen.leads and seen.primary is not None and pod.name == seen.primary.name
         found = None
         # What a server can't tell now it is asked again at the next probe.
         with contextlib.suppress(Unreachable, psycopg.Error):
-            found = await _file_systems(run, pod, may_make=leads and acts)
+            found = await _file_systems(run, pod, may_make=may_make)
         if found is None:
             return None
         for volume, usage in found.items():
             filling = known.filling.setdefault((pod.name, volume), Filling())
             filling.add(time.monotonic(), usage.used)
             known.usage[pod.name, volume] = usage
+            known.at[pod.name, volume] = datetime.now(UTC)
             known.left[pod.name, volume] = filling.seconds_left(usage.available)
         return pod.name
 
-    names = {pod.name for pod in run.pods}
-    for key in [key for key in known.usage if key[0] not in names]:
-        del known.usage[key], known.filling[key], known.left[key]
-    answered = [pod for pod in run.pods if pod.name in seen.instances]
-    names = {name for name in await asyncio.gather(*(one(pod) for pod in answered)) if name}
+    return frozenset({name for name in await asyncio.gather(*(one(pod) for pod in pods)) if name})
+
+
+def _report(run: Run, known: _Observed) -> None:
+    """Let the metrics say what is known."""
     for volume in {volume for _, volume in known.usage}:
         usages = {pod: usage for (pod, found), usage in known.usage.items() if found == volume}
         left = [seconds for pod in usages if (seconds := known.left[pod, volume]) is not None]
         used = {pod: usage.used for pod, usage in usages.items()}
         size = min(usage.total for usage in usages.values())
         metrics.report_volume(*run.key, volume, used, size, min(left, default=None))
-    return frozenset(names)
 
 
 async def _file_systems(run: Run, pod: Pod, *, may_make: bool) -> Mapping[str, Usage] | None:
@@ -240,14 +275,29 @@ def _holds_log(run: Run, known: _Observed, evidence: Mapping[str, Evidence]) -> 
     return frozenset(volume for volume, cause in causes if cause is not None and cause.holds_log)
 
 
+def _current(run: Run, known: _Observed, volume: str) -> dict[str, Usage]:
+    """What is known of a volume by pod, but for what was seen before it grew: a server that doesn't answer would
+    have it grow again and again."""
+    noted = growth.last(run, volume)
+    return {
+        pod: usage
+        for (pod, name), usage in known.usage.items()
+        # The note is of whole seconds.
+        if name == volume and (noted is None or known.at[pod, name].replace(microsecond=0) > noted)
+    }
+
+
 def _fullest(run: Run, known: _Observed) -> dict[str, float]:
     """How much of each volume is in use, of the fullest; of those that were never observed by this process what the
-    status says."""
-    shares = {volume: storage.at_least(known.used.get(volume)) for volume in volumes.asked_sizes(run)}
-    for volume in shares:
-        if measured := [usage.share for (_, name), usage in known.usage.items() if name == volume]:
-            shares[volume] = max(measured)
-    return {volume: 0.0 if _is_shared(run, known, volume) else share for volume, share in shares.items()}
+    status says, which is from before it was started."""
+    shares = {}
+    for volume in volumes.asked_sizes(run):
+        noted = growth.last(run, volume)
+        seen = any(name == volume for _, name in known.usage)
+        said = storage.at_least(known.used.get(volume)) if not seen and (not noted or noted < known.begun) else 0.0
+        share = max((usage.share for usage in _current(run, known, volume).values()), default=said)
+        shares[volume] = 0.0 if _is_shared(run, known, volume) else share
+    return shares
 
 
 def _is_shared(run: Run, known: _Observed, volume: str) -> Finding | None:
@@ -293,22 +343,26 @@ def _unseen(run: Run, measured: frozenset[str]) -> list[Finding]:
     return [finding for finding in known if unseen and finding.object.endswith(unseen)]
 
 
-def _status(run: Run, known: _Observed) -> list[api.Volume]:
+def _status(run: Run, known: _Observed, measured: frozenset[str]) -> list[api.Volume]:
     told = []
     for volume, size in volumes.wanted_sizes(run).items():
-        usages = {pod: usage for (pod, name), usage in known.usage.items() if name == volume}
+        noted, usages = growth.last(run, volume), _current(run, known, volume)
         if usages:
             fullest = max(usage.share for usage in usages.values())
             known.used[volume] = storage.in_use(fullest, known.used.get(volume))
             left = [seconds for pod in usages if (seconds := known.left[pod, volume]) is not None]
             known.full_in[volume] = storage.full_in(min(left, default=None), known.full_in.get(volume))
+        elif not measured and noted is not None and noted >= known.begun:
+            # Of the smaller one; a process that is started later must not take it for the larger one's.
+            known.used.pop(volume, None)
+            known.full_in.pop(volume, None)
         told.append(
             api.Volume(
                 name=volume,
                 size=size,
                 used=known.used.get(volume),
                 full_in=known.full_in.get(volume),
-                grown_at=stamp(noted) if (noted := growth.last(run, volume)) else None,
+                grown_at=stamp(noted) if noted is not None else None,
             )
         )
     return told

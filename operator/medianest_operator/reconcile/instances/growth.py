@@ -28,18 +28,23 @@ def settings(run: Run, volume: str) -> AutoGrow | None:
 
 
 async def grow(
-    run: Run, fullest: Mapping[str, float], holds_log: Collection[str]
-) -> tuple[tuple[Announcement, ...], list[Finding]]:
-    """Make larger what is full enough. Returns what people should hear of, and what keeps a volume from growing.
+    run: Run,
+    fullest: Mapping[str, float],
+    holds_log: Collection[str],
+    events: list[Announcement],
+    problems: list[Finding],
+) -> None:
+    """Make larger what is full enough.
 
     Args:
         fullest: how much of each volume is in use.
         holds_log: volumes that hold log back which a person can let go.
+        events: what people should hear of is added here, also where an exception ends this.
+        problems: what keeps a volume from growing, likewise.
 
     Raises:
         ApiError: the API server can't be asked.
     """
-    events, problems = [], []
     sizes = volumes.wanted_sizes(run)
     for volume, size in sizes.items():
         wanted = settings(run, volume)
@@ -65,7 +70,6 @@ async def grow(
         events.append(Announcement("VolumeGrown", message))
     if not problems and (stuck := await problem(run)):
         problems.append(stuck)
-    return tuple(events), problems
 
 
 async def problem(run: Run) -> Finding | None:

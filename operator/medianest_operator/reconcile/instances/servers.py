@@ -242,7 +242,7 @@ def _available(run: Run, seen: Servers) -> Verdict:
         if facts.reads_only:
             message = (
                 f"{primary.name} serves reads. Writes are refused, because a volume is nearly full (StorageHealthy says"
-                " which, and why), until less than 85 % of it is in use."
+                " which, and why), until less than 85 % of it is in use, or use rests a little lower for some minutes."
             )
             return Verdict("False", Reason.READ_ONLY, message)
         return Verdict("True", Reason.PRIMARY_SERVING, f"{primary.name} serves reads and writes.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.health import storage
-from medianest_operator.health.storage import Usage
+from medianest_operator.health.storage import Filled, Guard, may_write_again
 from medianest_operator.postgres import logins, read_only
 from medianest_operator.postgres.read_only import Mark
 from medianest_operator.reconcile.attempts import Attempt
@@ -16,13 +16,14 @@ from medianest_operator.reconcile.context import Pod, Run
 
 
 async def stop_or_let(
-    run: Run, primary: Pod, mark: Mark | None, paced: Sequence[tuple[Usage, float]]
+    run: Run, primary: Pod, mark: Mark | None, guard: Guard, filled: Sequence[Filled]
 ) -> tuple[Announcement, ...]:
     """Let the application only read while a volume of the primary is too full, and write again after that.
 
     Args:
         mark: what says that it can only read; `None`: it writes.
-        paced: the primary's volumes, each with the bytes a second that it fills by.
+        guard: of this database.
+        filled: the primary's volumes.
 
     Raises:
         Unreachable: the primary doesn't answer.
@@ -30,9 +31,11 @@ async def stop_or_let(
     """
     # The owner may have taken the setting back, and the mark is there still.
     reads_only = mark is not None and mark.is_on
-    stop = not reads_only and storage.must_stop_writers(paced)
-    lets = storage.may_write_again([usage for usage, _ in paced])
-    if not stop and not reads_only and not (mark and lets):
+    wanted, now = run.spec.storage.read_only_when_full, time.monotonic()
+    stop = wanted and not reads_only and guard.stops(filled, now)
+    room = guard.lets(filled, now) if reads_only else may_write_again(filled)
+    lets = mark is not None and (room or not wanted)
+    if not stop and not reads_only and not lets:
         return ()
     instance, database = run.instance(primary, naming.MAINTENANCE_DATABASE), run.spec.database.name
     async with run.services.sessions.use(instance, run.credentials) as connection:
@@ -43,7 +46,8 @@ async def stop_or_let(
             await read_only.hold_vacuum(connection, database)
             message = (
                 f"The application can only read from now on: a volume of {primary.name} is nearly full, and PostgreSQL"
-                f" would stop. {ended} sessions were ended. It may write again below 85 %."
+                f" would stop. {ended} sessions were ended. It may write again below 85 %, or where use rests a little"
+                " lower for some minutes."
             )
             return (Announcement(Reason.READ_ONLY, message, "Warning"),)
         if mark is None:
@@ -52,12 +56,16 @@ async def stop_or_let(
             await read_only.end(connection, database, _spared(run), mark)
             if not mark.is_on or mark.was_on:
                 return ()
-            return (
-                Announcement("WritesAllowed", f"There is room on {primary.name} again: the application may write."),
-            )
+            return (Announcement("WritesAllowed", f"The application may write again: {_why(run, primary)}."),)
         await read_only.hold_vacuum(connection, database)
         await read_only.end_late_sessions(connection, database, _spared(run), mark)
     return ()
+
+
+def _why(run: Run, primary: Pod) -> str:
+    if not run.spec.storage.read_only_when_full:
+        return "spec.storage.readOnlyWhenFull is off"
+    return f"there is room on {primary.name}"
 
 
 def _spared(run: Run) -> frozenset[str]:
