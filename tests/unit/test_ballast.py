@@ -59,3 +59,16 @@ def test_nothing_but_a_start_gives_the_room_away(volume: Path, argument: str) ->
     run(volume, "--put-back", available=900 * 1024**2)
     run(volume, argument, available=8 * 1024**2)
     assert sizes(volume) == {"ballast": SIZE}
+
+
+def test_a_question_of_a_server_that_runs_gives_the_room_away_neither(volume: Path) -> None:
+    run(volume, "--put-back", available=900 * 1024**2)
+    run(volume, "-D", "/none", "-C", "data_directory", available=8 * 1024**2)
+    assert sizes(volume) == {"ballast": SIZE}
+
+
+@pytest.mark.parametrize("arguments", [("--put-back",), ("-D", "/none")])
+def test_half_of_one_that_was_killed_goes(volume: Path, arguments: tuple[str, ...]) -> None:
+    (volume / "ballast.new").write_bytes(b"x" * 1000)
+    run(volume, *arguments, available=8 * 1024**2)
+    assert sizes(volume) == {}
