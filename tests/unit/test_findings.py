@@ -48,6 +48,15 @@ def test_what_counts_at_once_ends_like_the_others() -> None:
     assert tracker.of()
 
 
+def test_what_counts_at_once_gets_other_words_only_once_they_stay() -> None:
+    tracker = Tracker()
+    said = []
+    for message in ("Full.", "Fuller.", "Full.", "Fuller.", "Fuller.", "Fuller."):
+        tracker.observe("servers", [Finding(Reason.PROBE_FAILED, "db-0", message, at_once=True)], NOW)
+        said.append(tracker.of()[0].finding.message)
+    assert said == ["Full."] * 5 + ["Fuller."]
+
+
 def test_facts_come_and_go_at_once() -> None:
     tracker = Tracker()
     tracker.observe("indexes", [SLOW], NOW, settled=True)

@@ -164,7 +164,7 @@ class Tracker:
                     self._begun.append(self._known[name])
         elif not there and (out_now or (len(track.seen) == _WINDOW and not any(track.seen))):
             self._ended.append(self._known.pop(name))
-        elif there and known.finding != track.latest and (in_now or track.worded >= _WINDOW):
+        elif there and known.finding != track.latest and (out_now or track.worded >= _WINDOW):
             self._known[name] = replace(known, finding=track.latest, source=source)
 
     def is_undecided(self, source: str) -> bool:
