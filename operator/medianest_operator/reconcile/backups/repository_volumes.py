@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from medianest_operator import naming
 from medianest_operator.api import status as api
@@ -25,6 +25,8 @@ from medianest_operator.reconcile.instances.volumes import grown_at
 from medianest_operator.timestamps import stamp
 
 _REFUSED = "refused repositories"
+_REFUSED_FOR: Final = 60.0
+"""Seconds after which a size is asked for again that was refused."""
 
 
 def own(run: Run) -> Iterator[tuple[Repository, Manifest | None]]:
@@ -59,11 +61,20 @@ def sized(run: Run, wanted: Manifest, *, grows: bool = True) -> Manifest:
 
 def note_refusal(run: Run, claim: Manifest, error: Permanent | None) -> None:
     """Remember why a volume doesn't grow, for `findings`; `None`: it does."""
-    refused: dict[str, str] = dict(run.services.memory.recall(run.key, _REFUSED, run.uid, math.inf) or {})
-    refused.pop(claim["metadata"]["name"], None)
+    name = claim["metadata"]["name"]
+    refused: dict[str, Permanent] = dict(run.services.memory.recall(run.key, _REFUSED, run.uid, math.inf) or {})
+    if refused.pop(name, None) is None and error is None:
+        return
     if error is not None:
-        refused[claim["metadata"]["name"]] = error.message
+        refused[name] = error
+        run.services.memory.keep(run.key, f"refusal of {name}", _size(claim), True)
     run.services.memory.keep(run.key, _REFUSED, run.uid, refused)
+
+
+def was_just_refused(run: Run, claim: Manifest) -> bool:
+    """Whether a claim's size was refused within the last minute."""
+    topic = f"refusal of {claim['metadata']['name']}"
+    return run.services.memory.recall(run.key, topic, _size(claim), _REFUSED_FOR) is not None
 
 
 def _size(live: Manifest) -> str:
@@ -93,21 +104,30 @@ def _next_size(run: Run, repository: Repository, size: int, noted: datetime | No
 def findings(run: Run) -> list[Finding]:
     """What is wrong with these volumes."""
     found = []
-    refused: Mapping[str, str] = run.services.memory.recall(run.key, _REFUSED, run.uid, math.inf) or {}
+    refused: Mapping[str, Permanent] = run.services.memory.recall(run.key, _REFUSED, run.uid, math.inf) or {}
     for repository, live in own(run):
         percent = _known(run, repository).get("usedPercent")
         if percent is None or live is None:
             continue
         why = refused.get(live["metadata"]["name"])
         if why is not None:
-            message = f"The volume of the backup repository {repository.name} can't grow: {why.rstrip('.')}."
-            found.append(Finding(Reason.VOLUME_CANNOT_GROW, _object(repository), message, at_once=True))
-        grows = repository.volume is not None and repository.volume.auto_grow is not None
-        then = "It grows automatically." if grows else "It does not grow automatically (autoGrow.maximum is not set)."
-        bad = storage.repository_finding(repository.name, percent, run.spec.monitoring.storage_warning, then)
+            message = f"The volume of the backup repository {repository.name} can't grow: {why.message.rstrip('.')}."
+            reason = why.reason if why.reason is Reason.QUOTA_EXCEEDED else Reason.VOLUME_CANNOT_GROW
+            found.append(Finding(reason, _object(repository), message, at_once=True))
+        then, warning = _what_next(repository, _size(live)), run.spec.monitoring.storage_warning
+        bad = storage.repository_finding(repository.name, percent, warning, then)
         if bad is not None:
             found.append(bad)
     return found
+
+
+def _what_next(repository: Repository, size: str) -> str:
+    wanted = repository.volume.auto_grow if repository.volume else None
+    if wanted is None or wanted.maximum is None:
+        return "It does not grow automatically (autoGrow.maximum is not set)."
+    if to_bytes(size) >= to_bytes(wanted.maximum):
+        return "It has reached autoGrow.maximum."
+    return "It grows automatically."
 
 
 def _object(repository: Repository) -> str:

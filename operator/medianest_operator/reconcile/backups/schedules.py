@@ -189,12 +189,16 @@ async def _apply_sized(run: Run, claim: Manifest) -> None:
     """
     as_it_is, larger = repository_volumes.sized(run, claim, grows=False), repository_volumes.sized(run, claim)
     if larger["spec"] == as_it_is["spec"]:
+        repository_volumes.note_refusal(run, claim, None)
+        await _apply_claim(run, as_it_is)
+        return
+    if repository_volumes.was_just_refused(run, larger):
         await _apply_claim(run, as_it_is)
         return
     try:
         await _apply_claim(run, larger)
     except Permanent as error:
-        repository_volumes.note_refusal(run, claim, error)
+        repository_volumes.note_refusal(run, larger, error)
         await _apply_claim(run, as_it_is)
     else:
         repository_volumes.note_refusal(run, claim, None)
