@@ -105,5 +105,9 @@ def what_next(run: Run, volume: str) -> str:
 def command(run: Run, volume: str) -> str:
     """How the admin makes a volume larger."""
     size = storage.quantity(storage.larger(to_bytes(volumes.wanted_sizes(run)[volume]), "50%"))
-    patch = f'{{"spec":{{"{_FIELDS[volume]}":{{"size":"{size}"}}}}}}'
+    wanted, more = settings(run, volume), ""
+    if wanted is not None and to_bytes(str(wanted.maximum)) < to_bytes(size):
+        # No size may exceed it.
+        more = f',"autoGrow":{{"maximum":"{size}"}}'
+    patch = f'{{"spec":{{"{_FIELDS[volume]}":{{"size":"{size}"{more}}}}}}}'
     return f"kubectl -n {run.names.namespace} patch mndb {run.names.database} --type merge -p '{patch}'"
