@@ -279,6 +279,10 @@ class Names:
     def pod(self, ordinal: int) -> str:
         return f"{self.stateful_set}-{ordinal}"
 
+    def slot(self, ordinal: int) -> str:
+        """The replication slot that Patroni keeps for a member (patroni.dcs.slot_name_from_member_name)."""
+        return re.sub("[-.]", "_", self.pod(ordinal))[:63]
+
     def ordinal(self, pod: str) -> int | None:
         """The ordinal of a pod of this database's StatefulSet; `None` for one of another name."""
         prefix, _, number = pod.rpartition("-")

@@ -1,89 +1,23 @@
-"""Volumes that fill, from the reconciler on an API server and a real PostgreSQL.
-
-How full a disk is, the tests say in place of `stat`: the table that the operator reads is replaced by one that has what
-`stat -f` would print.
-"""
+"""Volumes that fill, from the reconciler on an API server and a real PostgreSQL."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from apiserver import Call, Fault
+from integration.filled_disks import LABELS, claim, disk, findings, requested, runs, spec
 from integration.loops import IMAGE, NAMESPACE, Arena, arena
-from integration.postgres_server import Database
-from integration.serving import NAME, SPEC, Serving, serving
+from integration.serving import NAME, serving
 from medianest_operator.api.database import DatabaseSpec
+from medianest_operator.health import disk as disk_queries
 from medianest_operator.kubernetes.kinds import CLAIM, DATABASE, EVENT, POD, STATEFUL_SET
 from medianest_operator.naming import Names
+from medianest_operator.reconcile.health import storage as concern
 from medianest_operator.resources.statefulset import PodInputs
 from medianest_operator.timestamps import stamp, stamp_now
-
-GIB = 1024**3
-LABELS = {
-    "app.kubernetes.io/managed-by": "medianest-operator",
-    "app.kubernetes.io/component": "postgres",
-    "medianest.io/database": NAME,
-}
-
-
-def disk(made: Serving, percent: int, size: int = 10 * GIB) -> None:
-    """Let the server's volume be so full."""
-    maintenance = made.postgres.maintenance
-    kind = maintenance.execute("SELECT relkind FROM pg_class WHERE relname = 'file_systems'")
-    if kind == [("f",)]:
-        maintenance.execute("DROP FOREIGN TABLE medianest_operator.file_systems")
-        maintenance.execute(
-            "CREATE TABLE medianest_operator.file_systems"
-            " (id text, block bigint, blocks bigint, free bigint, available bigint)"
-        )
-    blocks = size // 4096
-    free = blocks * (100 - percent) // 100
-    maintenance.execute("TRUNCATE medianest_operator.file_systems")
-    for _ in ("data", "log"):
-        maintenance.execute(f"INSERT INTO medianest_operator.file_systems VALUES ('1', 4096, {blocks}, {free}, {free})")
-
-
-def claim(made: Arena, size: str = "10Gi", capacity: str | None = None, ordinal: int = 0) -> None:
-    """The data volume of an instance."""
-    made.server.put(
-        CLAIM,
-        {
-            "metadata": {"namespace": NAMESPACE, "name": f"data-{NAME}-{ordinal}", "labels": LABELS},
-            "spec": {"resources": {"requests": {"storage": size}}},
-            "status": {"capacity": {"storage": capacity or size}},
-        },
-    )
-
-
-def requested(made: Arena, ordinal: int = 0) -> str:
-    found = made.server.get(CLAIM, NAMESPACE, f"data-{NAME}-{ordinal}")
-    return str(found["spec"]["resources"]["requests"]["storage"])
-
-
-def spec(made: Serving, **more: Any) -> None:
-    database = made.arena.server.get(DATABASE, *made.key)
-    made.arena.server.put(DATABASE, database | {"spec": {**SPEC, **more}})
-
-
-def findings(made: Serving) -> dict[str, dict[str, Any]]:
-    """By their reason."""
-    return {item["reason"]: item for item in made.arena.status(made.key).get("findings", [])}
-
-
-async def runs(made: Serving, count: int = 3) -> None:
-    for _ in range(count):
-        await made.arena.run(made.key)
-
-
-def writes(database: Database) -> None:
-    with database.connect(user="medianest_app") as connection:
-        connection.execute("CREATE TEMP TABLE nothing ()")
-        connection.execute("UPDATE users SET name = name")
 
 
 async def test_what_the_server_says_of_its_disk_is_in_the_status() -> None:
@@ -139,144 +73,6 @@ async def test_an_inactive_slot_is_named_as_the_cause() -> None:
         assert maintenance.execute("SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
 
-async def test_the_application_can_only_read_while_a_volume_is_full() -> None:
-    async with serving() as made:
-        await runs(made)
-        before = made.database.connect(user="medianest_app")
-        before.execute("SELECT 1")
-        disk(made, 96)
-        await runs(made, 3)
-        with pytest.raises(psycopg.OperationalError):
-            before.execute("SELECT 1")
-        assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
-        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
-        assert "ReadOnly" in {item["reason"] for item in made.arena.events("Warning")}
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            writes(made.database)
-        with made.database.connect(user="medianest_app") as reading:
-            assert reading.execute("SELECT count(*) FROM users").fetchone() == (0,)
-            # Not yet: it ends below 85 %.
-            disk(made, 88)
-            await runs(made, 2)
-            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-                writes(made.database)
-            made.arena.services.memory.forget(made.key)
-            disk(made, 60)
-            await runs(made, 4)
-            with pytest.raises(psycopg.OperationalError):
-                reading.execute("SELECT 1")
-        writes(made.database)
-        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
-        assert made.arena.conditions(made.key)["StorageHealthy"] == ("True", "StorageHealthy")
-        assert made.arena.conditions(made.key)["Ready"] == ("True", "Ready")
-
-
-async def test_a_database_that_only_reads_by_its_owners_wish_stays_so() -> None:
-    async with serving() as made:
-        await runs(made)
-        made.postgres.maintenance.execute("ALTER DATABASE medianest SET default_transaction_read_only = on")
-        disk(made, 50)
-        await runs(made)
-        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            writes(made.database)
-
-
-def settings(made: Serving) -> dict[str, str]:
-    """The database's own, for every role."""
-    asked = (
-        "SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase"
-        " WHERE datname = 'medianest' AND setrole = 0"
-    )
-    return dict(str(row[0]).split("=", 1) for row in made.postgres.maintenance.execute(asked))
-
-
-async def test_what_the_owner_set_before_is_there_again_afterwards() -> None:
-    async with serving() as made:
-        await runs(made)
-        made.postgres.maintenance.execute("ALTER DATABASE medianest SET default_transaction_read_only = on")
-        disk(made, 96)
-        await runs(made, 3)
-        assert settings(made)["medianest.read_only_since"].endswith(" on")
-        disk(made, 50)
-        await runs(made, 3)
-        assert settings(made) == {"default_transaction_read_only": "on"}
-        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
-
-
-async def test_a_mark_goes_also_where_the_owner_has_taken_the_setting_back() -> None:
-    async with serving() as made:
-        await runs(made)
-        disk(made, 96)
-        await runs(made, 3)
-        made.postgres.maintenance.execute("ALTER DATABASE medianest RESET default_transaction_read_only")
-        disk(made, 50)
-        await runs(made, 3)
-        assert settings(made) == {}
-
-
-async def test_sessions_that_began_while_the_setting_waited_are_ended_too() -> None:
-    async with serving() as made:
-        await runs(made)
-        disk(made, 96)
-        await runs(made, 1)
-        with made.postgres.maintenance.connect() as holder:
-            holder.execute("BEGIN")
-            holder.execute("LOCK TABLE pg_db_role_setting IN SHARE MODE")
-            running = asyncio.create_task(runs(made, 3))
-            await asyncio.sleep(2.6)
-            with made.database.connect(user="medianest_app") as between:
-                between.execute("SELECT 1")
-                holder.execute("COMMIT")
-                await running
-                assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
-                with pytest.raises(psycopg.OperationalError):
-                    between.execute("SELECT 1")
-
-
-async def test_one_observation_alone_stops_nobody() -> None:
-    async with serving() as made:
-        await runs(made)
-        disk(made, 96)
-        await runs(made, 1)
-        assert settings(made) == {}
-        disk(made, 50)
-        await runs(made, 1)
-        disk(made, 96, size=4000 * GIB)
-        await runs(made)
-        assert settings(made) == {}
-        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
-
-
-async def test_nobody_is_stopped_where_the_spec_says_so_and_who_was_is_let_in() -> None:
-    async with serving() as made:
-        await runs(made)
-        disk(made, 96)
-        await runs(made)
-        assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
-        spec(made, storage={"size": "10Gi", "readOnlyWhenFull": False})
-        await runs(made)
-        assert settings(made) == {}
-        assert made.arena.conditions(made.key)["Available"] == ("True", "PrimaryServing")
-        writes(made.database)
-
-
-async def test_that_writers_were_stopped_is_told_also_where_growth_fails() -> None:
-    async with serving() as made:
-        await runs(made)
-        claim(made.arena)
-        spec(made, storage={"size": "10Gi", "autoGrow": {"maximum": "20Gi"}})
-        await runs(made)
-        made.arena.server.fault = lambda call: (
-            Fault(500, "broken") if call.kind == CLAIM.plural and call.method == "PATCH" else None
-        )
-        disk(made, 96)
-        await runs(made, 3)
-        assert made.arena.conditions(made.key)["Available"] == ("False", "ReadOnly")
-        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
-        assert "ReadOnly" in {item["reason"] for item in made.arena.events("Warning")}
-
-
 async def test_a_note_of_anybody_keeps_no_volume_from_growing() -> None:
     async with serving() as made:
         await runs(made)
@@ -323,18 +119,6 @@ async def test_a_server_that_does_not_answer_any_more_has_its_volume_grow_once(*
             assert "used" not in made.arena.status(made.key)["storage"][0]
 
 
-async def test_a_paused_database_is_told_of_and_left_as_it_is() -> None:
-    async with serving() as made:
-        await runs(made)
-        claim(made.arena)
-        spec(made, paused=True, storage={"size": "10Gi", "autoGrow": {"maximum": "20Gi"}})
-        disk(made, 97)
-        await runs(made)
-        assert made.arena.conditions(made.key)["StorageHealthy"] == ("False", "VolumeFull")
-        assert requested(made.arena) == "10Gi"
-        writes(made.database)
-
-
 async def test_a_volume_grows_and_the_specs_size_stays() -> None:
     async with serving() as made:
         await runs(made)
@@ -363,6 +147,9 @@ async def test_a_volume_grows_and_the_specs_size_stays() -> None:
         await runs(made)
         assert requested(made.arena) == "14Gi"
         assert "It has reached spec.storage.autoGrow.maximum" in findings(made)["VolumeFilling"]["message"]
+        # The maximum may not be less than the size.
+        fix = '{"spec":{"storage":{"size":"21Gi","autoGrow":{"maximum":"21Gi"}}}}'
+        assert fix in findings(made)["VolumeFilling"]["fix"]
         (live,) = made.arena.server.all(STATEFUL_SET)
         (template,) = live["spec"]["volumeClaimTemplates"]
         assert template["spec"]["resources"]["requests"]["storage"] == "14Gi"
@@ -457,6 +244,24 @@ async def test_a_pod_in_back_off_is_replaced_once_its_volume_has_grown() -> None
         assert not list(made.server.all(POD))
 
 
+async def test_a_server_without_the_program_for_its_room_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    asked = disk_queries.put_ballast_back
+
+    async def counted(connection: Any) -> bool:
+        answers.append(await asked(connection))
+        return answers[-1]
+
+    monkeypatch.setattr(disk_queries, "put_ballast_back", counted)
+    monkeypatch.setattr(concern, "_BALLAST_EVERY", -1.0)
+    async with serving() as made:
+        disk(made, 50)
+        made.arena.services.memory.forget(made.key)
+        answers.clear()
+        await runs(made, 4)
+        assert answers == [False]
+
+
 async def test_the_volume_of_a_repository_grows_by_what_the_last_job_found_there() -> None:
     def size() -> str:
         found = made.server.get(CLAIM, NAMESPACE, f"{NAME}-backup-volume")
@@ -479,3 +284,39 @@ async def test_the_volume_of_a_repository_grows_by_what_the_last_job_found_there
         assert made.status(key)["storage"][-1]["used"] == "90-95 %"
         (found,) = made.status(key)["findings"]
         assert (found["reason"], found["object"]) == ("VolumeNearlyFull", "volume backup/volume")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("it can't", "VolumeCannotGrow"), ("exceeded quota: small, requested: requests.storage=2Gi", "QuotaExceeded")],
+)
+async def test_a_repository_whose_growth_is_refused_is_told_of_and_not_asked_for_again(
+    message: str, reason: str
+) -> None:
+    def sized(call: Call) -> bool:
+        return call.kind == CLAIM.plural and call.method == "PATCH" and call.name == f"{NAME}-backup-volume"
+
+    volume = {"size": "1Gi", "autoGrow": {"maximum": "2Gi"}}
+    async with arena() as made:
+        key = made.make(spec={"backup": {"repositories": [{"name": "volume", "volume": volume}]}})
+        await made.run(key)
+        await made.run(key)
+        status = made.status(key)
+        status["backup"]["repositories"] = [{"name": "volume", "usedPercent": 91, "seen": "2026-01-01T00:00:00.000Z"}]
+        made.server.put(DATABASE, made.server.get(DATABASE, *key) | {"status": status})
+        made.server.fault = lambda call: Fault(403, message, "Forbidden") if sized(call) else None
+        before = len(made.server.calls)
+        for _ in range(5):
+            await made.run(key)
+        assert len([call for call in made.server.calls[before:] if sized(call)]) == 1
+        reasons = {item["reason"]: item for item in made.status(key)["findings"]}
+        assert reasons.keys() == {reason, "VolumeNearlyFull"}
+        # Nobody wants it to grow any more.
+        volume = {"size": "1Gi", "autoGrow": {"maximum": "1Gi"}}
+        wanted = {"spec": {"backup": {"repositories": [{"name": "volume", "volume": volume}]}}}
+        made.server.put(DATABASE, made.server.get(DATABASE, *key) | wanted)
+        for _ in range(5):
+            await made.run(key)
+        (found,) = made.status(key)["findings"]
+        assert found["reason"] == "VolumeNearlyFull"
+        assert found["message"].endswith("It has reached autoGrow.maximum.")

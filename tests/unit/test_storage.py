@@ -10,6 +10,7 @@ from medianest_operator.api.auto_grow import AutoGrow
 from medianest_operator.health import storage
 from medianest_operator.health.filling import Filling
 from medianest_operator.health.storage import Cause, Evidence, Filled, Growth, Guard, Slot, Usage, Volume
+from medianest_operator.naming import Names
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -20,7 +21,7 @@ def usage(percent: float, size: int = 100 * GIB) -> Usage:
 
 
 @pytest.mark.parametrize("rate", [20_000.0, 5 * 1024.0**2])
-@pytest.mark.parametrize("minutes", [10, 90, 600])
+@pytest.mark.parametrize("minutes", [62, 90, 600])
 def test_a_linear_fill_is_foretold_within_a_fifth(rate: float, minutes: int) -> None:
     """With what a checkpoint gives back and takes now and then."""
     dice, filling, used = random.Random(1), Filling(), 0
@@ -73,19 +74,20 @@ def test_the_ladder(percent: float, reason: str | None) -> None:
 
 
 def test_a_volume_that_is_full_within_a_day_is_told_before_it_is_full() -> None:
-    found = storage.finding(Volume("data", "db-0", usage(60), seconds_left=5 * 3600), 80)
+    found = storage.finding(Volume("data", "db-0", usage(60), full_in="6 hours"), 80)
     assert found is not None
     assert "full within 6 hours" in found.message
-    assert storage.finding(Volume("data", "db-0", usage(60), seconds_left=25 * 3600), 80) is None
+    assert storage.finding(Volume("data", "db-0", usage(60), full_in="a week"), 80) is None
 
 
 def test_a_message_stays_while_numbers_move_a_little() -> None:
     def said(percent: float, left: float) -> str:
-        found = storage.finding(Volume("wal", "db-0", usage(percent), seconds_left=left), 80)
+        words = storage.full_in(left, "6 hours")
+        found = storage.finding(Volume("wal", "db-0", usage(percent), full_in=words), 80)
         assert found is not None
         return found.message
 
-    assert len({said(80 + step / 10, 4 * 3600 + step) for step in range(90)}) == 1
+    assert len({said(80 + step / 10, 5.9 * 3600 + 20 * step) for step in range(90)}) == 1
 
 
 def test_what_holds_log_back_is_the_cause_and_its_fix() -> None:
@@ -108,6 +110,45 @@ def test_replaced_databases_are_a_cause_and_an_archive_that_takes_nothing_is() -
     waits = storage.cause(Evidence(archive_waits=2 * GIB), 10 * GIB, "wal", has_log=True, has_data=False)
     assert waits is not None
     assert waits.holds_log
+
+
+def test_a_cause_keeps_its_share_while_it_moves_a_little() -> None:
+    told, said = None, set()
+    for percent in (30.1, 29.9, 30.5, 39.9, 40.2, 29.2):
+        evidence = Evidence(archive_waits=int(percent * GIB / 100))
+        told = storage.cause(evidence, GIB, "wal", has_log=True, has_data=False, told=told)
+        assert told is not None
+        said.add(told.message)
+    assert len(said) == 1
+    moved = storage.cause(Evidence(archive_waits=GIB // 4), GIB, "wal", has_log=True, has_data=False, told=told)
+    assert moved is not None
+    assert "more than 20 %" in moved.message
+
+
+def test_the_slot_of_a_replica_that_is_down_is_not_to_be_dropped() -> None:
+    members = {Names("media", "my-db").slot(1): "my-db-1"}
+    evidence = Evidence((Slot("my_db_1", "'my_db_1'", 3 * GIB),))
+    found = storage.cause(evidence, 10 * GIB, "data", has_log=True, has_data=True, members=members)
+    assert found is not None
+    assert (found.fix, found.holds_log) == (None, True)
+    assert "held back for my-db-1" in found.message
+    assert "Bring that instance back, or scale down" in found.message
+    # One that was scaled away is nobody's.
+    gone = storage.cause(evidence, 10 * GIB, "data", has_log=True, has_data=True, members={"my_db_0": "my-db-0"})
+    assert gone is not None
+    assert gone.fix == "SELECT pg_drop_replication_slot('my_db_1');"
+
+
+def test_a_new_database_says_nothing_of_the_days_to_come() -> None:
+    """It is loaded, and its log grows up to its size."""
+    filling = Filling()
+    for second in range(0, 3540, 15):
+        filling.add(float(second), second * MIB)
+        assert filling.seconds_left(GIB) is None
+    filling.add(3600.0, 3600 * MIB)
+    assert filling.seconds_left(GIB) is not None
+    assert not storage.fills(usage(49))
+    assert storage.fills(usage(50))
 
 
 def test_the_cause_comes_with_the_finding() -> None:
@@ -239,6 +280,10 @@ def test_a_burst_raises_the_pace_of_the_minute_little() -> None:
     assert filling.pace() == 46 * MIB
     filling.add(60.0, 0)
     assert filling.steady() == 0.0
+    begun = Filling()
+    begun.add(0.0, 0)
+    begun.add(1.0, 30 * MIB)
+    assert begun.steady() == MIB
 
 
 def _growth(share: float, size: int = 10 * GIB, since: float | None = None, *, waits: bool = False) -> Growth:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+import psycopg
+
 from medianest_operator.health.storage import Evidence, Slot, Usage
 from medianest_operator.naming import VOLUME_DATA, VOLUME_WAL
 from medianest_operator.postgres.rows import only_async
@@ -50,13 +52,24 @@ SELECT coalesce((SELECT json_agg(json_build_array(slot_name, quote_literal(slot_
 _PUT_BACK: LiteralString = "COPY (SELECT) TO PROGRAM 'cat > /dev/null; exec roomy_postgres --put-back'"
 
 
-async def put_ballast_back(connection: Connection) -> None:
-    """Let the server keep some room for a start on a full volume again, where there is room by now.
+# What the shell answers by 127 and 126, in the server's words; the latter where it may not look into all of its path.
+_NO_SUCH_PROGRAM = frozenset({"command not found", "command not executable"})
+
+
+async def put_ballast_back(connection: Connection) -> bool:
+    """Let the server keep some room for a start on a full volume again, where there is room by now. Returns whether its
+    image has the program for that.
 
     Raises:
-        psycopg.Error: its image has no such program, or it failed.
+        psycopg.Error: it failed.
     """
-    await connection.execute(_PUT_BACK)
+    try:
+        await connection.execute(_PUT_BACK)
+    except psycopg.errors.ExternalRoutineException as error:
+        if error.diag.message_detail not in _NO_SUCH_PROGRAM:
+            raise
+        return False
+    return True
 
 
 async def is_measured(connection: Connection) -> bool:

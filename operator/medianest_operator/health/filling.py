@@ -18,6 +18,8 @@ _STEP: Final = 1.0
 """Seconds between two observations that a pace is taken from: the log grows by whole segments."""
 _NOW: Final = 60.0
 """Seconds that the pace of this moment is taken from."""
+_STEADY: Final = 30.0
+"""Seconds over which a burst is spread at the least."""
 
 
 class Filling:
@@ -60,7 +62,9 @@ class Filling:
 
     def seconds_left(self, available: int) -> float | None:
         """When so many bytes are gone at the present rate: the earliest that any window says; `None` where it doesn't
-        fill, or nothing can be said yet."""
+        fill, or was observed for less than an hour: what is loaded within minutes goes on like that seldom."""
+        if not self._last or self._last[-1][0] - self._moments[0] < WINDOWS[0]:
+            return None
         rates = [rate for window in WINDOWS if (rate := self.rate(window)) is not None and rate > 0]
         return available / max(rates) if rates else None
 
@@ -70,7 +74,7 @@ class Filling:
         steps = [step for step in self._last if now - step[0] <= _NOW]
         if len(steps) < 2:
             return 0.0
-        return max(0.0, (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0]))
+        return max(0.0, (steps[-1][1] - steps[0][1]) / max(_STEADY, steps[-1][0] - steps[0][0]))
 
     def pace(self) -> float:
         """Bytes a second by the steepest step between two observations of the last minute; 0 where there are none."""

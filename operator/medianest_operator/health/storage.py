@@ -9,7 +9,7 @@ once (PANIC).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -24,7 +24,6 @@ FULL: Final = 0.95
 """From here on the application can only read where little is left, too."""
 ENDS_BELOW: Final = 0.85
 """Below this it may write again, at once."""
-_SOON: Final = 24 * 3600.0
 _LAST_SECONDS: Final = 10.0
 """Whoever fills the rest within so many seconds is stopped at once, from 85 % on: on a small volume one more
 observation comes too late."""
@@ -49,6 +48,10 @@ _EDGES: Final = (0, 50, 60, 70, 75, 80, 85, 90, 95, 100)
 _MARGIN: Final = 1.0
 """Percent by which a range is left before it is another one."""
 _WORDS: Final = ((3600.0, "an hour"), (6 * 3600.0, "6 hours"), (24 * 3600.0, "a day"), (7 * 24 * 3600.0, "a week"))
+_SOON: Final = frozenset(word for _, word in _WORDS[:3])
+"""A volume that is full by then is told of."""
+_FILLS_FROM: Final = 0.5
+"""A new database grows fast until its log has reached its size, which says nothing of the days after that."""
 _STICKS: Final = 1.25
 """A forecast keeps its words until it exceeds them by this factor."""
 _SHARED: Final = 1.2
@@ -120,14 +123,25 @@ class Cause:
         message: a sentence.
         fix: the statement that ends it.
         holds_log: it lets go at once of what it holds: a larger volume only buys time.
+        percent: how much of the volume it takes, as it is told.
     """
 
     message: str
     fix: str | None = None
     holds_log: bool = False
+    percent: int = 0
 
 
-def cause(evidence: Evidence, total: int, volume: str, *, has_log: bool, has_data: bool) -> Cause | None:
+def cause(
+    evidence: Evidence,
+    total: int,
+    volume: str,
+    *,
+    has_log: bool,
+    has_data: bool,
+    members: Mapping[str, str] | None = None,
+    told: Cause | None = None,
+) -> Cause | None:
     """What fills a volume besides the data themselves; `None` where nothing else is found.
 
     Args:
@@ -135,29 +149,41 @@ def cause(evidence: Evidence, total: int, volume: str, *, has_log: bool, has_dat
         volume: for the words.
         has_log: the write-ahead log lies there.
         has_data: the data lie there.
+        members: the pods that there are to be, by the names of their slots.
+        told: what was told before: its share stays as it is while it moves a little.
     """
+    known = told.percent if told is not None else None
     much = total * _MUCH
     worst = max(evidence.slots, key=lambda slot: slot.retained, default=None)
     if has_log and worst is not None and worst.retained >= much:
+        percent = _tenths(worst.retained, total, known)
+        if pod := (members or {}).get(worst.name):
+            # Without its slot, a replica that is only down would have to be copied anew.
+            message = (
+                f"Write-ahead log is held back for {pod}, which doesn't follow, more than {percent} % of the volume."
+                " Bring that instance back, or scale down (spec.instances)."
+            )
+            return Cause(message, holds_log=True, percent=percent)
         message = (
             f"Replication slot {worst.name}, which nobody uses, holds write-ahead log back, more than"
-            f" {_tenths(worst.retained, total)} of the volume. Let its consumer connect, or drop the slot."
+            f" {percent} % of the volume. Let its consumer connect, or drop the slot."
         )
-        return Cause(message, f"SELECT pg_drop_replication_slot({worst.literal});", holds_log=True)
+        return Cause(message, f"SELECT pg_drop_replication_slot({worst.literal});", holds_log=True, percent=percent)
     if has_log and evidence.archive_waits >= much:
+        percent = _tenths(evidence.archive_waits, total, known)
         message = (
-            f"Write-ahead log waits for an archive that doesn't take it, more than"
-            f" {_tenths(evidence.archive_waits, total)} of the {volume} volume."
+            f"Write-ahead log waits for an archive that doesn't take it, more than {percent} % of the {volume} volume."
         )
-        return Cause(message, holds_log=True)
+        return Cause(message, holds_log=True, percent=percent)
     kept = sum(size for _, size in evidence.replaced)
     if has_data and kept >= much:
         names = ", ".join(name for name, _ in evidence.replaced)
+        percent = _tenths(kept, total, known)
         message = (
-            f"Databases that restores have replaced ({names}) take more than {_tenths(kept, total)} of the volume."
+            f"Databases that restores have replaced ({names}) take more than {percent} % of the volume."
             " They go once backup.keepReplaced is over."
         )
-        return Cause(message)
+        return Cause(message, percent=percent)
     if has_data and evidence.transaction is not None and evidence.transaction[0] >= _LONG:
         _, pid, role = evidence.transaction
         message = f"A transaction of {role} has been open for hours, and keeps VACUUM from freeing what was deleted."
@@ -165,9 +191,12 @@ def cause(evidence: Evidence, total: int, volume: str, *, has_log: bool, has_dat
     return None
 
 
-def _tenths(part: int, total: int) -> str:
-    """A share as messages say it, which a small change leaves as it is."""
-    return f"{min(9, int(part * 10 / total)) * 10} %"
+def _tenths(part: int, total: int, known: int | None) -> int:
+    """A share as messages say it, in percent, which a small change leaves as it is."""
+    percent = part * 100 / total
+    if known and known - _MARGIN <= percent < known + 10 + _MARGIN:
+        return known
+    return min(90, int(percent / 10) * 10)
 
 
 @dataclass(frozen=True)
@@ -178,7 +207,7 @@ class Volume:
         name: `data` or `wal`.
         pod: whose.
         usage: at this moment.
-        seconds_left: until it is full at its present rate.
+        full_in: when it is full at its present rate, in words (`full_in`).
         cause: why it fills.
         then: what happens next, as a sentence.
         enlarge: the command with which the admin makes it larger.
@@ -187,7 +216,7 @@ class Volume:
     name: str
     pod: str
     usage: Usage
-    seconds_left: float | None = None
+    full_in: str | None = None
     cause: Cause | None = None
     then: str = ""
     enlarge: str | None = None
@@ -204,7 +233,7 @@ def finding(volume: Volume, warning: int) -> Finding | None:
     Args:
         warning: percent from which on it is told.
     """
-    share, soon = volume.usage.share, full_in(volume.seconds_left)
+    share, soon = volume.usage.share, volume.full_in in _SOON
     at_once = share >= NEARLY_FULL
     if share >= FULL:
         reason, said = Reason.VOLUME_FULL, "is more than 95 % full"
@@ -212,11 +241,11 @@ def finding(volume: Volume, warning: int) -> Finding | None:
         reason, said = Reason.VOLUME_NEARLY_FULL, "is more than 90 % full"
     elif share * 100 >= warning:
         reason, said = Reason.VOLUME_FILLING, f"is more than {warning} % full"
-    elif volume.seconds_left is not None and volume.seconds_left < _SOON:
+    elif soon:
         reason, said = Reason.VOLUME_FILLING, "fills fast"
     else:
         return None
-    rate = f", and full within {soon} at its present rate" if soon in {word for _, word in _WORDS[:3]} else ""
+    rate = f", and full within {volume.full_in} at its present rate" if soon else ""
     why = volume.cause.message if volume.cause else ""
     message = " ".join(filter(None, (f"The {volume.name} volume of {volume.pod} {said}{rate}.", why, volume.then)))
     fix = volume.cause.fix if volume.cause and volume.cause.fix else volume.enlarge
@@ -252,6 +281,11 @@ def repository_finding(name: str, percent: int, warning: int, then: str) -> Find
         f" found it; where nothing fits any more, no backup is taken. {then}"
     )
     return Finding(reason, f"volume backup/{name}", message, at_once=True)
+
+
+def fills(usage: Usage) -> bool:
+    """Whether it is foretold when a volume is full."""
+    return usage.share >= _FILLS_FROM
 
 
 def full_in(seconds: float | None, known: str | None = None) -> str | None:

@@ -54,6 +54,8 @@ class _Observed:
         left: seconds until it is full at its present rate, by pod and volume; absent where it doesn't fill.
         used: the range that was told, by volume.
         full_in: the forecast that was told, by volume.
+        words: the forecast that was told of one, by pod and volume.
+        causes: what was told to fill it, by pod and volume.
         guard: when the writers are stopped and let in.
     """
 
@@ -64,6 +66,8 @@ class _Observed:
     left: dict[tuple[str, str], float | None] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     full_in: dict[str, str | None] = field(default_factory=dict)
+    words: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    causes: dict[tuple[str, str], storage.Cause | None] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
 
     def filled(self, pods: Sequence[str]) -> list[Filled]:
@@ -164,6 +168,8 @@ def _forget(run: Run, known: _Observed) -> None:
     names = {pod.name for pod in run.pods}
     for key in [key for key in known.usage if key[0] not in names]:
         del known.usage[key], known.filling[key], known.left[key], known.at[key]
+        known.words.pop(key, None)
+        known.causes.pop(key, None)
 
 
 async def _measure(run: Run, known: _Observed, pods: Sequence[Pod], *, may_make: bool) -> frozenset[str]:
@@ -185,7 +191,7 @@ async def _measure(run: Run, known: _Observed, pods: Sequence[Pod], *, may_make:
             filling.add(time.monotonic(), usage.used)
             known.usage[pod.name, volume] = usage
             known.at[pod.name, volume] = datetime.now(UTC)
-            known.left[pod.name, volume] = filling.seconds_left(usage.available)
+            known.left[pod.name, volume] = filling.seconds_left(usage.available) if storage.fills(usage) else None
         return pod.name
 
     return frozenset({name for name in await asyncio.gather(*(one(pod) for pod in pods)) if name})
@@ -242,16 +248,19 @@ async def _evidence(run: Run, seen: Servers, known: _Observed) -> dict[str, Evid
 async def _put_ballast_back(run: Run, known: _Observed, measured: frozenset[str]) -> None:
     for pod in run.pods:
         usages = [usage for (name, _), usage in known.usage.items() if name == pod.name]
-        topic = f"ballast of {pod.name}"
+        topic, lacking = f"ballast of {pod.name}", f"no ballast for {pod.name}"
         full = any(usage.share * 100 >= _warning(run) for usage in usages)
         if pod.name not in measured or full or run.services.memory.recall(run.key, topic, pod.uid, _BALLAST_EVERY):
             continue
+        if run.services.memory.recall(run.key, lacking, pod.uid, math.inf):
+            continue
         run.services.memory.keep(run.key, topic, pod.uid, True)
-        # A server of an older image has no such program.
         with contextlib.suppress(Unreachable, psycopg.Error):
             instance = run.instance(pod, naming.MAINTENANCE_DATABASE)
             async with run.services.sessions.use(instance, run.credentials) as connection:
-                await disk.put_ballast_back(connection)
+                if not await disk.put_ballast_back(connection):
+                    # Of an older image: each time would be an error in the server's log.
+                    run.services.memory.keep(run.key, lacking, pod.uid, True)
 
 
 # Judging.
@@ -266,7 +275,9 @@ def _cause(run: Run, known: _Observed, evidence: Mapping[str, Evidence], pod: st
     if asked is None:
         return None
     has_log = volume == naming.VOLUME_WAL or (pod, naming.VOLUME_WAL) not in known.usage
-    return storage.cause(asked, usage.total, volume, has_log=has_log, has_data=volume == naming.VOLUME_DATA)
+    members = {run.names.slot(ordinal): run.names.pod(ordinal) for ordinal in range(run.spec.instances)}
+    has_data, told = volume == naming.VOLUME_DATA, known.causes.get((pod, volume))
+    return storage.cause(asked, usage.total, volume, has_log=has_log, has_data=has_data, members=members, told=told)
 
 
 def _holds_log(run: Run, known: _Observed, evidence: Mapping[str, Evidence]) -> frozenset[str]:
@@ -321,12 +332,15 @@ def _judge(run: Run, known: _Observed, measured: frozenset[str], evidence: Mappi
     for (pod, volume), usage in known.usage.items():
         if pod not in measured:
             continue
+        words = storage.full_in(known.left[pod, volume], known.words.get((pod, volume)))
+        known.words[pod, volume] = words
+        known.causes[pod, volume] = _cause(run, known, evidence, pod, volume)
         judged = storage.Volume(
             name=volume,
             pod=pod,
             usage=usage,
-            seconds_left=known.left[pod, volume],
-            cause=_cause(run, known, evidence, pod, volume),
+            full_in=words,
+            cause=known.causes[pod, volume],
             then=growth.what_next(run, volume),
             enlarge=growth.command(run, volume),
         )
