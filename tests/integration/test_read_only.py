@@ -10,7 +10,9 @@ import pytest
 from apiserver import Fault
 from integration.filled_disks import GIB, claim, disk, requested, runs, settings, spec, writes
 from integration.serving import serving
+from medianest_operator.backups.repository import facts
 from medianest_operator.kubernetes.kinds import CLAIM
+from medianest_operator.postgres.catalog_queries import SETTINGS
 
 
 async def test_the_application_can_only_read_while_a_volume_is_full() -> None:
@@ -63,6 +65,10 @@ async def test_what_the_owner_set_before_is_there_again_afterwards() -> None:
         disk(made, 96)
         await runs(made, 3)
         assert settings(made)["medianest.read_only_since"].endswith(" on")
+        # Meanwhile it is the owner's definition, in descriptions of the schema and in backups.
+        assert ["default_transaction_read_only=on"] in [row[-1] for row in made.database.execute(SETTINGS)]
+        (backed_up,) = made.database.execute(facts._PROPERTIES)
+        assert ["default_transaction_read_only=on"] in [item.get("") for item in backed_up if isinstance(item, dict)]
         disk(made, 50)
         await runs(made, 3)
         assert settings(made) == {"default_transaction_read_only": "on"}
