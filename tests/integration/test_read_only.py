@@ -95,7 +95,7 @@ async def test_sessions_that_began_while_the_setting_waited_are_ended_too() -> N
         with made.postgres.maintenance.connect() as holder:
             holder.execute("BEGIN")
             holder.execute("LOCK TABLE pg_db_role_setting IN SHARE MODE")
-            running = asyncio.create_task(runs(made, 3))
+            running = asyncio.create_task(runs(made, 4))
             await asyncio.sleep(2.6)
             with made.database.connect(user="medianest_app") as between:
                 between.execute("SELECT 1")

@@ -374,6 +374,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._seen = 0
+        self._tried = False
         self._calm_since: float | None = None
         self._stops: list[float] = []
 
@@ -384,8 +385,10 @@ class Guard:
         self._seen = self._seen + 1 if must_stop_writers(volumes) else 0
         if not cannot_wait(volumes) and self._seen < _CONFIRMED:
             return False
-        self._seen = 0
-        self._stops = [moment for moment in self._stops if now - moment < _REMEMBERED] + [now]
+        if not self._tried:
+            self._stops = [moment for moment in self._stops if now - moment < _REMEMBERED] + [now]
+        # What fails is tried again at the next observation, and counts once.
+        self._tried = True
         return True
 
     def is_undecided(self) -> bool:
@@ -395,6 +398,7 @@ class Guard:
     def lets(self, volumes: Sequence[Filled], now: float) -> bool:
         """Whether the writers are to be let in, by one more observation while they are stopped: at once where there is
         room; where use rests a little below what stopped them, after some minutes, and twice that each time again."""
+        self._seen, self._tried = 0, False
         if may_write_again(volumes):
             return True
         if not volumes or any(_lacks_room(item, _ROOM_TO_WRITE) for item in volumes):
