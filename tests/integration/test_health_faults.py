@@ -88,7 +88,9 @@ async def _ended(made: Serving, later: Callable[[float], None], fault: Fault) ->
 
 def _findings(made: Serving, fault: Fault) -> list[dict[str, Any]]:
     known = made.arena.status(made.key).get("findings", [])
-    return [item for item in known if item["reason"] == fault.reason and item["object"].startswith(fault.object)]
+    # With no patience at all the operator's own check of the rows is a transaction that is left open.
+    others = [item for item in known if "(medianest-operator)" not in item["message"]]
+    return [item for item in others if item["reason"] == fault.reason and item["object"].startswith(fault.object)]
 
 
 def _writes(made: Serving) -> int:
