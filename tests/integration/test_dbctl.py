@@ -124,6 +124,20 @@ def test_indexes(medianest: Database) -> None:
     assert [(entry["name"], entry["fix"]) for entry in report["missing"]] == [("users_email_key", fix)]
 
 
+def test_a_database_without_a_history_has_no_healthy_indexes(empty: Database) -> None:
+    """Whoever forgot to name the database isn't told that all is well in another one."""
+    said = dbctl(empty.environment(), "indexes")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert f"No migration was applied to database {empty.name}" in said.stderr
+    assert "PGDATABASE" in said.stderr
+
+
+def test_the_index_that_does_it_all_is_named_as_it_is_spelled(medianest: Database) -> None:
+    medianest.execute("CREATE INDEX half ON media_requests (user_id)")
+    said = dbctl(medianest.environment(), "indexes").stdout
+    assert "redundant  half on media_requests: Index media_requests_user_id_status_idx does all that it does" in said
+
+
 def test_catalog(medianest: Database) -> None:
     as_json = dbctl(medianest.environment(), "catalog", "--json")
     objects = json.loads(as_json.stdout)

@@ -16,7 +16,8 @@ from medianest_operator.health.indexes.bloat import (
     confirm,
     estimate,
 )
-from medianest_operator.health.indexes.catalog import PAGE, Index, read
+from medianest_operator.health.indexes.catalog import PAGE, Index
+from medianest_operator.health.indexes.reading import read
 
 # Ten indexes of one column, and whether a rebuild would free about a third of each or more.
 ROWS = 60000

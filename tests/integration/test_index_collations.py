@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.postgres_server import Database, PostgresServer
-from medianest_operator.health.indexes.catalog import read
+from medianest_operator.health.indexes.reading import read
 from medianest_operator.health.indexes.report import Report, judge
 
 MADE = """

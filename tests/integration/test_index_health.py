@@ -13,8 +13,8 @@ from psycopg import AsyncConnection
 from integration.conftest import migrate
 from integration.postgres_server import Database, PostgresServer, wait_for_backend, wait_until
 from medianest_operator.api.run_options import RunOptions
-from medianest_operator.health.indexes.catalog import read, read_async
 from medianest_operator.health.indexes.expected import missing
+from medianest_operator.health.indexes.reading import read, read_async
 from medianest_operator.health.indexes.report import Entry, Report, judge
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.history import read_history

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from integration.postgres_server import Database
 from integration.serving import serving
-from medianest_operator.health.indexes import catalog
+from medianest_operator.health.indexes import reading
 from medianest_operator.health.indexes.catalog import Catalog
 from medianest_operator.health.indexes.queries import MOST
 from medianest_operator.health.indexes.report import judge
@@ -30,7 +30,7 @@ def test_at_most_so_many_are_read_and_those_that_are_asked_for_first(empty: Data
                   "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass")  # fmt: skip
     with empty.connect("stranger") as connection:
         connection.execute("SET statement_timeout = '5s'")
-        found = catalog.read(connection, ["late", "missing"])
+        found = reading.read(connection, ["late", "missing"])
     assert (len(found.indexes), found.unread) == (MOST, MORE + 3)
     names = {index.name for index in found.indexes}
     assert names >= {"late", "broken", "t_1"}
@@ -40,7 +40,7 @@ def test_at_most_so_many_are_read_and_those_that_are_asked_for_first(empty: Data
 
 
 async def test_a_look_that_did_not_end_is_not_taken_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, looks, slow = catalog.read_async, 0, True
+    read, looks, slow = reading.read_async, 0, True
 
     async def tried(connection: AsyncConnection[Any], first: Iterable[str] = ()) -> Catalog:
         nonlocal looks
@@ -51,7 +51,7 @@ async def test_a_look_that_did_not_end_is_not_taken_again_at_once(monkeypatch: p
 
     async with serving() as made:
         assert made.arena.conditions(made.key)["IndexesHealthy"] == ("True", "IndexesHealthy")
-        monkeypatch.setattr(catalog, "read_async", tried)
+        monkeypatch.setattr(reading, "read_async", tried)
         made.database.execute("CREATE INDEX narrow ON media_requests (user_id)")
         for _ in range(3):
             await made.arena.run(made.key)

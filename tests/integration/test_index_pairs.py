@@ -8,7 +8,8 @@ import pytest
 
 from integration.index_pairs import ALL, Case
 from integration.postgres_server import Database, PostgresServer
-from medianest_operator.health.indexes.catalog import Catalog, read
+from medianest_operator.health.indexes.catalog import Catalog
+from medianest_operator.health.indexes.reading import read
 from medianest_operator.health.indexes.report import Report, judge
 
 NUMBERED = [(f"t{number:02}", case) for number, case in enumerate(ALL)]
@@ -38,12 +39,15 @@ def report(seen: Catalog) -> Report:
 @pytest.mark.parametrize(("table", "case"), NUMBERED, ids=[case.name for case in ALL])
 def test_what_can_go(report: Report, table: str, case: Case) -> None:
     def named(sign: str, words: str, name: str, evidence: str) -> str:
-        other = evidence.removeprefix("Primary key ").removeprefix("It is equal to ").removeprefix("primary key ")
+        other = evidence
+        # Names are spelled as they are, so only these words may come before one.
+        for before in ("It is equal to ", "primary key ", "Primary key ", "Index "):
+            other = other.removeprefix(before)
         return f"{name} {sign} {other.split(words)[0]}".replace(f"{table}_", "")
 
     found = [named("=", ".", entry.name, entry.evidence) for entry in report.duplicate if entry.name.startswith(table)]
     found += [
-        named("<", " does all", entry.name, entry.evidence[0].lower() + entry.evidence[1:])
+        named("<", " does all", entry.name, entry.evidence)
         for entry in report.redundant
         if entry.name.startswith(table)
     ]

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from integration.postgres_server import wait_until
 from integration.serving import Serving, serving
-from medianest_operator.health.indexes import catalog
+from medianest_operator.health.indexes import reading
 from medianest_operator.health.indexes.catalog import Statistics
 from medianest_operator.health.indexes.report import Entry, Report, bounded_json
 from medianest_operator.kubernetes.kinds import CONFIG_MAP
@@ -93,7 +93,7 @@ async def test_invalid_index_makes_the_condition_false_at_once_and_its_statement
 def days(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Lets so many days pass for the operator; the server's statistics are read as that much older."""
     passed = 0
-    read = catalog.read_statistics
+    read = reading.read_statistics
 
     async def later(connection: AsyncConnection[Any]) -> Statistics:
         found = await read(connection)
@@ -104,7 +104,7 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(UTC) + timedelta(days=passed)
 
-    monkeypatch.setattr(catalog, "read_statistics", later)
+    monkeypatch.setattr(reading, "read_statistics", later)
     monkeypatch.setattr(indexes, "datetime", Clock)
 
     def skip(count: int) -> None:

@@ -15,7 +15,8 @@ import pytest
 from psycopg import AsyncConnection
 
 from integration.postgres_server import Database, PostgresServer, running_server, wait_until
-from medianest_operator.health.indexes.catalog import Catalog, Statistics, read, read_statistics
+from medianest_operator.health.indexes.catalog import Catalog, Statistics
+from medianest_operator.health.indexes.reading import read, read_statistics
 from medianest_operator.health.indexes.usage import Seen, unused
 
 TODAY = date(2026, 1, 1)

@@ -18,7 +18,7 @@ from integration.secured_server import OWNER, PASSWORDS, READER, SPEC, SecuredSe
 from medianest_operator.backups.logical.server import check_readable, open_server
 from medianest_operator.hardening.state import read_state_async
 from medianest_operator.health import probe
-from medianest_operator.health.indexes import catalog as index_catalog
+from medianest_operator.health.indexes import reading
 from medianest_operator.health.indexes.report import judge
 from medianest_operator.migrations.bundled import bundled_migrations
 from medianest_operator.migrations.history import read_history_async
@@ -112,8 +112,8 @@ class Controller:
         await self._read("version", lambda c: read_version(c, VERSION))
         await self._read("traces", read_traces_async)
         await self._read("catalog", read_catalog_async)
-        await self._read("indexes", index_catalog.read_async)
-        await self._read("index statistics", index_catalog.read_statistics)
+        await self._read("indexes", reading.read_async)
+        await self._read("index statistics", reading.read_statistics)
         await self._read("hardening", read_state_async)
         await self._read("size", probe.database_size)
         return self

@@ -163,3 +163,15 @@ async def test_what_begins_while_the_status_can_not_be_written_is_told_later(lat
         later(15)
         await made.arena.run(made.key)
         assert [item["reason"] for item in made.arena.events()].count("AutovacuumOff") == 1
+
+
+async def test_queries_that_nobody_could_time_are_not_called_well() -> None:
+    async with serving() as made:
+        await made.arena.run(made.key)
+        assert "the application's queries are as they should be" in made.arena.message(made.key, "Healthy")
+        # While it is paused, the login is left as it is, and isn't used.
+        database = made.arena.server.get(DATABASE, *made.key)
+        made.arena.server.put(DATABASE, database | {"spec": {**SPEC, "paused": True}})
+        made.arena.services.memory.forget(made.key)
+        await made.arena.run(made.key)
+        assert made.arena.message(made.key, "Healthy") == "Servers and replication are as they should be."

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from medianest_operator.health.indexes.catalog import Catalog, Index, _conjuncts
+from medianest_operator.health.indexes.catalog import Catalog, Index
 from medianest_operator.health.indexes.overlap import overlaps, replaces
+from medianest_operator.health.indexes.predicates import conjuncts
 from medianest_operator.health.indexes.report import bounded_json, judge
 from medianest_operator.postgres.index_definition import IndexDefinition
 from unit.index_values import catalog, foreign_key, index
@@ -107,15 +108,15 @@ def test_sets_say_what_comparing_each_pair_would() -> None:
     ],
 )
 def test_conditions_of_a_predicate(text: str, parts: set[str]) -> None:
-    assert _conjuncts(text) == parts
+    assert conjuncts(text) == parts
 
 
 def test_a_deep_predicate_is_read_once() -> None:
     def nested(depth: int) -> str:
         return "(" * depth + "(a0 > 0)" + "".join(f" AND (a{level} > 0))" for level in range(1, depth + 1))
 
-    assert _conjuncts(nested(3000)) == {f"a{level} > 0" for level in range(3001)}
-    assert work(lambda: _conjuncts(nested(3000))) < 11 * work(lambda: _conjuncts(nested(300)))
+    assert conjuncts(nested(3000)) == {f"a{level} > 0" for level in range(3001)}
+    assert work(lambda: conjuncts(nested(3000))) < 11 * work(lambda: conjuncts(nested(300)))
 
 
 async def test_other_coroutines_run_while_thousands_are_judged() -> None:

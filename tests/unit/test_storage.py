@@ -7,9 +7,12 @@ import random
 import pytest
 
 from medianest_operator.api.auto_grow import AutoGrow
-from medianest_operator.health import storage
+from medianest_operator.api.quantity import from_bytes
+from medianest_operator.health import growing, storage, writing
 from medianest_operator.health.filling import Filling
-from medianest_operator.health.storage import Cause, Evidence, Filled, Growth, Guard, Slot, Usage, Volume
+from medianest_operator.health.growing import Growth
+from medianest_operator.health.storage import Cause, Evidence, Slot, Usage, Volume
+from medianest_operator.health.writing import Filled, Guard
 from medianest_operator.naming import Names
 
 MIB, GIB = 1024**2, 1024**3
@@ -185,23 +188,23 @@ def filled(percent: float, size: int = 10 * GIB, pace: float = 0.0, steady: floa
 
 
 def test_writers_are_stopped_where_a_share_and_little_room_or_the_pace_say_so() -> None:
-    assert storage.must_stop_writers([filled(95)])
-    assert not storage.must_stop_writers([filled(94)])
+    assert writing.must_stop_writers([filled(95)])
+    assert not writing.must_stop_writers([filled(94)])
     # A large disk, or one that others share: what is left is enough for long, unless it fills fast.
-    assert not storage.must_stop_writers([filled(96, 4000 * GIB)])
-    assert not storage.must_stop_writers([filled(96, 4000 * GIB, pace=2 * GIB, steady=200.0 * MIB)])
-    assert storage.must_stop_writers([filled(96, 4000 * GIB, steady=300.0 * MIB)])
-    assert storage.must_stop_writers([filled(99, 100 * GIB)])
-    assert storage.must_stop_writers([filled(86, GIB, pace=20.0 * MIB)])
-    assert not storage.must_stop_writers([filled(91, 100 * GIB, pace=20.0 * MIB)])
+    assert not writing.must_stop_writers([filled(96, 4000 * GIB)])
+    assert not writing.must_stop_writers([filled(96, 4000 * GIB, pace=2 * GIB, steady=200.0 * MIB)])
+    assert writing.must_stop_writers([filled(96, 4000 * GIB, steady=300.0 * MIB)])
+    assert writing.must_stop_writers([filled(99, 100 * GIB)])
+    assert writing.must_stop_writers([filled(86, GIB, pace=20.0 * MIB)])
+    assert not writing.must_stop_writers([filled(91, 100 * GIB, pace=20.0 * MIB)])
     # Of a small volume, eight segments of the log are left.
-    assert storage.must_stop_writers([filled(88, GIB)])
-    assert not storage.must_stop_writers([filled(87, GIB)])
+    assert writing.must_stop_writers([filled(88, GIB)])
+    assert not writing.must_stop_writers([filled(87, GIB)])
     # As long as it may write again, lest it goes to and fro.
-    assert not storage.must_stop_writers([filled(84, GIB, pace=200.0 * MIB)])
-    assert storage.may_write_again([filled(84), filled(10)])
-    assert not storage.may_write_again([filled(84), filled(85)])
-    assert not storage.may_write_again([])
+    assert not writing.must_stop_writers([filled(84, GIB, pace=200.0 * MIB)])
+    assert writing.may_write_again([filled(84), filled(10)])
+    assert not writing.may_write_again([filled(84), filled(85)])
+    assert not writing.may_write_again([])
 
 
 def test_a_second_observation_confirms_it_unless_the_pace_leaves_no_time() -> None:
@@ -216,8 +219,9 @@ def test_a_second_observation_confirms_it_unless_the_pace_leaves_no_time() -> No
 
 def _let_in_after(guard: Guard, percent: float, begin: float, size: int = 10 * GIB) -> float | None:
     """Seconds until the writers are let in where use rests there."""
-    waits = (now for now in range(0, 2 * 3600, 15) if guard.lets([filled(percent, size)], begin + now))
-    return next((float(now) for now in waits), None)
+    seconds = range(0, 2 * 3600, 15)
+    let_in = [float(passed) for passed in seconds if guard.lets([filled(percent, size)], begin + passed)]
+    return let_in[0] if let_in else None
 
 
 def test_use_that_rests_below_what_stopped_it_lets_the_writers_in_after_some_minutes() -> None:
@@ -257,17 +261,17 @@ def test_each_time_again_the_wait_is_longer_up_to_an_hour() -> None:
 
 
 def test_a_volume_that_fills_fast_is_observed_often() -> None:
-    assert storage.next_observation([filled(60, 100 * GIB)], 15.0) == 15.0
-    assert storage.next_observation([filled(90, GIB, pace=20.0 * MIB)], 15.0) == pytest.approx(1.28)
-    assert storage.next_observation([filled(99, GIB, pace=20.0 * MIB)], 15.0) == 1.0
+    assert writing.next_observation([filled(60, 100 * GIB)], 15.0) == 15.0
+    assert writing.next_observation([filled(90, GIB, pace=20.0 * MIB)], 15.0) == pytest.approx(1.28)
+    assert writing.next_observation([filled(99, GIB, pace=20.0 * MIB)], 15.0) == 1.0
     # Before it does: a small one is full soon.
-    assert storage.next_observation([filled(50, GIB)], 15.0) == pytest.approx(8.0)
-    assert storage.next_observation([filled(49, GIB)], 15.0) == 15.0
+    assert writing.next_observation([filled(50, GIB)], 15.0) == pytest.approx(8.0)
+    assert writing.next_observation([filled(49, GIB)], 15.0) == 15.0
 
 
 def test_a_full_volume_that_nobody_writes_to_is_observed_regularly() -> None:
-    assert storage.next_observation([filled(100, GIB)], 15.0, writes=False) == 15.0
-    assert storage.next_observation([filled(96, GIB, pace=5.0 * MIB)], 15.0, writes=False) == pytest.approx(2.048)
+    assert writing.next_observation([filled(100, GIB)], 15.0, writes=False) == 15.0
+    assert writing.next_observation([filled(96, GIB, pace=5.0 * MIB)], 15.0, writes=False) == pytest.approx(2.048)
 
 
 def test_a_burst_raises_the_pace_of_the_minute_little() -> None:
@@ -291,34 +295,34 @@ def _growth(share: float, size: int = 10 * GIB, since: float | None = None, *, w
 
 
 def test_a_volume_grows_at_its_trigger_by_its_increase_up_to_its_maximum() -> None:
-    assert storage.grown(_growth(0.84), 3600) is None
-    assert storage.grown(_growth(0.85), 3600) == 12800 * MIB
-    assert storage.grown(_growth(0.85, 15 * GIB), 3600) == 16 * GIB
-    assert storage.grown(_growth(0.99, 16 * GIB), 3600) is None
-    assert storage.grown(_growth(0.99, 20 * GIB), 3600) is None
+    assert growing.grown(_growth(0.84), 3600) is None
+    assert growing.grown(_growth(0.85), 3600) == 12800 * MIB
+    assert growing.grown(_growth(0.85, 15 * GIB), 3600) == 16 * GIB
+    assert growing.grown(_growth(0.99, 16 * GIB), 3600) is None
+    assert growing.grown(_growth(0.99, 20 * GIB), 3600) is None
 
 
 def test_a_volume_that_has_just_grown_waits() -> None:
-    assert storage.grown(_growth(0.99, since=3599), 3600) is None
-    assert storage.grown(_growth(0.99, since=3600), 3600) is not None
+    assert growing.grown(_growth(0.99, since=3599), 3600) is None
+    assert growing.grown(_growth(0.99, since=3600), 3600) is not None
 
 
 def test_log_that_can_be_let_go_is_not_grown_for_before_it_must() -> None:
-    assert storage.grown(_growth(0.89, waits=True), 3600) is None
-    assert storage.grown(_growth(0.90, waits=True), 3600) is not None
+    assert growing.grown(_growth(0.89, waits=True), 3600) is None
+    assert growing.grown(_growth(0.90, waits=True), 3600) is not None
 
 
 def test_nothing_grows_that_nobody_wants_to_grow() -> None:
-    assert storage.grown(Growth(GIB, 0.99), 60) is None
-    assert storage.grown(Growth(GIB, 0.99, wanted=AutoGrow()), 60) is None
+    assert growing.grown(Growth(GIB, 0.99), 60) is None
+    assert growing.grown(Growth(GIB, 0.99, wanted=AutoGrow()), 60) is None
 
 
 @pytest.mark.parametrize(
     ("increase", "size"), [("25%", 1280 * MIB), ("100%", 2 * GIB), ("10Gi", 11 * GIB), ("1k", 1025 * MIB)]
 )
 def test_increases(increase: str, size: int) -> None:
-    assert storage.larger(GIB, increase) == size
+    assert growing.larger(GIB, increase) == size
 
 
 def test_sizes_are_written_as_people_do() -> None:
-    assert [storage.quantity(size) for size in (2 * GIB, 1280 * MIB, 3072, 7)] == ["2Gi", "1280Mi", "3Ki", "7"]
+    assert [from_bytes(size) for size in (2 * GIB, 1280 * MIB, 3072, 7)] == ["2Gi", "1280Mi", "3Ki", "7"]

@@ -217,8 +217,8 @@ def resolve(connect_timeout: ConnectTimeoutOption = "10s") -> None:
 def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption = "10s") -> None:
     """Show the indexes' health, each verdict with its evidence and the statement that fixes it.
 
-    Which indexes are unused only the operator says, which asks every instance. Exits 1 if a critical index is missing,
-    any index is invalid, or a collation's version has changed.
+    Which indexes are unused only the operator says, which asks every instance. Exits 1 if no migration was applied, a
+    critical index is missing, any index is invalid, or a collation's version has changed.
     """
     import contextlib
 
@@ -226,7 +226,7 @@ def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption =
 
     from medianest_operator.agent import show
     from medianest_operator.hardening.naming import is_own
-    from medianest_operator.health.indexes.catalog import read
+    from medianest_operator.health.indexes.reading import read
     from medianest_operator.health.indexes.report import judge, read_first
     from medianest_operator.migrations.history import read_history
     from medianest_operator.migrations.indexes import critical_indexes, is_bundled, made_indexes
@@ -234,8 +234,12 @@ def indexes(as_json: JsonOption = False, connect_timeout: ConnectTimeoutOption =
 
     with _connect_or_exit(connect_timeout, "indexes") as connection:
         history = read_history(connection)
+        if history.version is None:
+            name = connection.info.dbname
+            words = "Name the application's with DATABASE_URL or PGDATABASE."
+            _fail(f"No migration was applied to database {name}, so nothing is expected of it. {words}", EXIT_FAILED)
         recorded = None
-        if history.version is not None and not is_bundled(history):
+        if not is_bundled(history):
             # A database that was never the operator's has no journal.
             with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
                 known = Journal(connection).version(history.version)

@@ -32,6 +32,14 @@ def to_bytes(quantity: str | int) -> int:
     return int(to_number(quantity))
 
 
+def from_bytes(size: int) -> str:
+    """Bytes as a quantity, in the largest unit that is exact."""
+    for unit, name in ((1024 * MIB, "Gi"), (MIB, "Mi"), (1024, "Ki")):
+        if size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
 def megabytes(size: int) -> str:
     """A size for PostgreSQL, in whole megabytes, at least one."""
     return f"{max(1, size // MIB)}MB"

@@ -117,7 +117,7 @@ async def _sequences(connection: Connection) -> AsyncIterator[Finding]:
                     f"Sequence {name} is behind {row['table']}.{row['column']}: its next numbers are taken already, so"
                     " rows that ask it for one are refused, or get one twice."
                 )
-                fix = sql.SQL("SELECT setval({}, (SELECT max({}) FROM {}))").format(
+                fix = sql.SQL("SELECT setval({}, (SELECT max({}) FROM {}));").format(
                     sql.Literal(sequence.as_string()), column, table
                 )
                 yield Finding(Reason.SEQUENCE_BEHIND, f"sequence {name}", message, fix.as_string())
@@ -136,18 +136,18 @@ def _of_table(row: Mapping[str, Any]) -> Iterable[Finding]:
     name = f"table {row['schema']}.{row['name']}"
     title = f"T{name[1:]}"
     if row["without_autovacuum"]:
-        fix = sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(table).as_string()
+        fix = sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled);").format(table).as_string()
         yield Finding(Reason.AUTOVACUUM_OFF, name, f"Autovacuum is off for {name}: it grows, and gets slower.", fix)
     elif row["dead"] > _MANY and row["dead"] > row["vacuums_at"] * _BEHIND:
         message = (
             f"{title} has more than {coarse(row['dead'])} dead rows, {_BEHIND} times as many as make autovacuum begin:"
             " it can't keep up, or an old transaction keeps it from removing them."
         )
-        fix = sql.SQL("VACUUM {}").format(table).as_string()
+        fix = sql.SQL("VACUUM {};").format(table).as_string()
         yield Finding(Reason.AUTOVACUUM_BEHIND, name, message, fix)
     never = row["never_analyzed"] and row["live"] > _MANY
     if never or (row["changed"] > _MANY and row["changed"] > row["analyzes_at"] * _STALE):
         how = "has never been analyzed" if never else f"has changed in more than {coarse(row['changed'])} rows since"
         tail = "" if never else " its last ANALYZE"
         message = f"{title} {how}{tail}: the planner guesses how many rows a query finds."
-        yield Finding(Reason.STATISTICS_STALE, name, message, sql.SQL("ANALYZE {}").format(table).as_string())
+        yield Finding(Reason.STATISTICS_STALE, name, message, sql.SQL("ANALYZE {};").format(table).as_string())

@@ -191,15 +191,14 @@ def findings(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
         return
     if not vitals.autovacuum:
         message = (
-            "Autovacuum is off for the whole server, or track_counts, without which it does nothing: tables grow, and"
+            "The server doesn't vacuum automatically, since autovacuum or track_counts is off: tables grow, and"
             " transaction numbers run out. Take it out of spec.postgresql.parameters."
         )
         fix = None
         if vitals.off_by_alter_system:
             message = message.replace("Take it out of spec.postgresql.parameters", "Somebody set it by ALTER SYSTEM")
             fix = (
-                "ALTER SYSTEM RESET autovacuum; ALTER SYSTEM RESET track_counts; SELECT pg_reload_conf()"
-                f" -- in postgres on {pod}"
+                f"ALTER SYSTEM RESET autovacuum; ALTER SYSTEM RESET track_counts; SELECT pg_reload_conf(); -- on {pod}"
             )
         yield Finding(Reason.AUTOVACUUM_OFF, "server", message, fix)
     for what, oldest in (("transaction", vitals.oldest), ("multixact", vitals.oldest_multixact)):
@@ -209,7 +208,7 @@ def findings(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
                 f"Database {oldest['name']}: {share} % of the {what} numbers are in use before its oldest rows are"
                 " frozen; at 100 % the server takes no more writes."
             )
-            yield Finding(Reason.WRAPAROUND_NEAR, f"database {oldest['name']} ({what})", message, "VACUUM (FREEZE)")
+            yield Finding(Reason.WRAPAROUND_NEAR, f"database {oldest['name']} ({what})", message, "VACUUM (FREEZE);")
 
 
 def deadlocked(pod: str, seen: Sequence[tuple[int, int]], vitals: Vitals) -> Finding | None:
@@ -268,7 +267,7 @@ def _sessions(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
                 f"Prepared transaction {name!r} of {item['owner']} in {item['database']} has waited for its end for"
                 f" more than {coarse(item['age'] / 3600)} h: its locks stay, and no row that died since is removed."
             )
-            fix = f"ROLLBACK PREPARED {_literal(str(item['gid']))}"
+            fix = f"ROLLBACK PREPARED {_literal(str(item['gid']))};"
             yield Finding(Reason.PREPARED_TRANSACTION_LEFT, f"prepared transaction {item['gid']!r}", message, fix)
 
 
@@ -278,7 +277,7 @@ def _end_of(pod: str, session: Mapping[str, Any], own: Own) -> str | None:
         return None
     return (
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {session['pid']}"
-        f" AND backend_start = {_literal(str(session['since']))} -- on {pod}"
+        f" AND backend_start = {_literal(str(session['since']))}; -- on {pod}"
     )
 
 
@@ -293,9 +292,9 @@ def _replication(pod: str, vitals: Vitals, own: Own) -> Iterable[Finding]:
         yield Finding(Reason.REPLICA_LAGGING, str(replica["name"]), f"{message} A failover to it would lose that.")
     if vitals.replay not in (None, "not paused"):
         message = f"{pod}: somebody paused the replay; it falls behind until that ends."
-        yield Finding(Reason.REPLAY_PAUSED, pod, message, f"SELECT pg_wal_replay_resume() -- on {pod}")
+        yield Finding(Reason.REPLAY_PAUSED, pod, message, f"SELECT pg_wal_replay_resume(); -- on {pod}")
     for slot in vitals.slots:
-        drop = f"SELECT pg_drop_replication_slot({_literal(str(slot['name']))}) -- on {pod}"
+        drop = f"SELECT pg_drop_replication_slot({_literal(str(slot['name']))}); -- on {pod}"
         if slot["wal_status"] == "lost":
             message = f"{pod}: slot {slot['name']} has lost WAL that it needs; what reads from it has to begin again."
             yield Finding(Reason.SLOT_LOST, f"{pod} slot {slot['name']}", message, drop)

@@ -8,8 +8,8 @@ from typing import Final
 from medianest_operator.api.conditions import Reason
 from medianest_operator.health.findings import Finding
 from medianest_operator.health.indexes.report import Entry, Report
+from medianest_operator.health.indexes.words import capitalized
 
-_LONGEST_FIX: Final = 500
 _MOST: Final = 100
 """Of a kind: whoever may make indexes decides how many there are."""
 
@@ -48,13 +48,5 @@ _WORDS: Final = {
 
 def _finding(reason: Reason, kind: str, entry: Entry) -> Finding:
     on = f" on {entry.table}" if entry.table else ""
-    fix = entry.fix
-    if fix is not None and len(fix) > _LONGEST_FIX:
-        # A statement that was cut would be another one.
-        fix = None
     name = f"{kind} {entry.name}{on}"
-    return Finding(reason, name, f"{_cap(name)} {_WORDS[reason]}. {entry.evidence}", fix, entry.bytes)
-
-
-def _cap(words: str) -> str:
-    return words[:1].upper() + words[1:]
+    return Finding(reason, name, f"{capitalized(name)} {_WORDS[reason]}. {entry.evidence}", entry.fix, entry.bytes)

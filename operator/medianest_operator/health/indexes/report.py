@@ -21,7 +21,7 @@ from medianest_operator.health.indexes.invalid import invalid
 from medianest_operator.health.indexes.overlap import Overlap, overlaps
 from medianest_operator.health.indexes.queries import MOST
 from medianest_operator.health.indexes.usage import UNUSED_AFTER, without_needed
-from medianest_operator.health.indexes.words import drop_statement, has_controls, shown
+from medianest_operator.health.indexes.words import capitalized, drop_statement, has_controls, shown
 from medianest_operator.postgres.index_definition import IndexDefinition
 
 _LONGEST: Final = 2000
@@ -160,7 +160,9 @@ def judge(
         looked_for = set(read_first(critical, wanted))
         gone = [item for item in gone if item.expected.name in looked_for]
     missing = tuple(
-        Entry(name=item.expected.name, table=item.expected.table, evidence=f"{_cap(item.evidence)}.", fix=item.fix)
+        Entry(
+            name=item.expected.name, table=item.expected.table, evidence=f"{capitalized(item.evidence)}.", fix=item.fix
+        )
         for item in gone
     )
     names = {item.name for item in needed}
@@ -243,19 +245,20 @@ def judge(
     )
 
 
-def _cap(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 def _entry(index: Index, evidence: str, fix: str | None, more: str = "") -> Entry:
     return Entry(
-        name=index.name, table=index.table, evidence=f"{_cap(evidence)}.{more}", fix=fix, bytes=coarse(index.bytes)
+        name=index.name,
+        table=index.table,
+        evidence=f"{capitalized(evidence)}.{more}",
+        fix=fix,
+        bytes=coarse(index.bytes),
     )
 
 
 def _overlap(item: Overlap, by_migration: set[str]) -> Entry:
-    kept = f"{'primary key ' if item.kept.primary else ''}{item.kept.name}"
-    words = f"it is equal to {kept}" if item.equal else f"{kept} does all that it does, and more"
+    kind, name = "primary key" if item.kept.primary else "index", item.kept.name
+    equal = f"it is equal to {'primary key ' if item.kept.primary else ''}{name}"
+    words = equal if item.equal else f"{kind} {name} does all that it does, and more"
     return _entry(
         item.index, words, drop_statement(item.index), _BY_MIGRATION if item.index.name in by_migration else ""
     )

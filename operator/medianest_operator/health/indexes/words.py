@@ -23,6 +23,11 @@ def shown(text: str) -> str:
     return "".join(f"\\u{ord(letter):04x}" if unicodedata.category(letter) in _INVISIBLE else letter for letter in text)
 
 
+def capitalized(words: str) -> str:
+    """Words at the beginning of a sentence; the rest stays as it is."""
+    return words[:1].upper() + words[1:]
+
+
 def drop_statement(index: Index) -> str | None:
     """What drops an index; `None` of a part of a partitioned one, which goes only with the whole."""
     if index.parent is not None:

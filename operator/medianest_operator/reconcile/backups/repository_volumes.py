@@ -15,9 +15,9 @@ from medianest_operator import naming
 from medianest_operator.api import status as api
 from medianest_operator.api.backup import Repository
 from medianest_operator.api.conditions import Reason
-from medianest_operator.api.quantity import to_bytes, to_timedelta
+from medianest_operator.api.quantity import from_bytes, to_bytes, to_timedelta
 from medianest_operator.errors import Permanent
-from medianest_operator.health import storage
+from medianest_operator.health import growing, storage
 from medianest_operator.health.findings import Finding
 from medianest_operator.kubernetes.kinds import CLAIM, Manifest
 from medianest_operator.reconcile.context import Run
@@ -53,7 +53,7 @@ def sized(run: Run, wanted: Manifest, *, grows: bool = True) -> Manifest:
     if to_bytes(wanted["spec"]["resources"]["requests"]["storage"]) >= to_bytes(size):
         size = str(wanted["spec"]["resources"]["requests"]["storage"])
     if grows and (larger := _next_size(run, repository, to_bytes(size), noted)) is not None:
-        size, noted = storage.quantity(larger), datetime.now(UTC)
+        size, noted = from_bytes(larger), datetime.now(UTC)
     resources = {"requests": {"storage": size}}
     notes = {"annotations": {naming.ANNOTATION_GROWN_AT: stamp(noted)}} if noted else {}
     return wanted | {"metadata": wanted["metadata"] | notes, "spec": wanted["spec"] | {"resources": resources}}
@@ -97,8 +97,8 @@ def _next_size(run: Run, repository: Repository, size: int, noted: datetime | No
         # The Job looked at the smaller one.
         return None
     since = (datetime.now(UTC) - noted).total_seconds() if noted else None
-    situation = storage.Growth(size=size, share=percent / 100, since_last=since, wanted=wanted)
-    return storage.grown(situation, to_timedelta(wanted.minimum_interval).total_seconds())
+    situation = growing.Growth(size=size, share=percent / 100, since_last=since, wanted=wanted)
+    return growing.grown(situation, to_timedelta(wanted.minimum_interval).total_seconds())
 
 
 def findings(run: Run) -> list[Finding]:

@@ -17,7 +17,7 @@ from medianest_operator.api.conditions import Condition, Reason
 from medianest_operator.errors import Permanent, ReconcileError
 from medianest_operator.hardening.naming import is_own
 from medianest_operator.health import probe
-from medianest_operator.health.indexes import catalog, usage
+from medianest_operator.health.indexes import reading, usage
 from medianest_operator.health.indexes.catalog import Catalog, Statistics
 from medianest_operator.health.indexes.findings import findings
 from medianest_operator.health.indexes.report import Entry, Report, bounded_json, judge, read_first
@@ -130,7 +130,7 @@ async def _read(run: Run, connection: Connection, history: History) -> tuple[Cat
     if history.version is not None and not is_bundled(history):
         recorded = await read_version(connection, history.version)
     wanted = made_indexes(history, recorded)
-    return await catalog.read_async(connection, read_first(critical_indexes(), wanted)), wanted
+    return await reading.read_async(connection, read_first(critical_indexes(), wanted)), wanted
 
 
 def _judged(
@@ -174,7 +174,7 @@ async def _counted(run: Run, pod: Pod | None) -> Statistics | None:
     try:
         instance = run.instance(pod, run.spec.database.name)
         async with run.services.sessions.use(instance, run.credentials) as connection:
-            return await catalog.read_statistics(connection)
+            return await reading.read_statistics(connection)
     except (Unreachable, UntrustedContent, psycopg.Error):
         return None
 

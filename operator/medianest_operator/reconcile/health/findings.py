@@ -37,7 +37,7 @@ async def report(run: Run) -> Outcome:
         status={"findings": [_shown(item) for item in spread(known, tracking.SHOWN)]},
         events=tuple(_events(begun, ended)),
         told=lambda: tracker.told(begun, ended),
-        summary=f"{len(bad)} finding{'' if len(bad) == 1 else 's'} (status.findings)" if bad else None,
+        summary=f"{len(bad)} warning{'' if len(bad) == 1 else 's'} (status.findings)" if bad else None,
     )
 
 

@@ -8,8 +8,9 @@ import math
 import random
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 
@@ -23,7 +24,7 @@ from medianest_operator.migrations.bundled import application_facts
 from medianest_operator.naming import Key
 from medianest_operator.observability import metrics
 from medianest_operator.postgres import logins
-from medianest_operator.postgres.sessions import NotAdmitted, Unreachable
+from medianest_operator.postgres.sessions import Connection, NotAdmitted, Unreachable
 from medianest_operator.postgres.wording import as_clause
 from medianest_operator.reconcile.attempts import Attempt
 from medianest_operator.reconcile.concern import Concern, Needs, Outcome, Verdict
@@ -33,6 +34,8 @@ from medianest_operator.reconcile.health import tracking
 from medianest_operator.reconcile.instances.servers import Servers
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SERVERS: Final = "servers"
 QUERIES: Final = "queries"
@@ -96,9 +99,8 @@ async def observe(run: Run) -> Outcome:
             past.tables_read = now
             await _tables(run)
     _integrity(run, past, now)
-    healthy = Verdict(
-        "True", Reason.HEALTHY, "Servers, replication and the application's queries are as they should be."
-    )
+    what = "Servers, replication and the application's queries" if past.timed else "Servers and replication"
+    healthy = Verdict("True", Reason.HEALTHY, f"{what} are as they should be.")
     return Outcome(conditions={Condition.HEALTHY: tracking.verdict(tracker.of(*SOURCES), healthy)})
 
 
@@ -112,8 +114,7 @@ async def _servers(run: Run, past: _Past) -> None:
 
     own = vitals.Own(
         frozenset({logins.role_name(run.spec, role) for role in (logins.BACKUP, logins.MIGRATOR)}),
-        # Patroni's names for its members' slots (PostgreSQL manual, 27.2.6: letters, digits, underscores).
-        frozenset(run.names.pod(ordinal).replace("-", "_") for ordinal in range(naming.MAX_INSTANCES)),
+        frozenset(run.names.slot(ordinal) for ordinal in range(naming.MAX_INSTANCES)),
     )
 
     async def one(pod: Pod) -> None:
@@ -148,29 +149,48 @@ def _measure(run: Run, pod: Pod, seen: vitals.Vitals) -> None:
     metrics.report_roles(*run.key, seen.by_role)
 
 
-async def _queries(run: Run, past: _Past) -> None:
-    """Time the application's queries on the primary, as a login that only reads."""
+async def _as_reader(
+    run: Run, source: str, what: str, ask: Callable[[Connection, float], Awaitable[T]], *, fresh: bool = False
+) -> T | None:
+    """Ask the primary as the login that only reads the application's tables; `None` where it couldn't be asked.
+
+    Args:
+        source: which says so then.
+        what: for the words.
+        ask: gets the connection, and how long it took to have it.
+        fresh: as in `Sessions.use`.
+    """
     primary, passwords = run.facts.require(Servers).primary, run.facts.get(Passwords)
     if primary is None or passwords is None:
-        return
+        return None
+    instance = run.login(primary, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
+    started = time.perf_counter()
+    try:
+        async with run.services.sessions.use(instance, run.credentials, _PATIENCE, fresh=fresh) as connection:
+            return await ask(connection, time.perf_counter() - started)
+    except NotAdmitted as error:
+        # It is locked out, or its password is about to be set: that says nothing of the database.
+        log.info("%s not probed: %s", what, error, extra={"database": "/".join(run.key)})
+    except (Unreachable, psycopg.Error) as error:
+        why = as_clause(str(error).removeprefix(f"{primary.name}: "))
+        message = f"The application's {what} could not be probed on {primary.name}: {why}."
+        tracking.observed(run, source, [Finding(Reason.PROBE_FAILED, what, message)])
+    return None
+
+
+async def _queries(run: Run, past: _Past) -> None:
+    """Time the application's queries."""
     fresh = past.probes % _FRESH_EVERY == 0 or tracking.tracker(run).is_undecided(CONNECTS)
     past.probes += 1
     limit = to_timedelta(run.spec.monitoring.slow_query).total_seconds()
-    instance = run.login(primary, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
-    try:
-        started = time.perf_counter()
-        async with run.services.sessions.use(instance, run.credentials, _PATIENCE, fresh=fresh) as connection:
-            taken = time.perf_counter() - started
-            timing = await queries.time_queries(connection, limit, taken if fresh else None)
-    except NotAdmitted as error:
-        # It is locked out, or its password is about to be set: nothing was measured.
-        log.info("queries not timed: %s", error, extra={"database": "/".join(run.key)})
+
+    async def ask(connection: Connection, taken: float) -> queries.Timing:
+        return await queries.time_queries(connection, limit, taken if fresh else None)
+
+    timing = await _as_reader(run, QUERIES, "queries", ask, fresh=fresh)
+    if timing is None:
         return
-    except (Unreachable, psycopg.Error) as error:
-        why = as_clause(str(error).removeprefix(f"{primary.name}: "))
-        message = f"The application's queries could not be timed on {primary.name}: {why}."
-        tracking.observed(run, QUERIES, [Finding(Reason.PROBE_FAILED, "queries", message)])
-        return
+    past.timed = bool(timing.seconds)
     past.timings.add(timing)
     for gauge, values in (
         (metrics.QUERY_SECONDS, past.timings.queries),
@@ -178,29 +198,20 @@ async def _queries(run: Run, past: _Past) -> None:
     ):
         for share in metrics.QUANTILES:
             metrics.report_quantile(gauge, *run.key, share, queries.quantile(values, float(share)))
-    past.timed = bool(timing.seconds)
     tracking.observed(run, QUERIES, queries.findings(timing, limit), unseen=queries.unseen(timing))
-    if fresh:
-        tracking.observed(run, CONNECTS, queries.connect_findings(taken, limit))
+    if timing.connect is not None:
+        tracking.observed(run, CONNECTS, queries.connect_findings(timing.connect, limit))
 
 
 async def _tables(run: Run) -> None:
-    """Look at the application's tables as the same login."""
-    primary, passwords = run.facts.require(Servers).primary, run.facts.get(Passwords)
-    if primary is None or passwords is None:
-        return
-    instance = run.login(primary, run.spec.database.name, logins.READ_ONLY, passwords.by_suffix)
-    try:
-        async with run.services.sessions.use(instance, run.credentials, _PATIENCE) as connection:
-            found = await tables.read_findings(connection)
-    except NotAdmitted as error:
-        log.info("tables not read: %s", error, extra={"database": "/".join(run.key)})
-        return
-    except (Unreachable, psycopg.Error) as error:
-        why = as_clause(str(error).removeprefix(f"{primary.name}: "))
-        message = f"The application's tables could not be looked at on {primary.name}: {why}."
-        found = [Finding(Reason.PROBE_FAILED, "tables", message)]
-    tracking.observed(run, CATALOG, found)
+    """Look at the application's tables."""
+
+    async def ask(connection: Connection, _: float) -> list[Finding]:
+        return await tables.read_findings(connection)
+
+    found = await _as_reader(run, CATALOG, "tables", ask)
+    if found is not None:
+        tracking.observed(run, CATALOG, found)
 
 
 def _integrity(run: Run, past: _Past, now: float) -> None:

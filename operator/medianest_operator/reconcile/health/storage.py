@@ -21,7 +21,8 @@ from medianest_operator.errors import Transient
 from medianest_operator.health import disk, storage
 from medianest_operator.health.filling import Filling
 from medianest_operator.health.findings import Finding
-from medianest_operator.health.storage import Evidence, Filled, Guard, Usage
+from medianest_operator.health.storage import Evidence, Usage
+from medianest_operator.health.writing import Filled, Guard, next_observation
 from medianest_operator.observability import metrics
 from medianest_operator.postgres.sessions import Unreachable
 from medianest_operator.postgres.wording import as_clause
@@ -143,7 +144,7 @@ def _next_look(run: Run, seen: Servers, known: _Observed, *, acts: bool) -> floa
     # Where the application only reads, or nothing would stop it, another look a second later changes nothing.
     writes = acts and run.spec.storage.read_only_when_full and not seen.reads_only
     primary = [seen.primary.name] if seen.leads and seen.primary else []
-    soon = storage.next_observation(known.filled(primary), _UNDECIDED if undecided else regular, writes=writes)
+    soon = next_observation(known.filled(primary), _UNDECIDED if undecided else regular, writes=writes)
     return soon if soon < regular else None
 
 

@@ -9,9 +9,9 @@ from typing import Final
 from medianest_operator import naming
 from medianest_operator.api.auto_grow import AutoGrow
 from medianest_operator.api.conditions import Reason
-from medianest_operator.api.quantity import to_bytes, to_timedelta
+from medianest_operator.api.quantity import from_bytes, to_bytes, to_timedelta
 from medianest_operator.errors import Permanent
-from medianest_operator.health import storage
+from medianest_operator.health import growing
 from medianest_operator.health.findings import Finding
 from medianest_operator.reconcile.concern import Announcement
 from medianest_operator.reconcile.context import Run
@@ -51,22 +51,22 @@ async def grow(
         if wanted is None or volumes.is_growing(run, volume):
             continue
         noted = last(run, volume)
-        situation = storage.Growth(
+        situation = growing.Growth(
             size=to_bytes(size),
             share=fullest.get(volume, 0.0),
             since_last=(datetime.now(UTC) - noted).total_seconds() if noted else None,
             only_buys_time=volume in holds_log,
             wanted=wanted,
         )
-        larger = storage.grown(situation, to_timedelta(wanted.minimum_interval).total_seconds())
+        larger = growing.grown(situation, to_timedelta(wanted.minimum_interval).total_seconds())
         if larger is None:
             continue
         try:
-            await volumes.grow_to(run, volume, storage.quantity(larger))
+            await volumes.grow_to(run, volume, from_bytes(larger))
         except Permanent as error:
             problems.append(_problem(volume, error))
             continue
-        message = f"Volume {volume} grows from {size} to {storage.quantity(larger)} (spec.{_FIELDS[volume]}.autoGrow)."
+        message = f"Volume {volume} grows from {size} to {from_bytes(larger)} (spec.{_FIELDS[volume]}.autoGrow)."
         events.append(Announcement("VolumeGrown", message))
     if not problems and (stuck := await problem(run)):
         problems.append(stuck)
@@ -104,7 +104,7 @@ def what_next(run: Run, volume: str) -> str:
 
 def command(run: Run, volume: str) -> str:
     """How the admin makes a volume larger."""
-    size = storage.quantity(storage.larger(to_bytes(volumes.wanted_sizes(run)[volume]), "50%"))
+    size = from_bytes(growing.larger(to_bytes(volumes.wanted_sizes(run)[volume]), "50%"))
     wanted, more = settings(run, volume), ""
     if wanted is not None and to_bytes(str(wanted.maximum)) < to_bytes(size):
         # No size may exceed it.

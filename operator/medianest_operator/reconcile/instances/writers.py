@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medianest_operator import naming
 from medianest_operator.api.conditions import Reason
-from medianest_operator.health.storage import Filled, Guard, may_write_again
+from medianest_operator.health.writing import Filled, Guard, may_write_again
 from medianest_operator.postgres import logins, read_only
 from medianest_operator.postgres.read_only import Mark
 from medianest_operator.reconcile.attempts import Attempt
